@@ -1,0 +1,44 @@
+# `make` lists what can be asked for.
+.DEFAULT_GOAL := help
+# cargo uses all cores by itself, and the targets share its lock: one after the other.
+.NOTPARALLEL:
+.PHONY: help demo build guests image lint test deps-test clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## the work-queue example of the Kubernetes page, with no cluster and no broker
+	@scripts/install.sh build guests-rust
+	@echo "Building wq-run: some minutes the first time, seconds after that."
+	@cargo build --locked -p wq-run
+	@guest-examples/build.sh rust
+	@scripts/demo.sh
+
+build: ## wq-run in the dev profile: target/debug/wq-run
+	scripts/install.sh build
+	cargo build --locked -p wq-run
+
+guests: ## the example guests: build/guests/*.wasm
+	scripts/install.sh guests-rust guests-c
+	guest-examples/build.sh
+
+image: ## the container image
+	scripts/image.sh
+
+lint: ## formatting, clippy, shellcheck
+	scripts/install.sh --optional lint
+	scripts/lint.sh
+
+# The tests skip, loudly, what is not installed; with CI set that is a failure. So is the C guest here.
+test: deps-test lint ## everything: guests, lint, all tests (as root on Debian it installs a broker and podman)
+	guest-examples/build.sh rust
+	guest-examples/build.sh c || test -z "$$CI"
+	cargo test --locked
+
+deps-test:
+	scripts/install.sh build guests-rust
+	scripts/install.sh --optional guests-c rabbitmq containers
+
+clean: ## remove all that was built
+	cargo clean
+	rm -rf build guest-examples/target deploy/job/task.wasm

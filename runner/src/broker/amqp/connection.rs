@@ -1,0 +1,90 @@
+//! One connection to an AMQP broker, made within a bound of time, and what its errors mean.
+
+use std::time::Duration;
+
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::{Connection, ConnectionProperties, ErrorKind};
+
+use super::Url;
+use crate::broker::Error;
+
+/// For a clean end. What is not answered by then will not be.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Connects, logs in and opens the virtual host.
+///
+/// # Errors
+/// [`Error::Unreachable`], [`Error::Credentials`], [`Error::Forbidden`] for the virtual host, or [`Error::Settings`]
+/// for certificates that can't be read.
+pub async fn connect(url: &Url, name: &str) -> Result<Connection, Error> {
+    let tls = url.tls().map_err(|(path, source)| Error::Settings {
+        what: format!("the certificate file {}", path.display()),
+        source: source.into(),
+    })?;
+    let unreachable = |source| Error::Unreachable { address: url.address(), source };
+    let runtime = lapin::runtime::default_runtime().map_err(|error| unreachable(error.into()))?;
+    // lapin's recovery stays off: after an error of a channel it leaves a consumer that never says another word.
+    let properties = ConnectionProperties::default().with_connection_name(name.into());
+    let connecting = Connection::connect_uri_with_config(url.uri.clone(), properties, tls, runtime);
+    // lapin bounds neither the TCP connect nor the handshake on this path.
+    let connected = tokio::time::timeout(url.connect_timeout, connecting).await.map_err(|_| {
+        unreachable(format!("no answer within {}", humantime::format_duration(url.connect_timeout)).into())
+    })?;
+    connected.map_err(|error| match refusal(&error) {
+        Some(Refusal::AccessRefused) => Error::Credentials { address: url.address(), source: error.into() },
+        Some(Refusal::NotAllowed) => {
+            Error::Forbidden { doing: format!("open the virtual host `{}`", url.uri.vhost), source: error.into() }
+        }
+        _ => unreachable(error.into()),
+    })
+}
+
+/// Ends a connection; an error means that the last frames may not have arrived.
+pub async fn close(connection: &Connection) -> Result<(), Error> {
+    match tokio::time::timeout(CLOSE_TIMEOUT, connection.close(200, "done".into())).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(Error::Lost { source: Some(error.into()) }),
+        Err(_) => Err(Error::Lost { source: Some("the broker did not answer the end of the connection".into()) }),
+    }
+}
+
+/// Ends a channel, and by that makes sure that the broker has seen everything sent over it: AMQP 0-9-1 does not
+/// answer an acknowledgement, but it answers this, in order.
+pub async fn close_channel(channel: &lapin::Channel) -> Result<(), Error> {
+    match tokio::time::timeout(CLOSE_TIMEOUT, channel.close(200, "done".into())).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(Error::Lost { source: Some(error.into()) }),
+        Err(_) => Err(Error::Lost { source: Some("the broker did not answer the end of the channel".into()) }),
+    }
+}
+
+/// What a broker answers to something that it will not do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    AccessRefused,
+    NotFound,
+    PreconditionFailed,
+    NotAllowed,
+}
+
+pub fn refusal(error: &lapin::Error) -> Option<Refusal> {
+    let ErrorKind::ProtocolError(error) = error.kind() else { return None };
+    match error.kind() {
+        AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => Some(Refusal::AccessRefused),
+        AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => Some(Refusal::NotFound),
+        AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => Some(Refusal::PreconditionFailed),
+        AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => Some(Refusal::NotAllowed),
+        _ => None,
+    }
+}
+
+/// The meaning of an error that answers something done to a queue.
+pub fn queue_error(error: lapin::Error, queue: &str, doing: &str) -> Error {
+    let doing = || format!("{doing} the queue `{queue}`");
+    match refusal(&error) {
+        Some(Refusal::NotFound) => Error::MissingQueue { queue: queue.to_owned(), source: Some(error.into()) },
+        Some(Refusal::AccessRefused | Refusal::NotAllowed) => Error::Forbidden { doing: doing(), source: error.into() },
+        Some(Refusal::PreconditionFailed) => Error::Mismatch { doing: doing(), source: error.into() },
+        None => Error::Lost { source: Some(error.into()) },
+    }
+}

@@ -1,0 +1,310 @@
+//! RabbitMQ and other brokers that speak AMQP 0-9-1.
+
+pub mod admin;
+mod connection;
+mod convert;
+mod publisher;
+mod url;
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, QueueDeclareOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel, Connection, Consumer};
+use tokio_util::sync::CancellationToken;
+
+pub use url::Url;
+
+use self::connection::queue_error;
+use self::publisher::{Publisher, short};
+use super::error::Kind;
+use super::{Command, Depth, Ended, Error, Link, Options, Tag};
+use crate::task::{Message, Origin, Settlement};
+
+pub(crate) struct Adapter {
+    url: Url,
+    options: Options,
+}
+
+/// One connection's life, from the first frame to the last.
+struct Session<'a> {
+    adapter: &'a Adapter,
+    connection: Connection,
+    channel: Channel,
+    consumer: Consumer,
+    /// What the worker has and has not settled, by delivery tag.
+    held: HashMap<u64, Held>,
+    /// Connected when the first message has to be published.
+    publisher: Option<Publisher>,
+}
+
+/// A delivery that is with the worker. Once this is gone, so is the worker's claim on the message.
+struct Held {
+    acker: lapin::Acker,
+    properties: BasicProperties,
+    body: Bytes,
+    lost: CancellationToken,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.lost.cancel();
+    }
+}
+
+impl Adapter {
+    pub(crate) fn new(url: Url, options: Options) -> Adapter {
+        Adapter { url, options }
+    }
+
+    pub(crate) async fn session(&mut self, link: &mut Link) -> Ended {
+        let mut session = match Session::open(self).await {
+            Ok(session) => session,
+            Err(error) => return ended(error),
+        };
+        link.established();
+        loop {
+            let step = tokio::select! {
+                biased;
+                command = link.commands.recv() => match command {
+                    Some(Command::Close { reply }) => {
+                        let _ = reply.send(session.close().await);
+                        return Ended::Closed;
+                    }
+                    Some(command) => session.on_command(command, link).await,
+                    None => {
+                        let _ = session.close().await;
+                        return Ended::Closed;
+                    }
+                },
+                delivery = session.consumer.next() => match delivery {
+                    Some(Ok(delivery)) => session.on_delivery(delivery, link),
+                    Some(Err(error)) => Err(queue_error(error, &self.options.queue, "consume from")),
+                    None if link.cancelled => {
+                        // The end that we asked for. Nothing more can come, but there may be something to settle.
+                        session.settle_the_rest(link).await
+                    }
+                    None => Err(session.why_cancelled().await),
+                },
+            };
+            match step {
+                Ok(Step::Go) => {}
+                Ok(Step::Closed) => return Ended::Closed,
+                Err(error) => return ended(error),
+            }
+        }
+    }
+}
+
+enum Step {
+    Go,
+    Closed,
+}
+
+fn ended(error: Error) -> Ended {
+    match error.kind() {
+        Kind::Unreachable | Kind::Lost => Ended::Lost(error),
+        Kind::Refused | Kind::Configuration => Ended::Refused(error),
+    }
+}
+
+impl<'a> Session<'a> {
+    async fn open(adapter: &'a Adapter) -> Result<Session<'a>, Error> {
+        let Options { queue, prefetch, .. } = &adapter.options;
+        let connection = connection::connect(&adapter.url, &adapter.connection_name("takes")).await?;
+        let lost = |error: lapin::Error| Error::Lost { source: Some(error.into()) };
+        let channel = connection.create_channel().await.map_err(lost)?;
+        channel.basic_qos(*prefetch, BasicQosOptions::default()).await.map_err(lost)?;
+        let consumer = channel
+            .basic_consume(short(queue)?, "".into(), BasicConsumeOptions::default(), FieldTable::default())
+            .await
+            .map_err(|error| queue_error(error, queue, "consume from"))?;
+        Ok(Session { adapter, connection, channel, consumer, held: HashMap::new(), publisher: None })
+    }
+
+    fn on_delivery(&mut self, delivery: lapin::message::Delivery, link: &Link) -> Result<Step, Error> {
+        let lapin::message::Delivery { delivery_tag, exchange, routing_key, redelivered, properties, data, acker } =
+            delivery;
+        let body = Bytes::from(data);
+        let message = Message {
+            body: body.clone(),
+            properties: convert::properties(&properties),
+            headers: convert::headers(&properties),
+        };
+        let origin = Origin {
+            queue: self.adapter.options.queue.clone(),
+            exchange: exchange.to_string(),
+            routing_key: routing_key.to_string(),
+            redelivered,
+            delivery_tag,
+        };
+        let attempt = convert::attempt(&properties);
+        let lost = CancellationToken::new();
+        self.held.insert(delivery_tag, Held { acker, properties, body, lost: lost.clone() });
+        link.deliver(link.tag(delivery_tag), message, origin, attempt, lost);
+        Ok(Step::Go)
+    }
+
+    async fn on_command(&mut self, command: Command, link: &mut Link) -> Result<Step, Error> {
+        match command {
+            Command::Settle { tag, settlement, reply } => {
+                let settled = self.settle(tag, settlement, link).await;
+                let broken = matches!(settled, Err(Error::Lost { .. }));
+                if let Some(reply) = reply {
+                    let _ = reply.send(settled);
+                }
+                // A connection over which one acknowledgement could not be sent will not carry the next one either.
+                if broken && !self.channel.status().connected() {
+                    Err(Error::Lost { source: None })
+                } else {
+                    Ok(Step::Go)
+                }
+            }
+            Command::Cancel => {
+                if !link.cancelled {
+                    link.cancelled = true;
+                    // Awaited before anything is settled: otherwise the broker would fill the free place with the next
+                    // message, whose return counts as a failed delivery.
+                    self.channel
+                        .basic_cancel(self.consumer.tag(), BasicCancelOptions::default())
+                        .await
+                        .map_err(|error| Error::Lost { source: Some(error.into()) })?;
+                }
+                Ok(Step::Go)
+            }
+            Command::Probe => {
+                link.depth(self.depth().await?);
+                Ok(Step::Go)
+            }
+            Command::Close { reply } => {
+                let _ = reply.send(self.close().await);
+                Ok(Step::Closed)
+            }
+        }
+    }
+
+    /// After the consumer has ended.
+    async fn settle_the_rest(&mut self, link: &mut Link) -> Result<Step, Error> {
+        match link.commands.recv().await {
+            Some(command) => self.on_command(command, link).await,
+            None => {
+                let _ = self.close().await;
+                Ok(Step::Closed)
+            }
+        }
+    }
+
+    async fn settle(&mut self, tag: Tag, settlement: Settlement, link: &Link) -> Result<(), Error> {
+        // Of an earlier connection, or settled before.
+        let held = if tag.session == link.session { self.held.remove(&tag.number) } else { None };
+        let Some(held) = held else { return Err(Error::Lost { source: None }) };
+        let published = match settlement {
+            Settlement::Ack => Ok(()),
+            Settlement::Release => return give_back(&held).await,
+            Settlement::Retry { after, failure } => {
+                let next_attempt = failure.attempt.saturating_add(1);
+                let Options { queue, .. } = &self.adapter.options;
+                let properties = publisher::failed(&held.properties, &failure, queue, next_attempt);
+                match (properties, self.publisher().await) {
+                    (Ok(properties), Ok(publisher)) => {
+                        publisher.publish_delayed(queue, after, properties, &held.body).await
+                    }
+                    (Err(error), _) | (_, Err(error)) => Err(error),
+                }
+            }
+            Settlement::DeadLetter { failure } => {
+                let Options { queue, dead_letter_queue, .. } = &self.adapter.options;
+                let properties = publisher::failed(&held.properties, &failure, queue, failure.attempt);
+                match (properties, self.publisher().await) {
+                    (Ok(properties), Ok(publisher)) => {
+                        publisher.publish_dead_letter(dead_letter_queue, properties, &held.body).await
+                    }
+                    (Err(error), _) | (_, Err(error)) => Err(error),
+                }
+            }
+        };
+        match published {
+            Ok(()) => acknowledge(&held).await,
+            Err(error) => {
+                // The copy is not known to be safe, so the original stays.
+                give_back(&held).await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn publisher(&mut self) -> Result<&Publisher, Error> {
+        let publisher = match self.publisher.take() {
+            Some(publisher) if publisher.usable() => publisher,
+            _ => Publisher::connect(&self.adapter.url, &self.adapter.connection_name("publishes")).await?,
+        };
+        Ok(self.publisher.insert(publisher))
+    }
+
+    async fn depth(&self) -> Result<Depth, Error> {
+        let queue = &self.adapter.options.queue;
+        let declared = self
+            .channel
+            .queue_declare(short(queue)?, QueueDeclareOptions::durable().passive(), FieldTable::default())
+            .await
+            .map_err(|error| queue_error(error, queue, "look at"))?;
+        Ok(Depth { ready: declared.message_count().into(), delayed: 0 })
+    }
+
+    /// The broker ended the consumer: because the queue is gone, or its leader is, or an acknowledgement took too long.
+    async fn why_cancelled(&self) -> Error {
+        let queue = &self.adapter.options.queue;
+        let cancelled = || Error::Lost { source: Some("the broker cancelled the consumer".into()) };
+        let Ok(channel) = self.connection.create_channel().await else { return cancelled() };
+        let Ok(name) = short(queue) else { return cancelled() };
+        match channel.queue_declare(name, QueueDeclareOptions::durable().passive(), FieldTable::default()).await {
+            Ok(_) => cancelled(),
+            Err(error) => queue_error(error, queue, "look at"),
+        }
+    }
+
+    /// Gives back what is held, and makes sure that every settlement has reached the broker.
+    async fn close(&mut self) -> Result<(), Error> {
+        for (_, held) in self.held.drain() {
+            give_back(&held).await?;
+        }
+        connection::close_channel(&self.channel).await?;
+        if let Some(publisher) = self.publisher.take() {
+            // All that it published is confirmed.
+            let _ = publisher.close().await;
+        }
+        // The channel's end was answered, so the settlements are safe, whatever becomes of the connection.
+        let _ = connection::close(&self.connection).await;
+        Ok(())
+    }
+}
+
+impl Adapter {
+    /// What an operator sees in the broker's list of connections.
+    fn connection_name(&self, does: &str) -> String {
+        let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "localhost".into());
+        format!("wq-run {does} {} ({host}, {})", self.options.queue, std::process::id())
+    }
+}
+
+async fn acknowledge(held: &Held) -> Result<(), Error> {
+    sent(held.acker.ack(BasicAckOptions::default()).await)
+}
+
+async fn give_back(held: &Held) -> Result<(), Error> {
+    // Since RabbitMQ 4.3 a nack does not count as an attempt, and a reject does.
+    sent(held.acker.nack(BasicNackOptions { requeue: true, multiple: false }).await)
+}
+
+/// lapin answers `Ok(false)` for a settlement that it did not send.
+fn sent(sent: lapin::Result<bool>) -> Result<(), Error> {
+    match sent {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Error::Lost { source: None }),
+        Err(error) => Err(Error::Lost { source: Some(error.into()) }),
+    }
+}

@@ -1,0 +1,83 @@
+//! What can go wrong between us and a broker.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+type Source = Box<dyn StdError + Send + Sync>;
+
+/// An error at the broker's seam. Each variant is a different thing for the user to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot reach the broker at {address}")]
+    Unreachable { address: String, source: Source },
+    #[error("the broker at {address} refused the user name or the password")]
+    Credentials { address: String, source: Source },
+    #[error("the broker refused the right to {doing}")]
+    Forbidden { doing: String, source: Source },
+    #[error("there is no queue `{queue}`")]
+    MissingQueue { queue: String, source: Option<Source> },
+    #[error("{doing} does not match what the broker has")]
+    Mismatch { doing: String, source: Source },
+    #[error("{what} can not be used as it is set")]
+    Settings { what: String, source: Source },
+    #[error("the connection to the broker was lost")]
+    Lost { source: Option<Source> },
+    #[error("the broker did not take the message: {reason}")]
+    Unpublished { reason: String },
+    #[error("the queue file {path} failed")]
+    Storage { path: String, source: Source },
+}
+
+/// What a caller can do about an error, which is all that the exit status tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Unreachable,
+    Refused,
+    Configuration,
+    Lost,
+}
+
+impl Error {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Error::Unreachable { .. } => Kind::Unreachable,
+            Error::Credentials { .. } | Error::Forbidden { .. } => Kind::Refused,
+            Error::MissingQueue { .. } | Error::Mismatch { .. } | Error::Settings { .. } => Kind::Configuration,
+            Error::Lost { .. } | Error::Unpublished { .. } | Error::Storage { .. } => Kind::Lost,
+        }
+    }
+
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Error::Unreachable { .. } => {
+                "is it running, and are host and port right? They come from --broker (BROKER_URL)".into()
+            }
+            Error::Credentials { .. } => {
+                "user and password come from --broker (BROKER_URL, BROKER_URL_FILE): amqp://USER:PASSWORD@HOST:PORT"
+                    .into()
+            }
+            Error::Forbidden { .. } => {
+                "`rabbitmqctl list_permissions` shows the rights of a user; the virtual host is the path of --broker \
+                 (BROKER_URL), `/` if there is none"
+                    .into()
+            }
+            Error::MissingQueue { queue, .. } => {
+                format!("`wq-run queue declare --queue {queue}` makes it; the name comes from --queue (QUEUE)")
+            }
+            Error::Mismatch { .. } => "a queue's type and arguments can't be changed once it is there".into(),
+            Error::Settings { .. } => "see --broker (BROKER_URL)".into(),
+            Error::Lost { .. } | Error::Unpublished { .. } | Error::Storage { .. } => return None,
+        })
+    }
+
+    /// The error with its causes on one line, for a log entry.
+    pub fn chain(&self) -> impl fmt::Display {
+        let mut text = self.to_string();
+        let mut source = self.source();
+        while let Some(error) = source {
+            text += &format!(": {error}");
+            source = error.source();
+        }
+        text
+    }
+}

@@ -1,0 +1,81 @@
+//! A broker's address, as it is typed.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::amqp;
+
+/// `--broker`: the scheme says which kind of broker it is. Never shows a password.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Url {
+    Amqp(amqp::Url),
+    Sqlite(PathBuf),
+}
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum UrlError {
+    #[error("a broker is `amqp://…`, `amqps://…` or `sqlite:PATH`")]
+    Scheme,
+    #[error("`sqlite:` needs a path: sqlite:PATH")]
+    NoPath,
+    /// The reason never holds a part of the URL, which has a password in it.
+    #[error("{0}")]
+    Amqp(String),
+}
+
+impl FromStr for Url {
+    type Err = UrlError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(path) = text.strip_prefix("sqlite:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            return if path.is_empty() { Err(UrlError::NoPath) } else { Ok(Url::Sqlite(path.into())) };
+        }
+        if text.starts_with("amqp://") || text.starts_with("amqps://") {
+            return text.parse().map(Url::Amqp).map_err(UrlError::Amqp);
+        }
+        Err(UrlError::Scheme)
+    }
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Url::Amqp(url) => write!(f, "{url}"),
+            Url::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+        }
+    }
+}
+
+impl fmt::Debug for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_scheme_says_which_broker_it_is() {
+        assert_eq!("sqlite:q.db".parse(), Ok(Url::Sqlite("q.db".into())));
+        assert_eq!("sqlite:///var/q.db".parse(), Ok(Url::Sqlite("/var/q.db".into())));
+        assert!(matches!("amqp://h".parse(), Ok(Url::Amqp(_))));
+        assert_eq!("sqlite:".parse::<Url>(), Err(UrlError::NoPath));
+        assert_eq!("redis://h".parse::<Url>(), Err(UrlError::Scheme));
+        assert_eq!("".parse::<Url>(), Err(UrlError::Scheme));
+    }
+
+    #[test]
+    fn a_password_never_shows() {
+        let url: Url = "amqp://user:s3cret@host:1234/v".parse().unwrap();
+        assert_eq!(url.to_string(), "amqp://user@host:1234/v");
+        assert!(!format!("{url:?}").contains("s3cret"));
+        for bad in ["amqp://u:s3cret@[fd00::2]/", "amqp://u:s3cret@h:99999/", "amqp://u:s3cret@h/?heartbeat=x"] {
+            let error = bad.parse::<Url>().unwrap_err();
+            assert!(!error.to_string().contains("s3cret"), "{bad}: {error}");
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! What can be typed, and its help. No decisions: `config.rs` makes them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+
+use crate::settle::ExitMap;
+use crate::sink;
+
+/// Runs a WASI guest for each message of a queue, in a sandbox, and settles the message by the outcome.
+#[derive(Debug, Parser)]
+#[command(name = "wq-run", version, max_term_width = 110, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+
+    /// Form of the log, which goes to stderr [default: text on a terminal, json otherwise]
+    #[arg(long, global = true, env = "WQ_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+}
+
+#[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "made once")]
+pub enum Command {
+    /// Take messages from a queue and run the guest for each: one message, unless told otherwise
+    Work(Work),
+    /// Run the guest once on stdin, without a queue, under the same limits and grants
+    Exec(Exec),
+    /// Put messages into a queue; each is confirmed by the broker before it counts as sent
+    Publish(Publish),
+    /// Make queues and look at them
+    #[command(subcommand)]
+    Queue(Queue),
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub struct Broker {
+    /// The broker: amqp://USER:PASSWORD@HOST:PORT/VHOST, amqps://… or sqlite:PATH; BROKER_URL_FILE names a file with it
+    #[arg(short = 'u', long = "broker", value_name = "URL", env = "BROKER_URL", hide_env_values = true)]
+    pub broker: Option<String>,
+
+    /// The queue
+    #[arg(short, long, value_name = "NAME", env = "QUEUE")]
+    pub queue: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("mode").multiple(false))]
+pub struct Work {
+    #[command(flatten)]
+    pub guest: Guest,
+
+    #[command(flatten)]
+    pub broker: Broker,
+
+    /// Take N messages, then exit [default: 1]; WQ_MODE=count=N
+    #[arg(short, long, value_name = "N", group = "mode", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+
+    /// Work until the queue is empty; WQ_MODE=drain
+    #[arg(long, group = "mode")]
+    pub drain: bool,
+
+    /// Work until a signal comes; WQ_MODE=forever
+    #[arg(long, group = "mode")]
+    pub forever: bool,
+
+    /// How long to wait for a message [default: for ever; with --drain: not at all]
+    #[arg(long, value_name = "DURATION", env = "WQ_WAIT", value_parser = duration)]
+    pub wait: Option<Duration>,
+
+    /// What it means that no message came
+    #[arg(long, value_name = "RESULT", default_value = "success")]
+    pub on_empty: OnEmpty,
+
+    /// Guests that run at the same time
+    #[arg(long, value_name = "N", env = "WQ_CONCURRENCY", default_value = "1", value_parser = clap::value_parser!(u16).range(1..))]
+    pub concurrency: u16,
+
+    /// Messages to have at hand, running ones included [default: as many as can run]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub prefetch: Option<u16>,
+
+    /// Runs that a message gets, the first included, before it is a dead letter
+    #[arg(long, value_name = "N", env = "WQ_MAX_ATTEMPTS", default_value = "3", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_attempts: u32,
+
+    /// Pause before the second run of a message; a random part of up to a half is taken off
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration)]
+    pub backoff_initial: Duration,
+
+    /// The longest pause between two runs
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    pub backoff_max: Duration,
+
+    /// How many times longer each pause is than the one before
+    #[arg(long, value_name = "FACTOR", default_value = "2", value_parser = factor)]
+    pub backoff_factor: f64,
+
+    /// What an exit code means: CODE[-CODE]=ack|retry|dead-letter|release, and more after commas
+    #[arg(long, value_name = "MAP", default_value = "")]
+    pub exit_map: OptionalExitMap,
+
+    /// Where dead letters go [default: QUEUE.dead]
+    #[arg(long, value_name = "NAME", env = "WQ_DEAD_LETTER_QUEUE")]
+    pub dead_letter_queue: Option<String>,
+
+    /// Where results go: stdout or none; may be repeated
+    #[arg(long, value_name = "SPEC", env = "WQ_RESULT", default_value = "stdout", value_delimiter = ',')]
+    pub result: Vec<sink::Spec>,
+
+    /// How long guests may still run after the first SIGTERM or SIGINT
+    #[arg(long, value_name = "DURATION", env = "WQ_SHUTDOWN_TIMEOUT", default_value = "25s", value_parser = duration)]
+    pub shutdown_timeout: Duration,
+
+    /// How long to try to reach the broker at the start
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub connect_timeout: Duration,
+
+    /// How long to try to reach the broker again after the connection was lost
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    pub reconnect_timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+pub struct Exec {
+    #[command(flatten)]
+    pub guest: Guest,
+}
+
+/// The guest, its limits and what it may see.
+#[derive(Debug, Args)]
+pub struct Guest {
+    /// The guest: a .wasm or .wat file, compiled to wasm32-wasip1
+    #[arg(value_name = "GUEST", env = "WQ_GUEST")]
+    pub path: PathBuf,
+
+    /// The guest's own arguments; never looked at by wq-run
+    #[arg(last = true, value_name = "ARGS")]
+    pub args: Vec<String>,
+
+    /// How long one run may take
+    #[arg(long, value_name = "DURATION", env = "WQ_TIMEOUT", default_value = "25m", value_parser = duration)]
+    pub timeout: Duration,
+
+    /// Memory that a guest may use, its tables included
+    #[arg(long, value_name = "BYTES", default_value = "512MiB")]
+    pub max_memory_size: ByteSize,
+
+    /// What a guest may write to stdout; more fails the run
+    #[arg(long, value_name = "BYTES", default_value = "16MiB")]
+    pub max_stdout: ByteSize,
+
+    /// What a guest may write to stderr; the rest is dropped
+    #[arg(long, value_name = "BYTES", default_value = "1MiB")]
+    pub max_stderr: ByteSize,
+
+    /// A larger message is not run
+    #[arg(long, value_name = "BYTES", default_value = "128MiB")]
+    pub max_message: ByteSize,
+
+    /// Let the guest see a folder, read-only unless :rw; may be repeated
+    #[arg(long, value_name = "HOST[::GUEST][:ro|:rw]")]
+    pub dir: Vec<String>,
+
+    /// Give the guest an environment variable, by value or from our environment; may be repeated
+    #[arg(long, value_name = "K[=V]")]
+    pub env: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Publish {
+    #[command(flatten)]
+    pub broker: Broker,
+
+    /// Messages, one an argument [default: stdin as one message]
+    #[arg(value_name = "MESSAGE", conflicts_with_all = ["file", "lines"])]
+    pub messages: Vec<String>,
+
+    /// A file as one message (- is stdin)
+    #[arg(short, long, value_name = "PATH", conflicts_with = "lines")]
+    pub file: Option<PathBuf>,
+
+    /// A file with one message a line (- is stdin)
+    #[arg(short, long, value_name = "PATH")]
+    pub lines: Option<PathBuf>,
+
+    /// Property of every message
+    #[arg(long, value_name = "TYPE")]
+    pub content_type: Option<String>,
+
+    /// Property of every message
+    #[arg(long, value_name = "ID")]
+    pub correlation_id: Option<String>,
+
+    /// Property of every message: the queue for answers
+    #[arg(long, value_name = "QUEUE")]
+    pub reply_to: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Queue {
+    /// Make a durable queue; leaves one alone that is there
+    Declare {
+        #[command(flatten)]
+        broker: Broker,
+        /// The kind of queue, on brokers that have several
+        #[arg(long = "type", value_name = "TYPE", default_value = "quorum")]
+        kind: QueueType,
+    },
+    /// Say what is in a queue
+    Status {
+        #[command(flatten)]
+        broker: Broker,
+    },
+    /// Delete the messages that no worker has
+    Purge {
+        #[command(flatten)]
+        broker: Broker,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum OnEmpty {
+    Success,
+    Fail,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum QueueType {
+    Quorum,
+    Classic,
+}
+
+/// An exit map that may be empty.
+#[derive(Clone, Debug, Default)]
+pub struct OptionalExitMap(pub ExitMap);
+
+impl std::str::FromStr for OptionalExitMap {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.is_empty() { Ok(OptionalExitMap::default()) } else { text.parse().map(OptionalExitMap) }
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    if text.parse::<f64>().is_ok() {
+        return Err(format!("`{text}` of what? Write {text}s, {text}m or {text}h"));
+    }
+    humantime::parse_duration(text).map_err(|error| format!("{error}; a duration is written 90s, 25m or 1h30m"))
+}
+
+fn factor(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|factor| (1.0..=100.0).contains(factor)).ok_or_else(|| "a factor is from 1 to 100".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_defined() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_follows_two_dashes_is_the_guests() {
+        let line = ["wq-run", "work", "g.wasm", "--drain", "--", "--drain", "-u", "--help", "--"];
+        let Command::Work(work) = Cli::try_parse_from(line).unwrap().command else { panic!("work") };
+        assert_eq!(work.guest.args, ["--drain", "-u", "--help", "--"]);
+        assert_eq!(work.broker.broker, None);
+    }
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!(duration("0"), Ok(Duration::ZERO));
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert!(duration("90").unwrap_err().contains("90s"));
+        assert!(duration("soon").is_err());
+    }
+}

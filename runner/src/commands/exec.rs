@@ -1,0 +1,85 @@
+//! `wq-run exec`
+
+use std::io::{Read as _, Write as _};
+
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli;
+use crate::config::Exec;
+use crate::error::{Error, ExitStatus};
+use crate::sandbox::{Input, Sandbox};
+use crate::shutdown::{self, Phase, Signal};
+use crate::task::{Limit, Outcome, Report};
+
+/// What a shell reports for a program that abort(), an out-of-memory kill or a file size limit ended, and what
+/// timeout(1) reports.
+const TRAP: u8 = 134;
+const MEMORY: u8 = 137;
+const OUTPUT: u8 = 153;
+const TIMEOUT: u8 = 124;
+
+pub async fn run(args: cli::Exec) -> Result<u8, Error> {
+    let config = Exec::resolve(args)?;
+    let (guest, options) = (config.guest, config.sandbox);
+    let loaded = tokio::task::spawn_blocking(move || Sandbox::load(&guest, options)).await;
+    let sandbox = loaded.map_err(|error| Error::Io { doing: "load the guest".into(), source: error.into() })??;
+    let stdin = read_stdin(config.max_message)?;
+    // After stdin, so that a person who types it in can still leave with Ctrl-C.
+    let mut phases = shutdown::watch(std::time::Duration::ZERO)
+        .map_err(|source| Error::Io { doing: "watch for signals".into(), source })?;
+    let cancel = CancellationToken::new();
+    let run = sandbox.run(Input { stdin, env: Vec::new(), cancel: cancel.clone() });
+    tokio::pin!(run);
+    let mut signal = None;
+    let report = loop {
+        tokio::select! {
+            report = &mut run => break report,
+            Ok(()) = phases.changed() => {
+                if let Phase::Draining(received) | Phase::Aborting(received) = *phases.borrow_and_update() {
+                    signal = Some(received);
+                    cancel.cancel();
+                }
+            }
+        }
+    };
+    let Report { outcome, stdout, .. } = report;
+    let mut out = std::io::stdout().lock();
+    let written = out.write_all(&stdout).and_then(|()| out.flush());
+    if !matches!(outcome, Outcome::Succeeded | Outcome::Exited(_) | Outcome::Interrupted) {
+        tracing::error!(outcome = outcome.name(), "{outcome}");
+    }
+    written.map_err(|source| Error::Io { doing: "write the result to stdout".into(), source })?;
+    Ok(status(&outcome, signal))
+}
+
+fn status(outcome: &Outcome, signal: Option<Signal>) -> u8 {
+    match outcome {
+        Outcome::Succeeded => ExitStatus::Done.code(),
+        Outcome::Exited(code) => *code,
+        Outcome::Trapped(_) => TRAP,
+        Outcome::TimedOut(_) => TIMEOUT,
+        Outcome::LimitExceeded(Limit::Memory(_)) => MEMORY,
+        Outcome::LimitExceeded(Limit::Stdout(_)) => OUTPUT,
+        Outcome::LimitExceeded(Limit::Message(_)) => ExitStatus::DeadLettered.code(),
+        Outcome::Interrupted => signal.map_or(ExitStatus::Bug.code(), Signal::exit_code),
+        Outcome::HostFault(_) => ExitStatus::NotDelivered.code(),
+        Outcome::Stuck(_) => ExitStatus::Stuck.code(),
+    }
+}
+
+fn read_stdin(limit: u64) -> Result<Bytes, Error> {
+    let mut stdin = Vec::new();
+    std::io::stdin()
+        .lock()
+        .take(limit.saturating_add(1))
+        .read_to_end(&mut stdin)
+        .map_err(|source| Error::Io { doing: "read stdin".into(), source })?;
+    if stdin.len() as u64 > limit {
+        return Err(Error::configuration(
+            format!("stdin is larger than {limit} bytes"),
+            "--max-message is the limit, as it is for a message of a queue",
+        ));
+    }
+    Ok(stdin.into())
+}

@@ -1,0 +1,141 @@
+//! `wq-run work`
+
+use crate::broker;
+use crate::cli;
+use crate::config::Work;
+use crate::error::{Error, ExitStatus, broker_status};
+use crate::sandbox::Sandbox;
+use crate::shutdown::{self, Signal};
+use crate::sink;
+use crate::worker::{Counts, Mode, StopReason, Stopped, Worker};
+
+pub async fn run(args: cli::Work) -> Result<u8, Error> {
+    let config = Work::resolve(args)?;
+    let phases = shutdown::watch(config.shutdown_timeout)
+        .map_err(|source| Error::Io { doing: "watch for signals".into(), source })?;
+    // Before anything is taken: what is wrong with a guest is wrong for every message.
+    let (guest, options) = (config.guest, config.sandbox);
+    let loaded = tokio::task::spawn_blocking(move || Sandbox::load(&guest, options)).await;
+    let sandbox = loaded.map_err(|error| Error::Io { doing: "load the guest".into(), source: error.into() })??;
+    tracing::info!(
+        queue = config.subscription.queue,
+        broker = %config.broker,
+        guest = sandbox.name(),
+        guest.digest = %sandbox.digest(),
+        mode = ?config.worker.mode,
+        concurrency = config.worker.concurrency,
+        "working"
+    );
+    let sinks = config.results.iter().map(sink::open).collect();
+    let subscription = broker::subscribe(&config.broker, config.subscription);
+    let mode = config.worker.mode;
+    let worker = Worker::new(config.worker, sandbox, sinks, config.policy);
+    let Stopped { reason, counts, closed } = worker.run(subscription, phases).await;
+    let Counts { acked, retried, dead_lettered, released, lost } = counts;
+    tracing::info!(acked, retried, dead_lettered, released, lost, "stopped: {reason}");
+    if let Err(error) = &closed {
+        tracing::error!(error = %error.chain(), "the connection did not end cleanly: acknowledgements may be lost");
+    }
+    if let StopReason::BrokerFailed(error) = reason {
+        return Err(error.into());
+    }
+    Ok(status(mode, &reason, counts, closed.is_ok(), config.fail_on_empty).code())
+}
+
+/// What the worker's end means to who started it. The worst that happened wins.
+fn status(mode: Mode, reason: &StopReason, counts: Counts, closed_cleanly: bool, fail_on_empty: bool) -> ExitStatus {
+    let Counts { acked, retried, dead_lettered, released, lost } = counts;
+    match reason {
+        StopReason::Bug(_) => return ExitStatus::Bug,
+        StopReason::Stuck => return ExitStatus::Stuck,
+        StopReason::BrokerFailed(error) => return broker_status(error),
+        StopReason::HostFault(_) => return ExitStatus::NotDelivered,
+        StopReason::Done | StopReason::Empty | StopReason::Signal(_) => {}
+    }
+    if !closed_cleanly {
+        return ExitStatus::NotDelivered;
+    }
+    // A count has to answer for each of its messages. A drain or a service took those up again that came back.
+    if matches!(mode, Mode::Count(_)) {
+        if lost > 0 {
+            return ExitStatus::NotDelivered;
+        }
+        if dead_lettered > 0 {
+            return ExitStatus::DeadLettered;
+        }
+        // Messages that were given back because of a signal are told by the signal's own status.
+        if retried > 0 || (released > 0 && !matches!(reason, StopReason::Signal(_))) {
+            return ExitStatus::TaskFailed;
+        }
+    }
+    match (reason, mode) {
+        // Asked to stop, and stopped with everything settled: a service's good end.
+        (StopReason::Signal(_), Mode::Forever) if released == 0 => ExitStatus::Done,
+        (StopReason::Signal(Signal::Interrupt), _) => ExitStatus::Interrupted,
+        (StopReason::Signal(Signal::Terminate), _) => ExitStatus::Terminated,
+        (StopReason::Empty, Mode::Drain) if dead_lettered > 0 => ExitStatus::DeadLettered,
+        (StopReason::Empty, _) if fail_on_empty && acked == 0 => ExitStatus::Empty,
+        _ => ExitStatus::Done,
+    }
+}
+
+impl std::fmt::Display for StopReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            StopReason::Done => write!(f, "the count is reached"),
+            StopReason::Empty => write!(f, "the queue is empty"),
+            StopReason::Signal(signal) => write!(f, "{}", signal.name()),
+            StopReason::HostFault(fault) => write!(f, "{fault}"),
+            StopReason::BrokerFailed(error) => write!(f, "{}", error.chain()),
+            StopReason::Stuck => write!(f, "a guest could not be stopped"),
+            StopReason::Bug(panic) => write!(f, "a bug in wq-run: {panic}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NONE: Counts = Counts { acked: 0, retried: 0, dead_lettered: 0, released: 0, lost: 0 };
+
+    #[test]
+    fn only_a_message_that_is_done_ends_one_shot_mode_with_0() {
+        let one_shot = |counts| status(Mode::Count(1), &StopReason::Done, counts, true, false);
+        assert_eq!(one_shot(Counts { acked: 1, ..NONE }), ExitStatus::Done);
+        assert_eq!(one_shot(Counts { retried: 1, ..NONE }), ExitStatus::TaskFailed);
+        assert_eq!(one_shot(Counts { released: 1, ..NONE }), ExitStatus::TaskFailed);
+        assert_eq!(one_shot(Counts { dead_lettered: 1, ..NONE }), ExitStatus::DeadLettered);
+        assert_eq!(one_shot(Counts { lost: 1, ..NONE }), ExitStatus::NotDelivered);
+    }
+
+    #[test]
+    fn an_acknowledgement_that_may_be_lost_is_no_success() {
+        for mode in [Mode::Count(1), Mode::Drain, Mode::Forever] {
+            let acked = Counts { acked: 1, ..NONE };
+            assert_eq!(status(mode, &StopReason::Done, acked, false, false), ExitStatus::NotDelivered);
+        }
+    }
+
+    #[test]
+    fn an_empty_queue_is_a_success_unless_told_otherwise() {
+        let empty = |mode, counts, fail| status(mode, &StopReason::Empty, counts, true, fail);
+        for mode in [Mode::Count(1), Mode::Drain] {
+            assert_eq!(empty(mode, NONE, false), ExitStatus::Done);
+            assert_eq!(empty(mode, NONE, true), ExitStatus::Empty);
+        }
+        assert_eq!(empty(Mode::Drain, Counts { acked: 3, ..NONE }, true), ExitStatus::Done);
+        assert_eq!(empty(Mode::Drain, Counts { acked: 3, retried: 2, ..NONE }, false), ExitStatus::Done);
+        assert_eq!(empty(Mode::Drain, Counts { acked: 3, dead_lettered: 1, ..NONE }, false), ExitStatus::DeadLettered);
+    }
+
+    #[test]
+    fn a_signal_is_a_success_only_for_a_service_that_settled_everything() {
+        let signal = |mode, counts| status(mode, &StopReason::Signal(Signal::Terminate), counts, true, false);
+        assert_eq!(signal(Mode::Forever, Counts { acked: 2, ..NONE }), ExitStatus::Done);
+        assert_eq!(signal(Mode::Forever, Counts { acked: 2, released: 1, ..NONE }), ExitStatus::Terminated);
+        assert_eq!(signal(Mode::Count(1), NONE), ExitStatus::Terminated);
+        assert_eq!(signal(Mode::Count(1), Counts { released: 1, ..NONE }), ExitStatus::Terminated);
+        assert_eq!(signal(Mode::Drain, Counts { acked: 2, ..NONE }), ExitStatus::Terminated);
+    }
+}

@@ -1,0 +1,119 @@
+//! Errors that end the program: what they say, what helps, and the exit status that they lead to.
+
+use std::error::Error as _;
+use std::fmt::Write as _;
+
+use crate::{broker, sandbox};
+
+/// wq-run's own exit status. The numbers are a promise: `podFailurePolicy` rules are written against them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitStatus {
+    Done = 0,
+    Usage = 2,
+    DeadLettered = 65,
+    NoGuest = 66,
+    BrokerUnavailable = 69,
+    Bug = 70,
+    NotDelivered = 74,
+    TaskFailed = 75,
+    Refused = 77,
+    Configuration = 78,
+    Empty = 79,
+    Stuck = 80,
+    Interrupted = 130,
+    Terminated = 143,
+}
+
+impl ExitStatus {
+    /// All of them with their meaning, as the README's table has them.
+    pub const ALL: [(ExitStatus, &str); 14] = [
+        (ExitStatus::Done, "done: acked, drained, or nothing to do"),
+        (ExitStatus::Usage, "the command line was not understood"),
+        (ExitStatus::DeadLettered, "a message was dead-lettered"),
+        (ExitStatus::NoGuest, "the guest is missing, malformed or of the wrong kind; no message was taken"),
+        (ExitStatus::BrokerUnavailable, "the broker cannot be reached"),
+        (ExitStatus::Bug, "a bug in wq-run"),
+        (
+            ExitStatus::NotDelivered,
+            "a result could not be delivered, or the connection was lost with the outcome open; the message comes again",
+        ),
+        (ExitStatus::TaskFailed, "the task failed, its message will be tried again"),
+        (ExitStatus::Refused, "the broker refused the credentials or the right"),
+        (ExitStatus::Configuration, "configuration: a flag, a missing queue, arguments that do not match"),
+        (ExitStatus::Empty, "the queue was empty and `--on-empty fail`"),
+        (
+            ExitStatus::Stuck,
+            "a guest could not be stopped in time, so the process ended itself; the message comes again",
+        ),
+        (ExitStatus::Interrupted, "stopped by SIGINT before the work was done; messages given back"),
+        (ExitStatus::Terminated, "stopped by SIGTERM before the work was done; messages given back"),
+    ];
+
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{message}")]
+    Configuration { message: String, hint: Option<String> },
+    #[error(transparent)]
+    Guest(#[from] sandbox::Error),
+    #[error(transparent)]
+    Broker(#[from] broker::Error),
+    #[error("cannot {doing}")]
+    Io { doing: String, source: std::io::Error },
+    /// Some messages were sent, and then one was not.
+    #[error("published {confirmed} of {total} messages, and then failed")]
+    Unpublished { confirmed: usize, total: usize, source: broker::Error },
+}
+
+impl Error {
+    pub fn configuration(message: impl Into<String>, hint: impl Into<String>) -> Error {
+        Error::Configuration { message: message.into(), hint: Some(hint.into()) }
+    }
+
+    pub fn exit_status(&self) -> ExitStatus {
+        match self {
+            Error::Configuration { .. } => ExitStatus::Configuration,
+            Error::Guest(_) => ExitStatus::NoGuest,
+            Error::Broker(error) | Error::Unpublished { source: error, .. } => broker_status(error),
+            Error::Io { .. } => ExitStatus::NotDelivered,
+        }
+    }
+
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Error::Configuration { hint, .. } => hint.clone(),
+            Error::Guest(error) => Some(error.hint()),
+            Error::Broker(error) | Error::Unpublished { source: error, .. } => error.hint(),
+            Error::Io { .. } => None,
+        }
+    }
+
+    /// The error, its causes and its hint, as people read them.
+    pub fn for_people(&self) -> String {
+        let mut text = format!("wq-run: {self}\n");
+        let mut source = self.source();
+        while let Some(error) = source {
+            let _ = writeln!(text, "  because: {error}");
+            source = error.source();
+        }
+        if let Some(hint) = self.hint() {
+            let _ = writeln!(text, "  hint: {hint}");
+        }
+        text
+    }
+}
+
+/// The exit status for an error of the broker.
+pub fn broker_status(error: &broker::Error) -> ExitStatus {
+    match error.kind() {
+        broker::Kind::Unreachable => ExitStatus::BrokerUnavailable,
+        broker::Kind::Refused => ExitStatus::Refused,
+        broker::Kind::Configuration => ExitStatus::Configuration,
+        broker::Kind::Lost => ExitStatus::NotDelivered,
+    }
+}

@@ -1,0 +1,21 @@
+//! wq-run: a message in, a sandboxed run, an honest settlement.
+//!
+//! The modules in reading order; each uses only those above it. ARCHITECTURE.md has the whole picture.
+
+pub mod task;
+
+pub mod sandbox;
+pub mod settle;
+pub mod shutdown;
+pub mod telemetry;
+
+pub mod broker;
+pub mod sink;
+
+pub mod worker;
+
+pub mod cli;
+pub mod config;
+pub mod error;
+
+pub mod commands;

@@ -1,0 +1,34 @@
+//! Parse, run the command, print what went wrong, exit.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use wq_run::cli::{Cli, Command, LogFormat};
+use wq_run::commands;
+use wq_run::telemetry::{self, Format};
+
+fn main() -> ExitCode {
+    let Cli { command, log_format } = Cli::parse();
+    let format = match log_format {
+        Some(LogFormat::Text) => Format::Text,
+        Some(LogFormat::Json) => Format::Json,
+        // Only a worker's stderr is collected; the other commands are typed by people.
+        None if matches!(command, Command::Work(_)) => Format::for_stderr(),
+        None => Format::Text,
+    };
+    telemetry::init(format, if matches!(command, Command::Work(_)) { "info" } else { "warn" });
+    match commands::run(command) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            let status = error.exit_status().code();
+            match format {
+                Format::Json => {
+                    tracing::error!(hint = error.hint(), exit_status = status, "{}", error.for_people().trim_end())
+                }
+                Format::Text => drop(std::io::stderr().write_all(error.for_people().as_bytes())),
+            }
+            ExitCode::from(status)
+        }
+    }
+}

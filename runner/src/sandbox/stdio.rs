@@ -1,0 +1,257 @@
+//! The guest's standard streams: stdout is captured whole or not at all, stderr goes where people read, line by line.
+
+use std::io::Write as _;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::AsyncWrite;
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError};
+
+/// Where a guest's stderr goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stderr {
+    /// To the log, a line an event, in the span of the message.
+    Log,
+    /// To our own stderr, as it comes.
+    Inherit,
+}
+
+/// How much of stderr a dead letter carries: enough for a message and the start of a backtrace, small beside the
+/// frame size of a broker (128 KiB), since headers must fit into one frame.
+const TAIL: usize = 4096;
+
+/// A line without an end is logged in pieces of this size.
+const MAX_LINE: usize = 8192;
+
+/// What one write may carry. wasmtime-wasi copies a write into a buffer of its own of at most 64 KiB anyway.
+const MAX_WRITE: usize = 64 * 1024;
+
+/// Captures up to `limit` bytes. One byte more ends the run, whether the guest looks at the error or not.
+#[derive(Clone)]
+pub struct Capture(Arc<Mutex<CaptureState>>);
+
+struct CaptureState {
+    bytes: BytesMut,
+    limit: u64,
+    exceeded: bool,
+}
+
+/// Forwards complete lines, drops what is over the limit, and keeps the tail.
+#[derive(Clone)]
+pub struct Lines(Arc<Mutex<LinesState>>);
+
+struct LinesState {
+    to: Stderr,
+    line: Vec<u8>,
+    tail: Vec<u8>,
+    left: u64,
+    truncated: bool,
+}
+
+// === impl Capture ===
+
+impl Capture {
+    pub fn new(limit: u64) -> Capture {
+        Capture(Arc::new(Mutex::new(CaptureState { bytes: BytesMut::new(), limit, exceeded: false })))
+    }
+
+    pub fn exceeded(&self) -> bool {
+        lock(&self.0).exceeded
+    }
+
+    pub fn take(&self) -> Bytes {
+        std::mem::take(&mut lock(&self.0).bytes).freeze()
+    }
+}
+
+impl Sink for Capture {
+    fn write(&self, bytes: &[u8]) -> Result<(), StreamError> {
+        let mut state = lock(&self.0);
+        if bytes.len() as u64 > state.limit - state.bytes.len() as u64 {
+            state.exceeded = true;
+            // A trap and not an error code: with an error code the guest could go on and exit with 0.
+            return Err(StreamError::trap("stdout is over its limit"));
+        }
+        state.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+// === impl Lines ===
+
+impl Lines {
+    pub fn new(to: Stderr, limit: u64) -> Lines {
+        Lines(Arc::new(Mutex::new(LinesState {
+            to,
+            line: Vec::new(),
+            tail: Vec::new(),
+            left: limit,
+            truncated: false,
+        })))
+    }
+
+    /// Ends the last line, and returns the tail.
+    pub fn finish(&self) -> String {
+        let mut state = lock(&self.0);
+        state.end_line();
+        String::from_utf8_lossy(&state.tail).into_owned()
+    }
+}
+
+impl LinesState {
+    fn end_line(&mut self) {
+        if self.line.is_empty() {
+            return;
+        }
+        let text = String::from_utf8_lossy(&self.line);
+        tracing::info!(target: "guest", "{}", text.trim_end_matches(['\r', '\n']));
+        self.line.clear();
+    }
+
+    fn forward(&mut self, bytes: &[u8]) {
+        self.tail.extend_from_slice(bytes);
+        if self.tail.len() > TAIL {
+            self.tail.drain(..self.tail.len() - TAIL);
+        }
+        match self.to {
+            // Nobody to tell if our own stderr is gone.
+            Stderr::Inherit => drop(std::io::stderr().write_all(bytes)),
+            Stderr::Log => {
+                for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+                    for part in piece.chunks(MAX_LINE) {
+                        if self.line.len() + part.len() > MAX_LINE {
+                            self.end_line();
+                        }
+                        self.line.extend_from_slice(part);
+                    }
+                    if piece.ends_with(b"\n") {
+                        self.end_line();
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Sink for Lines {
+    fn write(&self, bytes: &[u8]) -> Result<(), StreamError> {
+        let mut state = lock(&self.0);
+        let fits = usize::try_from(state.left).map_or(bytes.len(), |left| left.min(bytes.len()));
+        state.left -= fits as u64;
+        state.forward(&bytes[..fits]);
+        if fits < bytes.len() && !state.truncated {
+            state.truncated = true;
+            state.end_line();
+            tracing::warn!("the guest's stderr is over its limit (--max-stderr): the rest is dropped");
+        }
+        Ok(())
+    }
+}
+
+// === the streams that wasmtime-wasi wants ===
+
+/// Takes bytes without ever blocking. The two streams differ in nothing else.
+trait Sink: Clone + Send + Sync + Unpin + 'static {
+    fn write(&self, bytes: &[u8]) -> Result<(), StreamError>;
+}
+
+/// A stream handle for the guest; all handles share one sink.
+pub struct Stream<S>(pub S);
+
+impl<S> IsTerminal for Stream<S> {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl<S: Sink> StdoutStream for Stream<S> {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(Stream(self.0.clone()))
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(Stream(self.0.clone()))
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl<S: Sink> Pollable for Stream<S> {
+    async fn ready(&mut self) {}
+}
+
+#[wasmtime_wasi::async_trait]
+impl<S: Sink> OutputStream for Stream<S> {
+    fn write(&mut self, bytes: Bytes) -> Result<(), StreamError> {
+        self.0.write(&bytes)
+    }
+
+    fn flush(&mut self) -> Result<(), StreamError> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> Result<usize, StreamError> {
+        Ok(MAX_WRITE)
+    }
+}
+
+impl<S: Sink> AsyncWrite for Stream<S> {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        Poll::Ready(match self.0.write(bytes) {
+            Ok(()) => Ok(bytes.len()),
+            Err(error) => Err(std::io::Error::other(error.to_string())),
+        })
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// A panic while the lock is held leaves plain bytes behind, which are as good as before.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stdout_takes_its_limit_exactly_and_not_a_byte_more() {
+        let capture = Capture::new(5);
+        Sink::write(&capture, b"abc").unwrap();
+        Sink::write(&capture, b"de").unwrap();
+        assert!(!capture.exceeded());
+        assert!(matches!(Sink::write(&capture, b"f"), Err(StreamError::Trap(_))));
+        assert!(capture.exceeded());
+        assert_eq!(capture.take(), "abcde");
+    }
+
+    #[test]
+    fn stderr_over_its_limit_is_cut_and_never_an_error() {
+        let lines = Lines::new(Stderr::Log, 10);
+        for _ in 0..5 {
+            Sink::write(&lines, b"0123\n67").unwrap();
+        }
+        assert_eq!(lines.finish(), "0123\n67012");
+        assert!(lock(&lines.0).truncated);
+    }
+
+    #[test]
+    fn the_tail_is_the_end_and_bounded() {
+        let lines = Lines::new(Stderr::Log, 1 << 20);
+        Sink::write(&lines, &vec![b'x'; 3 * TAIL]).unwrap();
+        Sink::write(&lines, b"the end").unwrap();
+        let tail = lines.finish();
+        assert_eq!(tail.len(), TAIL);
+        assert!(tail.ends_with("xthe end"));
+        assert!(lock(&lines.0).line.capacity() <= 2 * MAX_LINE, "a line without an end is not gathered for ever");
+    }
+}

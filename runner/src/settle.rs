@@ -1,0 +1,230 @@
+//! The policy: which settlement follows from which outcome. Pure; the table of the contract, and nothing else.
+
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::time::{Duration, SystemTime};
+
+use crate::task::{Attempt, Failure, Limit, Outcome, Report, Settlement};
+
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Runs that one message gets, the first included.
+    pub max_attempts: u32,
+    pub exits: ExitMap,
+    pub backoff: Backoff,
+}
+
+/// What an exit code asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Ack,
+    Retry,
+    DeadLetter,
+    Release,
+}
+
+/// Exit code to action: the user's ranges first, then the built-in table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExitMap(Vec<(RangeInclusive<u8>, Action)>);
+
+/// Pauses between the attempts: `initial`, then `factor` times longer each time, at most `max`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Backoff {
+    pub initial: Duration,
+    pub max: Duration,
+    pub factor: f64,
+}
+
+// === impl Policy ===
+
+impl Policy {
+    /// Whether this outcome counts as the task done: its output is delivered and its message acknowledged.
+    pub fn succeeds(&self, outcome: &Outcome) -> bool {
+        self.action(outcome) == Action::Ack
+    }
+
+    /// Decides about a message after its run.
+    ///
+    /// `jitter` is a random number in `0.0..1.0`; it is an argument so that this function stays pure.
+    pub fn decide(&self, report: &Report, guest: &str, attempt: Attempt, now: SystemTime, jitter: f64) -> Settlement {
+        let failure = || {
+            Box::new(Failure {
+                outcome: report.outcome.name(),
+                exit_code: report.outcome.exit_code(),
+                error: report.outcome.to_string(),
+                stderr: report.stderr_tail.clone(),
+                guest: guest.to_owned(),
+                attempt: attempt.number,
+                at: now,
+            })
+        };
+        match self.action(&report.outcome) {
+            Action::Ack => Settlement::Ack,
+            Action::Release => Settlement::Release,
+            Action::DeadLetter => Settlement::DeadLetter { failure: failure() },
+            Action::Retry if attempt.is_last() => Settlement::DeadLetter { failure: failure() },
+            Action::Retry => {
+                Settlement::Retry { after: self.backoff.pause(attempt.number, jitter), failure: failure() }
+            }
+        }
+    }
+
+    fn action(&self, outcome: &Outcome) -> Action {
+        match outcome {
+            Outcome::Succeeded => self.exits.action(0),
+            Outcome::Exited(code) => self.exits.action(*code),
+            Outcome::Trapped(_) | Outcome::TimedOut(_) | Outcome::Stuck(_) => Action::Retry,
+            Outcome::LimitExceeded(Limit::Memory(_) | Limit::Stdout(_)) => Action::Retry,
+            // It will be as large the next time.
+            Outcome::LimitExceeded(Limit::Message(_)) => Action::DeadLetter,
+            Outcome::Interrupted | Outcome::HostFault(_) => Action::Release,
+        }
+    }
+}
+
+// === impl ExitMap ===
+
+impl ExitMap {
+    fn action(&self, code: u8) -> Action {
+        // The last entry wins, as with any option that is given twice.
+        if let Some((_, action)) = self.0.iter().rev().find(|(codes, _)| codes.contains(&code)) {
+            return *action;
+        }
+        match code {
+            0 => Action::Ack,
+            // 3 is rabbitmq-cli-consumer's "reject", 65 is EX_DATAERR.
+            3 | 65 => Action::DeadLetter,
+            // rabbitmq-cli-consumer's "nack and requeue".
+            6 => Action::Release,
+            _ => Action::Retry,
+        }
+    }
+}
+
+/// `17=dead-letter,20-29=retry`
+impl FromStr for ExitMap {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let entry = |entry: &str| {
+            let (codes, action) = entry.split_once('=').ok_or_else(|| format!("`{entry}` is not CODE=ACTION"))?;
+            let code = |text: &str| {
+                text.trim().parse::<u8>().map_err(|_| format!("`{text}` is not an exit code from 0 to 255"))
+            };
+            let (first, last) = codes.split_once('-').unwrap_or((codes, codes));
+            let codes = code(first)?..=code(last)?;
+            if codes.is_empty() {
+                return Err(format!("the range `{first}-{last}` is empty"));
+            }
+            let action = match action.trim() {
+                "ack" => Action::Ack,
+                "retry" => Action::Retry,
+                "dead-letter" => Action::DeadLetter,
+                "release" => Action::Release,
+                other => {
+                    return Err(format!("`{other}` is none of ack, retry, dead-letter, release"));
+                }
+            };
+            Ok((codes, action))
+        };
+        text.split(',').map(entry).collect::<Result<_, _>>().map(ExitMap)
+    }
+}
+
+// === impl Backoff ===
+
+impl Backoff {
+    /// The pause after attempt number `attempt`: between half of its nominal length and all of it.
+    ///
+    /// The random half keeps messages that failed together from coming back together.
+    pub fn pause(&self, attempt: u32, jitter: f64) -> Duration {
+        let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
+        let nominal = self.initial.as_secs_f64() * self.factor.powi(exponent);
+        // `min` also answers infinity, and NaN (0 times infinity), with the cap.
+        let seconds = nominal.min(self.max.as_secs_f64());
+        Duration::try_from_secs_f64(seconds * (0.5 + jitter / 2.0)).unwrap_or(self.max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn policy() -> Policy {
+        Policy {
+            max_attempts: 3,
+            exits: ExitMap::default(),
+            backoff: Backoff { initial: Duration::from_secs(1), max: Duration::from_secs(300), factor: 2.0 },
+        }
+    }
+
+    fn settlement(outcome: Outcome, number: u32) -> &'static str {
+        let report = Report::bare(outcome, Duration::ZERO);
+        policy().decide(&report, "sha256:00", Attempt { number, max: 3 }, SystemTime::UNIX_EPOCH, 0.5).name()
+    }
+
+    #[test]
+    fn the_contract_table_holds() {
+        let table = [
+            (Outcome::Succeeded, "ack", "ack"),
+            (Outcome::Exited(3), "dead-letter", "dead-letter"),
+            (Outcome::Exited(65), "dead-letter", "dead-letter"),
+            (Outcome::Exited(6), "release", "release"),
+            (Outcome::Exited(4), "retry", "dead-letter"),
+            (Outcome::Exited(75), "retry", "dead-letter"),
+            (Outcome::Exited(1), "retry", "dead-letter"),
+            (Outcome::Trapped(String::new()), "retry", "dead-letter"),
+            (Outcome::TimedOut(Duration::ZERO), "retry", "dead-letter"),
+            (Outcome::Stuck(Duration::ZERO), "retry", "dead-letter"),
+            (Outcome::LimitExceeded(Limit::Memory(1)), "retry", "dead-letter"),
+            (Outcome::LimitExceeded(Limit::Stdout(1)), "retry", "dead-letter"),
+            (Outcome::LimitExceeded(Limit::Message(1)), "dead-letter", "dead-letter"),
+            (Outcome::Interrupted, "release", "release"),
+            (Outcome::HostFault(String::new()), "release", "release"),
+        ];
+        for (outcome, first, last) in table {
+            assert_eq!(settlement(outcome.clone(), 1), first, "{outcome:?} at the first attempt");
+            assert_eq!(settlement(outcome.clone(), 3), last, "{outcome:?} at the last attempt");
+        }
+    }
+
+    #[test]
+    fn the_users_exit_map_comes_before_the_built_in_table() {
+        let map: ExitMap = "10=ack, 20-29=retry,3=retry,25=dead-letter".parse().unwrap();
+        assert_eq!(map.action(10), Action::Ack);
+        assert_eq!(map.action(3), Action::Retry);
+        assert_eq!(map.action(24), Action::Retry);
+        assert_eq!(map.action(25), Action::DeadLetter);
+        assert_eq!(map.action(65), Action::DeadLetter);
+        assert_eq!(map.action(0), Action::Ack);
+    }
+
+    #[test]
+    fn a_bad_exit_map_is_refused_with_the_part_that_is_bad() {
+        for (text, part) in
+            [("", "``"), ("17", "`17`"), ("300=retry", "`300`"), ("1=drop", "`drop`"), ("9-3=retry", "9-3")]
+        {
+            let error = text.parse::<ExitMap>().unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_pause_lies_between_half_its_nominal_length_and_the_cap(
+            initial in 0u64..10_000, max in 0u64..1_000_000, factor in 1.0f64..10.0, attempt: u32, jitter in 0.0f64..1.0,
+        ) {
+            let backoff = Backoff { initial: Duration::from_millis(initial), max: Duration::from_millis(max), factor };
+            let pause = backoff.pause(attempt, jitter);
+            prop_assert!(pause <= backoff.max);
+            prop_assert!(pause >= backoff.initial.min(backoff.max) / 2);
+        }
+
+        #[test]
+        fn no_exit_map_can_make_the_parser_panic(text in ".{0,40}") {
+            let _ = text.parse::<ExitMap>();
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! The vocabulary: what a message is, how a run can end, and what becomes of the message then.
+//!
+//! Nothing here does anything. Every other module speaks in these types, so this one imports none of them.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// What a producer published.
+#[derive(Clone, Debug, Default)]
+pub struct Message {
+    pub body: Bytes,
+    pub properties: Properties,
+    /// Application headers, in the form that JSON gives them. A broker adapter that has to publish a message again
+    /// uses its own native copy, so that nothing is lost in this view.
+    pub headers: Map<String, Value>,
+}
+
+/// The properties that AMQP 0-9-1 gives a message; the embedded queue keeps the same ones.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Properties {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reply_to: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content_encoding: Option<String>,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u8>,
+    /// Seconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timestamp: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub app_id: Option<String>,
+}
+
+/// Where a delivery came from.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    pub queue: String,
+    pub exchange: String,
+    pub routing_key: String,
+    /// The broker says that it handed this message over before.
+    pub redelivered: bool,
+    /// The broker's number of this delivery, for the log.
+    pub delivery_tag: u64,
+}
+
+/// Which run of its message this is: 1 is the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    pub number: u32,
+    /// `--max-attempts`: the run with this number is the last one.
+    pub max: u32,
+}
+
+impl Attempt {
+    pub fn is_last(self) -> bool {
+        self.number >= self.max
+    }
+}
+
+/// How a run ended.
+///
+/// A guest that fails is an outcome and not an error: no `?` can carry it past the settlement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The guest returned from `_start`, or exited with 0.
+    Succeeded,
+    /// The guest exited with this code, which is not 0.
+    Exited(u8),
+    /// The guest crashed: what the engine says of it.
+    Trapped(String),
+    /// The guest was still running after this long.
+    TimedOut(Duration),
+    /// The guest went over one of its limits.
+    LimitExceeded(Limit),
+    /// We stopped the guest for a reason that is none of its own: its lease was lost, or the worker shuts down.
+    Interrupted,
+    /// The host failed, not the guest: what went wrong.
+    HostFault(String),
+    /// The guest neither finished nor could be stopped; its thread is still computing.
+    Stuck(Duration),
+}
+
+/// A limit that a guest can go over, with the value that it had, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    Memory(u64),
+    Stdout(u64),
+    /// The message is larger than `--max-message`; the guest was not run.
+    Message(u64),
+}
+
+impl Outcome {
+    /// The name in logs, metrics and the `x-wq-outcome` header.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Outcome::Succeeded => "success",
+            Outcome::Exited(_) => "exit",
+            Outcome::Trapped(_) => "trap",
+            Outcome::TimedOut(_) | Outcome::Stuck(_) => "timeout",
+            Outcome::LimitExceeded(Limit::Memory(_)) => "memory",
+            Outcome::LimitExceeded(Limit::Stdout(_)) => "output",
+            Outcome::LimitExceeded(Limit::Message(_)) => "message",
+            Outcome::Interrupted => "interrupted",
+            Outcome::HostFault(_) => "host-fault",
+        }
+    }
+
+    pub fn exit_code(&self) -> Option<u8> {
+        match self {
+            Outcome::Succeeded => Some(0),
+            Outcome::Exited(code) => Some(*code),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Outcome::Succeeded => write!(f, "the guest succeeded"),
+            Outcome::Exited(code) => write!(f, "the guest exited with {code}"),
+            Outcome::Trapped(trap) => write!(f, "the guest crashed: {trap}"),
+            Outcome::TimedOut(limit) => {
+                write!(f, "the guest was still running after {} (--timeout)", humantime::format_duration(*limit))
+            }
+            Outcome::LimitExceeded(Limit::Memory(limit)) => {
+                write!(f, "the guest needed more than {limit} bytes of memory (--max-memory-size)")
+            }
+            Outcome::LimitExceeded(Limit::Stdout(limit)) => {
+                write!(f, "the guest wrote more than {limit} bytes to stdout (--max-stdout)")
+            }
+            Outcome::LimitExceeded(Limit::Message(limit)) => {
+                write!(f, "the message is larger than {limit} bytes (--max-message)")
+            }
+            Outcome::Interrupted => write!(f, "the run was stopped before its end"),
+            Outcome::HostFault(fault) => write!(f, "{fault}"),
+            Outcome::Stuck(limit) => {
+                write!(f, "the guest could not be stopped after its {} (--timeout)", humantime::format_duration(*limit))
+            }
+        }
+    }
+}
+
+/// All that a run leaves behind.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub outcome: Outcome,
+    /// What the guest wrote to stdout, whole.
+    pub stdout: Bytes,
+    /// The last of what the guest wrote to stderr, for the dead letter.
+    pub stderr_tail: String,
+    pub duration: Duration,
+}
+
+impl Report {
+    /// A report of a run that wrote nothing, or whose output is of no use to anyone.
+    pub fn bare(outcome: Outcome, duration: Duration) -> Report {
+        Report { outcome, stdout: Bytes::new(), stderr_tail: String::new(), duration }
+    }
+}
+
+/// What a retried or dead message says of the run that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub outcome: &'static str,
+    pub exit_code: Option<u8>,
+    pub error: String,
+    pub stderr: String,
+    /// Digest of the guest that failed.
+    pub guest: String,
+    pub attempt: u32,
+    pub at: SystemTime,
+}
+
+/// What becomes of a delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// Done: the broker may forget the message.
+    Ack,
+    /// It comes again after this long, with its attempt counted.
+    Retry { after: Duration, failure: Box<Failure> },
+    /// It is kept aside with the reason, and not run again.
+    DeadLetter { failure: Box<Failure> },
+    /// Given back as if it had never been taken, wherever the broker allows that.
+    Release,
+}
+
+impl Settlement {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Settlement::Ack => "ack",
+            Settlement::Retry { .. } => "retry",
+            Settlement::DeadLetter { .. } => "dead-letter",
+            Settlement::Release => "release",
+        }
+    }
+}

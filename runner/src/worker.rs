@@ -1,0 +1,505 @@
+//! The loop: take messages, run the guest for each, settle them, and know when to stop.
+//!
+//! One `select!` collects what happened into an [`Event`]; [`State::on`] decides what follows, synchronously and
+//! without any I/O; the loop carries that out. One message, a count, a drain and a service that runs for ever are the
+//! same loop with another limit. What happens to one message is [`process`].
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+use crate::broker::{self, Delivery, Depth, Notice, Subscription};
+use crate::sandbox::{Input, Sandbox};
+use crate::settle::Policy;
+use crate::shutdown::{Phase, Signal};
+use crate::sink::{Record, Sink};
+use crate::task::{Attempt, Limit, Message, Origin, Outcome, Report, Settlement};
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub mode: Mode,
+    /// How long to wait for a message before the queue counts as empty; `None` is for ever.
+    pub wait: Option<Duration>,
+    /// Guests that run at the same time.
+    pub concurrency: usize,
+    /// A larger message is a dead letter at once. In bytes.
+    pub max_message: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// This many messages.
+    Count(u64),
+    /// Until the queue is empty.
+    Drain,
+    Forever,
+}
+
+/// What a run of the worker amounts to.
+#[derive(Debug)]
+pub struct Stopped {
+    pub reason: StopReason,
+    pub counts: Counts,
+    /// An error means that the last settlements may not have reached the broker.
+    pub closed: Result<(), broker::Error>,
+}
+
+/// Why the worker stopped. In the order of severity; a reason gives way only to one that is more severe.
+#[derive(Debug)]
+pub enum StopReason {
+    /// The count is reached.
+    Done,
+    /// The queue is empty.
+    Empty,
+    Signal(Signal),
+    /// The host could not do its part, and would not be able to for the next message either.
+    HostFault(String),
+    BrokerFailed(broker::Error),
+    /// A guest is still computing and can't be stopped: the process has to end for its sake.
+    Stuck,
+    /// A task of ours panicked.
+    Bug(String),
+}
+
+/// How many messages ended in which way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub acked: u64,
+    pub retried: u64,
+    pub dead_lettered: u64,
+    pub released: u64,
+    /// Their settlement is not known to have been made; they come again.
+    pub lost: u64,
+}
+
+pub struct Worker {
+    options: Options,
+    context: Arc<Context>,
+}
+
+/// What every run needs.
+struct Context {
+    sandbox: Sandbox,
+    sinks: Vec<Sink>,
+    policy: Policy,
+    max_message: u64,
+    abort: CancellationToken,
+}
+
+/// All that can wake the worker.
+enum Event {
+    Phase(Phase),
+    Notice(Notice),
+    Finished(Finished),
+    ProbeDue,
+}
+
+/// What the loop does after an event.
+enum Act {
+    Start(Delivery),
+    /// Take nothing more.
+    Cancel,
+    /// Drop what has no place: its receipts give it back. After `Cancel`, or the broker would fill the free places.
+    GiveBack(VecDeque<Delivery>),
+    /// Ask for the depth of the queue.
+    Probe,
+    /// Stop the guests.
+    Abort,
+}
+
+/// The end of one message's way.
+struct Finished {
+    outcome: Outcome,
+    settled: Settled,
+}
+
+enum Settled {
+    Done(Settlement),
+    /// The delivery was no longer ours.
+    Lost,
+    Failed(broker::Error),
+    Panicked(String),
+}
+
+struct State {
+    mode: Mode,
+    wait: Option<Duration>,
+    concurrency: usize,
+    /// Deliveries that have no free place yet.
+    waiting: VecDeque<Delivery>,
+    running: usize,
+    started: u64,
+    stopping: Option<StopReason>,
+    counts: Counts,
+    /// When to look whether the queue is empty.
+    probe_at: Option<Instant>,
+    empty_seen: u32,
+    /// The last of our own retries is back in the queue by then.
+    retries_due: Option<Instant>,
+}
+
+/// A broker may count a message neither as ready nor have handed it over for the moment that it is between its queue
+/// and our connection. Two looks with a pause in between are not fooled by it.
+const EMPTY_LOOKS: u32 = 2;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(25);
+
+/// How soon to look again at a queue that has something, but not for us yet.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+// === impl Worker ===
+
+impl Worker {
+    pub fn new(options: Options, sandbox: Sandbox, sinks: Vec<Sink>, policy: Policy) -> Worker {
+        let context =
+            Context { sandbox, sinks, policy, max_message: options.max_message, abort: CancellationToken::new() };
+        Worker { options, context: Arc::new(context) }
+    }
+
+    /// Works until there is a reason to stop. `phases` is an argument so that tests own the shutdown.
+    pub async fn run(self, mut subscription: Subscription, mut phases: watch::Receiver<Phase>) -> Stopped {
+        let mut state = State::new(&self.options);
+        let mut runs = JoinSet::new();
+        let mut subscribed = true;
+        let reason = loop {
+            let probe_at = state.probe_at;
+            let event = tokio::select! {
+                biased;
+                Ok(()) = phases.changed() => Event::Phase(*phases.borrow_and_update()),
+                Some(joined) = runs.join_next() => Event::Finished(joined.unwrap_or_else(Finished::panicked)),
+                notice = subscription.next(), if subscribed => {
+                    subscribed = !matches!(notice, None | Some(Notice::Failed(_)));
+                    // Without a last word its task has panicked; to us that is a connection that will not come back.
+                    Event::Notice(notice.unwrap_or(Notice::Failed(broker::Error::Lost { source: None })))
+                }
+                () = sleep_until(probe_at) => Event::ProbeDue,
+            };
+            for act in state.on(event, Instant::now()) {
+                match act {
+                    Act::Start(delivery) => {
+                        runs.spawn(process(self.context.clone(), delivery));
+                    }
+                    Act::Cancel => subscription.cancel(),
+                    Act::GiveBack(deliveries) => drop(deliveries),
+                    Act::Probe => subscription.probe(),
+                    Act::Abort => self.context.abort.cancel(),
+                }
+            }
+            if state.running == 0
+                && let Some(reason) = state.stopping.take()
+            {
+                break reason;
+            }
+        };
+        let closed = match reason {
+            // Nothing is left to close.
+            StopReason::BrokerFailed(_) => Ok(()),
+            _ => subscription.close().await,
+        };
+        Stopped { reason, counts: state.counts, closed }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn new(options: &Options) -> State {
+        State {
+            mode: options.mode,
+            wait: options.wait,
+            concurrency: options.concurrency,
+            waiting: VecDeque::new(),
+            running: 0,
+            started: 0,
+            stopping: None,
+            counts: Counts::default(),
+            probe_at: None,
+            empty_seen: 0,
+            retries_due: None,
+        }
+    }
+
+    fn on(&mut self, event: Event, now: Instant) -> Vec<Act> {
+        let mut acts = Vec::new();
+        match event {
+            Event::Phase(Phase::Running) => {}
+            Event::Phase(Phase::Draining(signal)) => self.stop(StopReason::Signal(signal), &mut acts),
+            Event::Phase(Phase::Aborting(signal)) => {
+                self.stop(StopReason::Signal(signal), &mut acts);
+                acts.push(Act::Abort);
+            }
+            Event::Notice(Notice::Established) => self.wait_for_work(now),
+            Event::Notice(Notice::Delivery(delivery)) => {
+                // What still comes after the queue was found empty is work like any other.
+                if matches!(self.stopping, None | Some(StopReason::Empty)) {
+                    self.waiting.push_back(delivery);
+                    self.fill(&mut acts);
+                }
+            }
+            Event::Notice(Notice::Depth(depth)) => self.on_depth(depth, now, &mut acts),
+            Event::Notice(Notice::Lost(_)) => {
+                // What waits belongs to the old connection; what runs is told by its receipt.
+                self.waiting.clear();
+                self.probe_at = None;
+            }
+            Event::Notice(Notice::Failed(error)) => self.stop(StopReason::BrokerFailed(error), &mut acts),
+            Event::Finished(finished) => self.on_finished(finished, now, &mut acts),
+            Event::ProbeDue => {
+                self.probe_at = None;
+                acts.push(Act::Probe);
+            }
+        }
+        acts
+    }
+
+    fn on_finished(&mut self, Finished { outcome, settled }: Finished, now: Instant, acts: &mut Vec<Act>) {
+        self.running -= 1;
+        match settled {
+            Settled::Done(Settlement::Ack) => self.counts.acked += 1,
+            Settled::Done(Settlement::DeadLetter { .. }) => self.counts.dead_lettered += 1,
+            Settled::Done(Settlement::Release) => self.counts.released += 1,
+            Settled::Done(Settlement::Retry { after, .. }) => {
+                self.counts.retried += 1;
+                self.retries_due = self.retries_due.max(Some(now + after));
+            }
+            Settled::Lost => self.counts.lost += 1,
+            Settled::Failed(error) => {
+                self.counts.lost += 1;
+                self.stop(StopReason::HostFault(error.chain().to_string()), acts);
+            }
+            Settled::Panicked(panic) => {
+                self.counts.lost += 1;
+                self.stop(StopReason::Bug(panic), acts);
+            }
+        }
+        match outcome {
+            Outcome::HostFault(fault) => self.stop(StopReason::HostFault(fault), acts),
+            Outcome::Stuck(_) => {
+                self.stop(StopReason::Stuck, acts);
+                acts.push(Act::Abort);
+            }
+            _ => {}
+        }
+        self.fill(acts);
+        if self.running == 0 {
+            self.wait_for_work(now);
+        }
+    }
+
+    /// Starts what waits, as far as there are places for it.
+    fn fill(&mut self, acts: &mut Vec<Act>) {
+        while self.running < self.concurrency {
+            let Some(delivery) = self.waiting.pop_front() else { return };
+            self.running += 1;
+            self.started += 1;
+            self.probe_at = None;
+            self.empty_seen = 0;
+            acts.push(Act::Start(delivery));
+            if self.mode == Mode::Count(self.started) {
+                self.stop(StopReason::Done, acts);
+            }
+        }
+    }
+
+    fn wait_for_work(&mut self, now: Instant) {
+        self.empty_seen = 0;
+        self.probe_at = match (self.mode, self.wait) {
+            (Mode::Forever, _) | (_, None) => None,
+            (Mode::Count(_) | Mode::Drain, Some(wait)) if self.running == 0 => Some(now + wait),
+            _ => None,
+        };
+    }
+
+    fn on_depth(&mut self, depth: Depth, now: Instant, acts: &mut Vec<Act>) {
+        if self.running > 0 || self.stopping.is_some() {
+            return;
+        }
+        let to_come = self.mode == Mode::Drain && (depth.delayed > 0 || self.retries_due > Some(now));
+        if depth.ready > 0 || to_come {
+            self.empty_seen = 0;
+            self.probe_at = Some(now + LOOK_AGAIN);
+            return;
+        }
+        self.empty_seen += 1;
+        if self.empty_seen >= EMPTY_LOOKS {
+            self.stop(StopReason::Empty, acts);
+        } else {
+            self.probe_at = Some(now + BETWEEN_LOOKS);
+        }
+    }
+
+    /// Stops taking messages, and gives back those that wait. What runs goes on.
+    fn stop(&mut self, reason: StopReason, acts: &mut Vec<Act>) {
+        match &self.stopping {
+            None => acts.push(Act::Cancel),
+            Some(current) if current.severity() >= reason.severity() => return,
+            Some(_) => {}
+        }
+        self.stopping = Some(reason);
+        acts.push(Act::GiveBack(std::mem::take(&mut self.waiting)));
+        self.probe_at = None;
+    }
+}
+
+impl StopReason {
+    fn severity(&self) -> u8 {
+        match self {
+            StopReason::Done | StopReason::Empty => 0,
+            StopReason::Signal(_) => 1,
+            StopReason::HostFault(_) => 2,
+            StopReason::BrokerFailed(_) => 3,
+            StopReason::Stuck => 4,
+            StopReason::Bug(_) => 5,
+        }
+    }
+}
+
+// === one message ===
+
+/// One message's way: run, deliver the result, settle. In this order, always.
+async fn process(context: Arc<Context>, delivery: Delivery) -> Finished {
+    let span = tracing::info_span!(
+        "message",
+        queue = delivery.origin.queue,
+        message.id = delivery.message.properties.message_id.as_deref(),
+        delivery.tag = delivery.origin.delivery_tag,
+        attempt = delivery.attempt,
+        redelivered = delivery.origin.redelivered,
+    );
+    process_in_span(context, delivery).instrument(span).await
+}
+
+async fn process_in_span(context: Arc<Context>, delivery: Delivery) -> Finished {
+    let Delivery { message, origin, attempt, receipt } = delivery;
+    let attempt = Attempt { number: attempt, max: context.policy.max_attempts };
+    let mut report = if message.body.len() as u64 > context.max_message {
+        Report::bare(Outcome::LimitExceeded(Limit::Message(context.max_message)), Duration::ZERO)
+    } else {
+        let cancel = context.abort.child_token();
+        let input = Input { env: environment(&message, &origin, attempt), stdin: message.body, cancel: cancel.clone() };
+        let run = context.sandbox.run(input);
+        tokio::pin!(run);
+        tokio::select! {
+            report = &mut run => report,
+            () = receipt.lost().cancelled() => {
+                cancel.cancel();
+                run.await
+            }
+        }
+    };
+    // A result whose message is somebody else's by now would be a second one.
+    if receipt.lost().is_cancelled() {
+        tracing::warn!(outcome = report.outcome.name(), "the message is no longer ours: its result is discarded");
+        // Being stuck is about the process and not about the message.
+        let outcome = if let Outcome::Stuck(_) = report.outcome { report.outcome } else { Outcome::Interrupted };
+        return Finished { outcome, settled: Settled::Lost };
+    }
+    let stdout_bytes = report.stdout.len();
+    if context.policy.succeeds(&report.outcome) {
+        for sink in &context.sinks {
+            if let Err(error) = sink.write(Record { body: report.stdout.clone() }).await {
+                let cause = std::error::Error::source(&error).map(|source| format!(": {source}"));
+                report.outcome = Outcome::HostFault(format!("{error}{}", cause.unwrap_or_default()));
+                break;
+            }
+        }
+    }
+    let guest = context.sandbox.digest().to_string();
+    let settlement = context.policy.decide(&report, &guest, attempt, SystemTime::now(), fastrand::f64());
+    if matches!((&settlement, &report.outcome), (Settlement::Release, Outcome::Exited(_))) {
+        // A guest that gives its message back gets it again at once, and would do so as fast as it can. Holding the
+        // message for a moment keeps the loop slow on every kind of broker.
+        tokio::select! {
+            () = tokio::time::sleep(context.policy.backoff.initial) => {}
+            () = context.abort.cancelled() => {}
+            () = receipt.lost().cancelled() => {}
+        }
+    }
+    let settled = match receipt.settle(settlement.clone()).await {
+        Ok(()) => Settled::Done(settlement),
+        Err(broker::Error::Lost { .. }) => Settled::Lost,
+        Err(error) => Settled::Failed(error),
+    };
+    log_end(&report, &settled, context.sandbox.name(), &guest, stdout_bytes);
+    Finished { outcome: report.outcome, settled }
+}
+
+fn log_end(report: &Report, settled: &Settled, guest: &str, digest: &str, stdout_bytes: usize) {
+    let (settlement, error) = match settled {
+        Settled::Done(settlement) => (settlement.name(), None),
+        Settled::Lost => ("lost", None),
+        Settled::Failed(error) => ("failed", Some(error.chain().to_string())),
+        Settled::Panicked(panic) => ("failed", Some(panic.clone())),
+    };
+    let outcome = report.outcome.name();
+    let exit_code = report.outcome.exit_code();
+    let duration_ms = report.duration.as_millis() as u64;
+    if matches!(settled, Settled::Done(Settlement::Ack)) {
+        tracing::info!(outcome, exit_code, settlement, duration_ms, stdout_bytes, guest, guest.digest = digest, "done");
+    } else {
+        tracing::warn!(
+            outcome,
+            exit_code,
+            settlement,
+            duration_ms,
+            stdout_bytes,
+            guest,
+            guest.digest = digest,
+            error,
+            "not done: {}",
+            report.outcome
+        );
+    }
+}
+
+impl Finished {
+    /// The receipt was dropped by the panic, so the message is given back.
+    fn panicked(error: tokio::task::JoinError) -> Finished {
+        Finished { outcome: Outcome::Interrupted, settled: Settled::Panicked(error.to_string()) }
+    }
+}
+
+/// What a guest is told about its message.
+fn environment(message: &Message, origin: &Origin, attempt: Attempt) -> Vec<(String, String)> {
+    let properties = &message.properties;
+    let header = |name: &str| message.headers.get(name).and_then(|value| value.as_str()).map(str::to_owned);
+    let number = |value: Option<u64>| value.map(|value| value.to_string());
+    let known = [
+        ("WQ_MESSAGE_ID", properties.message_id.clone()),
+        ("WQ_CORRELATION_ID", properties.correlation_id.clone()),
+        ("WQ_REPLY_TO", properties.reply_to.clone()),
+        ("WQ_CONTENT_TYPE", properties.content_type.clone()),
+        ("WQ_CONTENT_ENCODING", properties.content_encoding.clone()),
+        ("WQ_TYPE", properties.kind.clone()),
+        ("WQ_PRIORITY", number(properties.priority.map(u64::from))),
+        ("WQ_TIMESTAMP", number(properties.timestamp)),
+        ("WQ_APP_ID", properties.app_id.clone()),
+        ("WQ_EXCHANGE", Some(origin.exchange.clone())),
+        ("WQ_ROUTING_KEY", Some(origin.routing_key.clone())),
+        ("WQ_QUEUE", Some(origin.queue.clone())),
+        ("WQ_REDELIVERED", Some(origin.redelivered.to_string())),
+        ("WQ_ATTEMPT", Some(attempt.number.to_string())),
+        ("WQ_MAX_ATTEMPTS", Some(attempt.max.to_string())),
+        ("TRACEPARENT", header("traceparent")),
+        ("TRACESTATE", header("tracestate")),
+        ("JOB_COMPLETION_INDEX", std::env::var("JOB_COMPLETION_INDEX").ok()),
+    ];
+    known
+        .into_iter()
+        .filter_map(|(name, value)| value.map(|value| (name.to_owned(), value)))
+        // A variable ends at a zero byte: the guest would see another value than the publisher sent.
+        .filter(|(_, value)| !value.contains('\0'))
+        .collect()
+}

