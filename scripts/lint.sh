@@ -12,7 +12,7 @@ for workspace in . guest-examples; do
     )
 done
 
-PATH=$PATH:$(pwd)/build/venv/bin
+PATH=$(pwd)/build/venv/bin:$PATH
 if command -v shellcheck >/dev/null; then
     # By what stands in the folders, not by git, so that an unpacked archive is checked too.
     find . \( -name target -o -name .git -o -path ./build \) -prune -o \

@@ -22,7 +22,6 @@ pub struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "made once")]
 pub enum Command {
     /// Take messages from a queue and run the guest for each: one message, unless told otherwise
     Work(Work),

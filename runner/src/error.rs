@@ -93,13 +93,17 @@ impl Error {
         }
     }
 
+    /// The error and its causes on one line.
+    pub fn chain(&self) -> String {
+        let causes = std::iter::successors(self.source(), |error| error.source());
+        causes.fold(self.to_string(), |text, cause| format!("{text}: {cause}"))
+    }
+
     /// The error, its causes and its hint, as people read them.
     pub fn for_people(&self) -> String {
         let mut text = format!("wq-run: {self}\n");
-        let mut source = self.source();
-        while let Some(error) = source {
-            let _ = writeln!(text, "  because: {error}");
-            source = error.source();
+        for cause in std::iter::successors(self.source(), |error| error.source()) {
+            let _ = writeln!(text, "  because: {cause}");
         }
         if let Some(hint) = self.hint() {
             let _ = writeln!(text, "  hint: {hint}");

@@ -240,7 +240,10 @@ impl State {
                 self.stop(StopReason::Signal(signal), &mut acts);
                 acts.push(Act::Abort);
             }
-            Event::Notice(Notice::Established) => self.wait_for_work(now),
+            Event::Notice(Notice::Established) => {
+                tracing::debug!("subscribed");
+                self.wait_for_work(now);
+            }
             Event::Notice(Notice::Delivery(delivery)) => {
                 // What still comes after the queue was found empty is work like any other.
                 if matches!(self.stopping, None | Some(StopReason::Empty)) {

@@ -1,1 +1,14 @@
-fn main() {}
+//! The integration tests: the real binary, real brokers, real guests. One binary, since each one links wasmtime again.
+
+mod harness;
+
+mod amqps;
+mod deploy;
+mod exec;
+mod faults;
+mod image;
+mod outcomes;
+mod page;
+mod publish;
+mod refusals;
+mod tidy;

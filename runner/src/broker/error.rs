@@ -72,12 +72,7 @@ impl Error {
 
     /// The error with its causes on one line, for a log entry.
     pub fn chain(&self) -> impl fmt::Display {
-        let mut text = self.to_string();
-        let mut source = self.source();
-        while let Some(error) = source {
-            text += &format!(": {error}");
-            source = error.source();
-        }
-        text
+        let causes = std::iter::successors(self.source(), |error| error.source());
+        causes.fold(self.to_string(), |text, cause| format!("{text}: {cause}"))
     }
 }

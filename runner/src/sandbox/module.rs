@@ -38,7 +38,7 @@ impl Program {
         let state = State { wasi: wasi.build_p1(), limiter: Limiter::new(memory) };
         let mut store = match Store::try_new(engine, state) {
             Ok(store) => store,
-            Err(error) => return Ended { result: Err(error.into()), memory_refused: false },
+            Err(error) => return Ended { result: Err(error), memory_refused: false },
         };
         store.limiter(|state| &mut state.limiter);
         // The first deadline has to be near too: with a far one nothing would yield before it.

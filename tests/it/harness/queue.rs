@@ -1,0 +1,205 @@
+//! A queue on one of the brokers, seen through something else than the code under test: lapin and SQL.
+//!
+//! When a test is over, its queue must be empty: what a test leaves there on purpose it has to take out, and by that to
+//! have looked at.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use lapin::options::{BasicAckOptions, BasicGetOptions, BasicPublishOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use rusqlite::OptionalExtension as _;
+
+use super::rabbitmq::RabbitMq;
+use super::{eventually, run, wq_run};
+
+pub struct Queue<'a> {
+    pub name: String,
+    pub broker: Broker<'a>,
+}
+
+pub enum Broker<'a> {
+    Quorum(&'a RabbitMq),
+    Classic(&'a RabbitMq),
+    Sqlite(tempfile::TempDir),
+}
+
+/// A message as it lies in a queue.
+#[derive(Debug)]
+pub struct Found {
+    pub body: Vec<u8>,
+    /// Headers as text.
+    pub headers: BTreeMap<String, String>,
+}
+
+/// Runs a test on every kind of queue: each promise holds on all of them.
+pub fn on_every_queue(test: impl Fn(&Queue)) {
+    let sqlite = Queue::new(Broker::Sqlite(tempfile::tempdir().expect("a folder")));
+    test(&sqlite);
+    drop(sqlite);
+    on_rabbitmq(test);
+}
+
+/// Runs a test on both kinds of queue of a RabbitMQ.
+pub fn on_rabbitmq(test: impl Fn(&Queue)) {
+    let Some(rabbitmq) = RabbitMq::shared() else { return };
+    test(&Queue::new(Broker::Quorum(rabbitmq)));
+    test(&Queue::new(Broker::Classic(rabbitmq)));
+}
+
+impl Queue<'_> {
+    pub fn new(broker: Broker<'_>) -> Queue<'_> {
+        static NUMBER: AtomicU32 = AtomicU32::new(1);
+        let name = format!("q{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let queue = Queue { name, broker };
+        let kind = if let Broker::Classic(_) = queue.broker { "classic" } else { "quorum" };
+        run(&mut queue.command(&["queue", "declare", "--type", kind])).exits(0);
+        queue
+    }
+
+    pub fn url(&self) -> String {
+        match &self.broker {
+            Broker::Quorum(rabbitmq) | Broker::Classic(rabbitmq) => rabbitmq.url(),
+            Broker::Sqlite(folder) => format!("sqlite:{}", folder.path().join("q.db").display()),
+        }
+    }
+
+    /// wq-run with the environment of the Kubernetes page.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = wq_run(args);
+        command.env("BROKER_URL", self.url()).env("QUEUE", &self.name);
+        command
+    }
+
+    pub fn publish(&self, bodies: &[&str]) {
+        run(self.command(&["publish"]).args(bodies)).exits(0);
+    }
+
+    /// Publishes with properties and headers that `wq-run publish` has no flags for.
+    pub fn publish_with(&self, properties: BasicProperties, body: &[u8]) {
+        let (Broker::Quorum(rabbitmq) | Broker::Classic(rabbitmq)) = &self.broker else { panic!("for AMQP") };
+        on_channel(rabbitmq, async |channel| {
+            let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+            let confirm = channel.basic_publish("".into(), self.name.as_str().into(), options, body, properties).await;
+            confirm.expect("published").await.expect("confirmed");
+        });
+    }
+
+    /// How many messages are ready.
+    pub fn depth(&self) -> u64 {
+        self.depth_of(&self.name)
+    }
+
+    fn depth_of(&self, name: &str) -> u64 {
+        match &self.broker {
+            Broker::Quorum(rabbitmq) | Broker::Classic(rabbitmq) => on_channel(rabbitmq, async |channel| {
+                let options = QueueDeclareOptions::durable().passive();
+                let declared = channel.queue_declare(name.into(), options, FieldTable::default()).await;
+                declared.map_or(0, |queue| queue.message_count().into())
+            }),
+            Broker::Sqlite(_) => self
+                .sql()
+                .query_row(
+                    "SELECT count(*) FROM message WHERE queue = ?1 AND (lease IS NULL OR lease_until < unixepoch() * 1000)",
+                    [name],
+                    |row| row.get(0),
+                )
+                .expect("counted"),
+        }
+    }
+
+    /// Waits until that many messages are ready: a broker learns of a worker's death in its own time.
+    pub fn wait_for_depth(&self, depth: u64) {
+        eventually(&format!("{} has {depth} messages", self.name), || (self.depth() == depth).then_some(()));
+    }
+
+    /// Takes a message out, waiting for it.
+    pub fn take(&self) -> Found {
+        eventually(&format!("a message in {}", self.name), || self.try_take(&self.name))
+    }
+
+    /// Takes a dead letter out, waiting for it.
+    pub fn take_dead(&self) -> Found {
+        let dead = format!("{}.dead", self.name);
+        eventually(&format!("a dead letter in {dead}"), || self.try_take(&dead))
+    }
+
+    fn try_take(&self, name: &str) -> Option<Found> {
+        match &self.broker {
+            Broker::Quorum(rabbitmq) | Broker::Classic(rabbitmq) => on_channel(rabbitmq, async |channel| {
+                let got = channel.basic_get(name.into(), BasicGetOptions::default()).await.ok()??;
+                got.delivery.ack(BasicAckOptions::default()).await.expect("acknowledged");
+                let text = |value: &AMQPValue| match value {
+                    AMQPValue::LongString(text) => text.to_string(),
+                    AMQPValue::LongUInt(number) => number.to_string(),
+                    other => format!("{other:?}"),
+                };
+                let headers = got.delivery.properties.headers().iter().flat_map(|table| table.inner());
+                Some(Found {
+                    headers: headers.map(|(name, value)| (name.to_string(), text(value))).collect(),
+                    body: got.delivery.data,
+                })
+            }),
+            Broker::Sqlite(_) => {
+                let found: Option<(Vec<u8>, String)> = self
+                    .sql()
+                    .query_row(
+                        "DELETE FROM message WHERE id = (
+                             SELECT min(id) FROM message WHERE queue = ?1 AND available_at <= unixepoch('subsec') * 1000
+                             AND (lease IS NULL OR lease_until < unixepoch() * 1000))
+                         RETURNING body, headers",
+                        [name],
+                        |row| Ok((row.get(0)?, row.get(1)?)),
+                    )
+                    .optional()
+                    .expect("looked");
+                found.map(|(body, headers)| {
+                    let headers: BTreeMap<String, serde_json::Value> =
+                        serde_json::from_str(&headers).expect("headers are JSON");
+                    let text = |value: serde_json::Value| value.as_str().map_or(value.to_string(), str::to_owned);
+                    Found { body, headers: headers.into_iter().map(|(name, value)| (name, text(value))).collect() }
+                })
+            }
+        }
+    }
+
+    fn sql(&self) -> rusqlite::Connection {
+        let Broker::Sqlite(folder) = &self.broker else { panic!("for SQLite") };
+        let connection = rusqlite::Connection::open(folder.path().join("q.db")).expect("the queue file opens");
+        connection.busy_timeout(super::PATIENCE).expect("set");
+        connection
+    }
+}
+
+impl Drop for Queue<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let dead = format!("{}.dead", self.name);
+        assert_eq!(self.depth(), 0, "messages are left in {}", self.name);
+        assert_eq!(self.depth_of(&dead), 0, "messages are left in {dead}");
+        if let Broker::Sqlite(_) = self.broker {
+            let rows: i64 =
+                self.sql().query_row("SELECT count(*) FROM message", [], |row| row.get(0)).expect("counted");
+            assert_eq!(rows, 0, "messages are left unsettled");
+        }
+    }
+}
+
+/// Does something on a channel of its own, and waits for it.
+pub fn on_channel<T>(rabbitmq: &RabbitMq, work: impl AsyncFnOnce(&Channel) -> T) -> T {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let connection =
+            Connection::connect(&rabbitmq.url(), ConnectionProperties::default()).await.expect("connected");
+        let channel = connection.create_channel().await.expect("a channel");
+        channel.confirm_select(lapin::options::ConfirmSelectOptions::default()).await.expect("confirms");
+        let value = work(&channel).await;
+        let _ = connection.close(200, "done".into()).await;
+        value
+    })
+}

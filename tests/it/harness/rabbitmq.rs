@@ -1,0 +1,169 @@
+//! A RabbitMQ of our own: its own node name, ports and folder, so that it can be stopped, killed and started again.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Mutex, OnceLock};
+
+use super::installed;
+
+pub struct RabbitMq {
+    folder: tempfile::TempDir,
+    server: PathBuf,
+    node: String,
+    pub port: u16,
+    pub tls_port: u16,
+    dist_port: u16,
+    epmd_port: u16,
+    process: Mutex<Option<Process>>,
+}
+
+/// The server and its helpers, in a process group. They end when `alive` is closed: by us, or by the kernel when the
+/// test process ends in whichever way.
+struct Process {
+    shell: Child,
+    alive: Option<ChildStdin>,
+}
+
+/// Runs a command and the port mapper until stdin ends, then kills the whole process group.
+const WATCH: &str = r#"
+    epmd -port "$ERL_EPMD_PORT" -address 127.0.0.1 >/dev/null 2>&1 &
+    "$@" </dev/null &
+    cat >/dev/null
+    kill -KILL 0
+"#;
+
+impl RabbitMq {
+    /// The node that all tests share which do nothing to it.
+    pub fn shared() -> Option<&'static RabbitMq> {
+        static SHARED: OnceLock<Option<RabbitMq>> = OnceLock::new();
+        SHARED.get_or_init(RabbitMq::start).as_ref()
+    }
+
+    /// A node for one test, which may do anything to it.
+    pub fn start() -> Option<RabbitMq> {
+        let server = installed("rabbitmq-server")?;
+        // Debian's wrapper in /usr/sbin wants to change the user; the script behind it runs as anybody.
+        let inner = Path::new("/usr/lib/rabbitmq/bin/rabbitmq-server");
+        let server = if inner.is_file() { inner.to_owned() } else { server };
+        let [port, tls_port, dist_port, epmd_port] = free_ports();
+        let rabbitmq = RabbitMq {
+            folder: tempfile::tempdir().expect("a folder"),
+            server,
+            node: format!("wq{port}@localhost"),
+            port,
+            tls_port,
+            dist_port,
+            epmd_port,
+            process: Mutex::default(),
+        };
+        rabbitmq.make_certificates();
+        rabbitmq.restart();
+        Some(rabbitmq)
+    }
+
+    pub fn url(&self) -> String {
+        format!("amqp://guest:guest@127.0.0.1:{}", self.port)
+    }
+
+    /// The authority that signed the node's certificate.
+    pub fn ca_file(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    /// Starts the node again, after `kill`, and returns when it takes connections.
+    pub fn restart(&self) {
+        let folder = self.folder.path();
+        let path = |name: &str| folder.join(name);
+        let config = format!(
+            "listeners.tcp.1 = 127.0.0.1:{}\nlisteners.ssl.1 = 127.0.0.1:{}\nssl_options.cacertfile = {ca}\n\
+             ssl_options.certfile = {cert}\nssl_options.keyfile = {key}\ndefault_pass = guest\n",
+            self.port,
+            self.tls_port,
+            ca = self.ca_file().display(),
+            cert = path("server.pem").display(),
+            key = path("server.key").display(),
+        );
+        std::fs::write(path("rabbitmq.conf"), config).expect("its configuration");
+        std::fs::write(path("enabled_plugins"), "[].").expect("its plugins");
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", WATCH, "sh"])
+            .arg(&self.server)
+            .env("HOME", folder)
+            .env("RABBITMQ_NODENAME", &self.node)
+            .env("RABBITMQ_DIST_PORT", self.dist_port.to_string())
+            .env("RABBITMQ_MNESIA_BASE", path("data"))
+            .env("RABBITMQ_LOG_BASE", path("log"))
+            .env("RABBITMQ_CONFIG_FILE", path("rabbitmq.conf"))
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", path("enabled_plugins"))
+            .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "-kernel inet_dist_use_interface {127,0,0,1}")
+            .env("ERL_EPMD_PORT", self.epmd_port.to_string())
+            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        let mut shell = command.spawn().expect("sh runs");
+        let alive = shell.stdin.take();
+        let mut said = String::new();
+        let mut lines = BufReader::new(shell.stdout.take().expect("piped")).lines();
+        loop {
+            let line = lines.next().and_then(Result::ok);
+            let line = line.unwrap_or_else(|| panic!("rabbitmq-server ended before it was ready:\n{said}"));
+            if line.contains("completed with") {
+                break;
+            }
+            said += &line;
+            said += "\n";
+        }
+        // A server that can't write its output any more would stop.
+        std::thread::spawn(move || lines.for_each(drop));
+        *self.process.lock().expect("no test panics here") = Some(Process { shell, alive });
+    }
+
+    /// Kills the node without a warning, as a power cut does.
+    pub fn kill(&self) {
+        drop(self.process.lock().expect("no test panics here").take());
+    }
+
+    /// Asks the node for something that AMQP has no word for.
+    pub fn ctl(&self, args: &[&str]) -> String {
+        let output = Command::new(self.server.with_file_name("rabbitmqctl"))
+            .args(["--node", &self.node])
+            .args(args)
+            .env("HOME", self.folder.path())
+            .env("ERL_EPMD_PORT", self.epmd_port.to_string())
+            .output()
+            .expect("rabbitmqctl runs");
+        assert!(output.status.success(), "rabbitmqctl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn make_certificates(&self) {
+        let script = r#"set -e
+            openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test-ca -keyout ca.key -out ca.pem \
+                -addext basicConstraints=critical,CA:TRUE
+            openssl req -newkey rsa:2048 -nodes -subj /CN=localhost -keyout server.key -out server.csr
+            printf 'subjectAltName=DNS:localhost,IP:127.0.0.1' > san
+            openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile san -out server.pem
+        "#;
+        let output = Command::new("sh").args(["-c", script]).current_dir(self.folder.path()).output().expect("sh runs");
+        assert!(output.status.success(), "openssl: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.alive.take());
+        let _ = self.shell.wait();
+    }
+}
+
+/// Ports that were free a moment ago.
+fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    listeners.map(|listener| listener.local_addr().expect("it is bound").port())
+}

@@ -1,0 +1,169 @@
+//! Bad input: each gets its message, its hint and its exit code, and no message is taken.
+
+use std::net::TcpListener;
+
+use crate::harness::queue::{Broker, Queue, on_every_queue, on_rabbitmq};
+use crate::harness::rabbitmq::RabbitMq;
+use crate::harness::{guest, page_guest, run, wq_run};
+
+#[test]
+fn what_is_no_guest_is_refused_before_a_message_is_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.display().to_string()
+    };
+    let module = wat::parse_str(r#"(module (memory (export "memory") 1) (func (export "_start")))"#).unwrap();
+    let mut trailing = module.clone();
+    trailing.extend(b"trailing garbage");
+    let table = [
+        (folder.path().join("none.wasm").display().to_string(), "No such file", "GUEST"),
+        (folder.path().display().to_string(), "is a folder", "name the .wasm file"),
+        (file("text.wasm", b"#!/bin/sh\necho hello\n"), "neither WebAssembly nor its text form", "wasm32-wasip1"),
+        (file("empty.wasm", b""), "is empty", "hint"),
+        (file("cut.wasm", &module[..module.len() - 3]), "cut short", "build it again"),
+        (file("trailing.wasm", &trailing), "not valid WebAssembly", "build it again"),
+        (file("packed.wasm.gz", b"\x1f\x8b\x08\0"), "is compressed", "unpack it"),
+        (file("component.wasm", b"\0asm\x0d\0\x01\0"), "is a component", "wasm32-wasip1"),
+        (file("broken.wat", b"(module (func (export"), "text of the guest", "hint"),
+        (guest("no-start"), "no function `_start`", "`main`"),
+        (guest("reactor"), "is a reactor", "`main`"),
+        (guest("foreign-import"), "env::launch_rocket", "wasi_snapshot_preview1 only"),
+        (guest("unknown-wasi"), "wasi_snapshot_preview1::sock_connect", "hint"),
+    ];
+    on_every_queue(|queue| {
+        queue.publish(&["untouched"]);
+        for (path, message, hint) in &table {
+            let refused = run(&mut queue.command(&["work", path]));
+            refused.exits(66).says(message).says(hint).prints("");
+        }
+        // Not even handed over: the broker would have counted that.
+        let untouched = run(&mut queue.command(&["work", &guest("environ")])).exits(0).out();
+        assert!(untouched.contains("WQ_REDELIVERED=false") && untouched.contains("WQ_ATTEMPT=1"), "{untouched:?}");
+    });
+}
+
+#[test]
+fn a_broker_that_can_not_be_reached_is_said_with_its_address() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    let url = format!("amqp://guest:s3cret@127.0.0.1:{port}");
+    for args in [&["work", &guest("echo"), "--connect-timeout", "500ms"][..], &["publish", "x"], &["queue", "status"]] {
+        let refused = run(wq_run(args).env("BROKER_URL", &url).env("QUEUE", "q"));
+        refused.exits(69).says(&format!("127.0.0.1:{port}")).says("refused").says("BROKER_URL");
+        assert!(!refused.stderr.contains("s3cret"), "{}", refused.stderr);
+    }
+}
+
+#[test]
+fn a_peer_that_is_no_broker_does_not_hold_us_for_ever() {
+    // Takes connections and never says a word.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let url = format!("amqp://127.0.0.1:{port}?connection_timeout=300");
+    let args = ["work", &guest("echo"), "--connect-timeout", "500ms"];
+    run(wq_run(&args).env("BROKER_URL", url).env("QUEUE", "q")).exits(69).says("no answer within 300ms");
+}
+
+#[test]
+fn refused_credentials_and_rights_end_the_worker_at_once() {
+    let Some(rabbitmq) = RabbitMq::shared() else { return };
+    let port = rabbitmq.port;
+    let args = ["work", &guest("echo")];
+    let work = |url: String| run(wq_run(&args).env("BROKER_URL", url).env("QUEUE", "q"));
+    let refused = work(format!("amqp://guest:wr0ng@127.0.0.1:{port}"));
+    refused.exits(77).says("user name or the password").says("BROKER_URL");
+    assert!(!refused.stderr.contains("wr0ng"), "{}", refused.stderr);
+    work(format!("amqp://nobody:x@127.0.0.1:{port}")).exits(77);
+    work(format!("amqp://guest:guest@127.0.0.1:{port}/no-such-vhost")).exits(77).says("virtual host `no-such-vhost`");
+    rabbitmq.ctl(&["add_user", "limited", "pw"]);
+    rabbitmq.ctl(&["set_permissions", "limited", "^$", "^$", "^$"]);
+    let queue = Queue::new(Broker::Classic(rabbitmq));
+    let url = format!("amqp://limited:pw@127.0.0.1:{port}");
+    run(queue.command(&["work", &guest("echo")]).env("BROKER_URL", &url)).exits(77).says("the right to");
+    run(queue.command(&["publish", "x"]).env("BROKER_URL", &url)).exits(77);
+}
+
+#[test]
+fn a_missing_queue_is_said_with_the_command_that_makes_it() {
+    on_every_queue(|queue| {
+        let missing = run(queue.command(&["work", &guest("echo")]).env("QUEUE", "no-such-queue"));
+        missing.exits(78).says("no queue `no-such-queue`").says("wq-run queue declare --queue no-such-queue");
+    });
+}
+
+#[test]
+fn a_queue_file_that_is_not_there_is_not_made_by_a_worker() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("typo.db");
+    let url = format!("sqlite:{}", path.display());
+    for args in [&["work", &guest("echo")][..], &["publish", "x"], &["queue", "status"]] {
+        run(wq_run(args).env("BROKER_URL", &url).env("QUEUE", "q")).exits(78).says("there is no file");
+        assert!(!path.exists());
+    }
+    let text = folder.path().join("text.db");
+    std::fs::write(&text, "not a database, but a text ".repeat(100)).unwrap();
+    let url = format!("sqlite:{}", text.display());
+    run(wq_run(&["work", &guest("echo")]).env("BROKER_URL", &url).env("QUEUE", "q")).exits(78).says("text.db");
+}
+
+#[test]
+fn a_command_line_that_is_not_understood_is_exit_2() {
+    let echo = guest("echo");
+    for args in [
+        &["work", &echo, "--no-such-flag"][..],
+        &["work"],
+        &["work", &echo, "--count", "0"],
+        &["work", &echo, "--count", "2", "--drain"],
+        &["work", &echo, "--wait", "5"],
+        &["work", &echo, "--timeout", "soon"],
+        &["work", &echo, "--max-stdout", "lots"],
+        &["work", &echo, "--exit-map", "300=retry"],
+        &["work", &echo, "--result", "nowhere"],
+        &["work", &echo, "an argument without dashes"],
+        &["no-such-command"],
+        &[],
+    ] {
+        let refused = run(wq_run(args).env("BROKER_URL", "sqlite:q.db").env("QUEUE", "q"));
+        refused.exits(2);
+        assert!(!refused.stderr.is_empty());
+    }
+}
+
+#[test]
+fn settings_that_do_not_go_together_are_exit_78_and_name_the_flag() {
+    let echo = guest("echo");
+    let table: [(&[&str], &[(&str, &str)], &str); 9] = [
+        (&[], &[("QUEUE", "q")], "BROKER_URL"),
+        (&[], &[("BROKER_URL", ""), ("QUEUE", "q")], "BROKER_URL"),
+        (&[], &[("BROKER_URL", "sqlite:q.db")], "--queue (QUEUE)"),
+        (&[], &[("BROKER_URL", "redis://u:s3cret@h"), ("QUEUE", "q")], "amqp://"),
+        (&[], &[("BROKER_URL", "amqps://u:s3cret@h?verify=verify_none"), ("QUEUE", "q")], "cacertfile"),
+        (&[], &[("BROKER_URL_FILE", "/no/such/file"), ("QUEUE", "q")], "/no/such/file"),
+        (&[], &[("BROKER_URL", "sqlite:q.db"), ("QUEUE", "q"), ("WQ_MODE", "twice")], "WQ_MODE is `twice`"),
+        (&["--concurrency", "4", "--prefetch", "2"], &[("BROKER_URL", "sqlite:q.db"), ("QUEUE", "q")], "--prefetch"),
+        (&["--dead-letter-queue", "q"], &[("BROKER_URL", "sqlite:q.db"), ("QUEUE", "q")], "--dead-letter-queue"),
+    ];
+    for (args, environment, text) in table {
+        let mut command = wq_run(&["work", &echo]);
+        let refused = run(command.args(args).envs(environment.iter().copied()));
+        refused.exits(78).says(text);
+        assert!(!refused.stderr.contains("s3cret"), "{}", refused.stderr);
+    }
+}
+
+#[test]
+fn the_brokers_url_can_come_from_a_file_and_from_amqp_url() {
+    let Some(page_guest) = page_guest("rust") else { return };
+    on_rabbitmq(|queue| {
+        queue.publish(&["a", "b"]);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), format!("{}\n", queue.url())).unwrap();
+        let mut command = wq_run(&["work", &page_guest, "-q", &queue.name]);
+        run(command.env("BROKER_URL_FILE", file.path())).exits(0).prints("Processing a\n");
+        let mut command = wq_run(&["work", &page_guest, "-q", &queue.name]);
+        run(command.env("AMQP_URL", queue.url())).exits(0).prints("Processing b\n");
+    });
+}

@@ -1,0 +1,214 @@
+//! The rules that ARCHITECTURE.md states and the tables that the README has, held against the code.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use clap::CommandFactory as _;
+use wq_run::cli::Cli;
+use wq_run::error::ExitStatus;
+
+use crate::harness::root;
+
+/// Rows of modules, the lowest first: a module imports only from rows above its own.
+const LAYERS: [&[&str]; 6] = [
+    &["task"],
+    &["settle", "sandbox", "shutdown", "telemetry"],
+    &["broker", "sink"],
+    &["worker"],
+    &["cli", "config", "error"],
+    &["commands", "main", "lib"],
+];
+
+/// Which crate is named only where.
+const HOMES: [(&str, &[&str]); 5] = [
+    ("wasmtime", &["sandbox/"]),
+    ("wasmtime_wasi", &["sandbox/"]),
+    ("lapin", &["broker/amqp/", "telemetry.rs"]),
+    ("rusqlite", &["broker/sqlite/"]),
+    ("clap", &["cli.rs", "main.rs"]),
+];
+
+const MAX_LINES: usize = 500;
+
+fn sources() -> Vec<(String, String)> {
+    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, found);
+            } else {
+                found.push(path);
+            }
+        }
+    }
+    let base = root().join("runner/src");
+    let mut found = Vec::new();
+    walk(&base, &mut found);
+    let name = |path: &Path| path.strip_prefix(&base).unwrap().display().to_string();
+    found.iter().map(|path| (name(path), std::fs::read_to_string(path).unwrap())).collect()
+}
+
+fn layer(module: &str) -> usize {
+    LAYERS
+        .iter()
+        .position(|modules| modules.contains(&module))
+        .unwrap_or_else(|| panic!("the module `{module}` has no layer in tidy.rs"))
+}
+
+/// `crate::NAME`, in code and not in comments. Groups as in `use crate::{a, b}` count too.
+fn imported(source: &str) -> BTreeSet<String> {
+    let code: String =
+        source.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let mut names = BTreeSet::new();
+    for after in code.split("crate::").skip(1) {
+        match after.strip_prefix('{') {
+            Some(group) => {
+                let group = group.split(';').next().unwrap_or_default();
+                let mut depth = 0;
+                let mut start = true;
+                for (at, c) in group.char_indices() {
+                    match c {
+                        '{' => depth += 1,
+                        '}' => depth -= 1,
+                        ',' => start = depth == 0,
+                        c if start && c.is_alphabetic() => {
+                            names.insert(word(&group[at..]));
+                            start = false;
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            None => {
+                names.insert(word(after));
+            }
+        }
+    }
+    names
+}
+
+#[test]
+fn a_module_imports_only_from_the_layers_above_it() {
+    for (file, source) in sources() {
+        let module = file.split(['/', '.']).next().unwrap();
+        for name in imported(&source) {
+            assert!(
+                name == module || layer(&name) < layer(module) || layer(module) >= 4 && layer(&name) == layer(module),
+                "{file}: `{module}` is not above `{name}`"
+            );
+        }
+    }
+}
+
+#[test]
+fn each_library_is_named_only_where_it_belongs() {
+    for (file, source) in sources() {
+        for (library, homes) in HOMES {
+            let named = source
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("//"))
+                .any(|line| line.contains(&format!("{library}::")) || line.contains(&format!("{library}=")));
+            assert!(!named || homes.iter().any(|home| file.starts_with(home)), "{file} names {library}");
+        }
+    }
+}
+
+#[test]
+fn no_file_outgrows_its_idea() {
+    for (file, source) in sources() {
+        let lines = source.lines().count();
+        assert!(lines <= MAX_LINES, "{file} has {lines} lines: split it by idea");
+    }
+}
+
+fn readme() -> String {
+    std::fs::read_to_string(root().join("README.md")).unwrap()
+}
+
+/// The rows of the first table after a heading, as cells.
+fn table(text: &str, heading: &str) -> Vec<Vec<String>> {
+    let (_, after) = text.split_once(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no heading {heading:?}"));
+    after
+        .lines()
+        .skip_while(|line| !line.starts_with('|'))
+        .take_while(|line| line.starts_with('|'))
+        .skip(2)
+        .map(|line| line.trim_matches('|').split(" | ").map(|cell| cell.trim().replace("\\|", "|")).collect())
+        .collect()
+}
+
+#[test]
+fn the_readmes_exit_codes_are_those_of_the_program() {
+    let documented: Vec<(String, String)> =
+        table(&readme(), "### Exit status").into_iter().map(|row| (row[0].clone(), row[1].clone())).collect();
+    let real: Vec<(String, String)> =
+        ExitStatus::ALL.iter().map(|(status, text)| (status.code().to_string(), (*text).to_owned())).collect();
+    assert_eq!(documented, real);
+}
+
+#[test]
+fn the_readmes_flags_are_those_of_work_with_their_variables_and_defaults() {
+    let documented: BTreeSet<(String, String, String)> =
+        table(&readme(), "### Flags").into_iter().map(|row| (row[0].clone(), row[1].clone(), row[2].clone())).collect();
+    let command = Cli::command();
+    let work = command.find_subcommand("work").unwrap();
+    let code = |text: &str| if text.is_empty() { String::new() } else { format!("`{text}`") };
+    let real: BTreeSet<(String, String, String)> = work
+        .get_arguments()
+        .filter(|argument| argument.get_long().is_some_and(|long| long != "help"))
+        .map(|argument| {
+            let long = format!("--{}", argument.get_long().unwrap());
+            let flag = argument.get_short().map_or(long.clone(), |short| format!("-{short}, {long}"));
+            let env = argument.get_env().map(|env| env.to_string_lossy().into_owned()).unwrap_or_default();
+            let takes_value = argument.get_action().takes_values();
+            let default = argument.get_default_values().first().filter(|_| takes_value);
+            let default = default.map(|value| value.to_string_lossy().into_owned()).unwrap_or_default();
+            (code(&flag), code(&env), code(&default))
+        })
+        .collect();
+    let missing: Vec<_> = real.difference(&documented).collect();
+    let wrong: Vec<_> = documented.difference(&real).collect();
+    assert!(missing.is_empty() && wrong.is_empty(), "not in the README: {missing:#?}\nonly in the README: {wrong:#?}");
+}
+
+#[test]
+fn the_readmes_guest_exit_codes_are_those_of_the_policy() {
+    use wq_run::settle::{Backoff, ExitMap, Policy};
+    use wq_run::task::{Attempt, Outcome, Report};
+    let policy = Policy {
+        max_attempts: 3,
+        exits: ExitMap::default(),
+        backoff: Backoff { initial: Default::default(), max: Default::default(), factor: 1.0 },
+    };
+    for row in table(&readme(), "### A guest's exit code") {
+        for code in row[0].split(", ").filter_map(|code| code.parse::<u8>().ok()) {
+            let outcome = if code == 0 { Outcome::Succeeded } else { Outcome::Exited(code) };
+            let report = Report::bare(outcome, Default::default());
+            let attempt = Attempt { number: 1, max: 3 };
+            let settlement = policy.decide(&report, "", attempt, std::time::SystemTime::UNIX_EPOCH, 0.0);
+            assert!(row[1].starts_with(settlement.name()), "{code}: {} is not {}", row[1], settlement.name());
+        }
+    }
+}
+
+#[test]
+fn the_project_speaks_of_itself_alone() {
+    let output = std::process::Command::new("git").args(["ls-files", "-z"]).current_dir(root()).output().unwrap();
+    // In pieces, so that this file does not name what it looks for.
+    let hosts: Vec<String> = [["crates", "io"], ["pypi", "org"], ["npmjs", "com"], ["npmjs", "org"], ["debian", "org"]]
+        .map(|parts| parts.join("."))
+        .into();
+    for file in String::from_utf8(output.stdout).unwrap().split_terminator('\0') {
+        if file.ends_with("Cargo.lock") {
+            continue;
+        }
+        let Ok(text) = std::fs::read_to_string(root().join(file)) else { continue };
+        for host in &hosts {
+            assert!(!text.contains(host.as_str()), "{file} names {host}");
+        }
+        let binary =
+            [".wasm", ".cwasm", ".so", ".a", ".tar", ".gz", ".zst"].iter().any(|ending| file.ends_with(ending));
+        assert!(!binary, "{file} is a binary");
+    }
+}
