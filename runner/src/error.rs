@@ -1,8 +1,8 @@
 //! Errors that end the program: what they say, what helps, and the exit status that they lead to.
 
-use std::error::Error as _;
 use std::fmt::Write as _;
 
+use crate::telemetry::causes;
 use crate::{broker, sandbox};
 
 /// wq-run's own exit status. The numbers are a promise: `podFailurePolicy` rules are written against them.
@@ -93,16 +93,10 @@ impl Error {
         }
     }
 
-    /// The error and its causes on one line.
-    pub fn chain(&self) -> String {
-        let causes = std::iter::successors(self.source(), |error| error.source());
-        causes.fold(self.to_string(), |text, cause| format!("{text}: {cause}"))
-    }
-
     /// The error, its causes and its hint, as people read them.
     pub fn for_people(&self) -> String {
         let mut text = format!("wq-run: {self}\n");
-        for cause in std::iter::successors(self.source(), |error| error.source()) {
+        for cause in causes(self) {
             let _ = writeln!(text, "  because: {cause}");
         }
         if let Some(hint) = self.hint() {

@@ -24,7 +24,7 @@ fn main() -> ExitCode {
             let status = error.exit_status().code();
             match format {
                 Format::Json => {
-                    tracing::error!(hint = error.hint(), exit_status = status, "{}", error.chain())
+                    tracing::error!(hint = error.hint(), exit_status = status, "{}", telemetry::chain(&error))
                 }
                 Format::Text => drop(std::io::stderr().write_all(error.for_people().as_bytes())),
             }

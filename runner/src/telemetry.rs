@@ -1,5 +1,6 @@
 //! The log: to stderr, since stdout is the guest's.
 
+use std::error::Error;
 use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
@@ -18,15 +19,20 @@ impl Format {
     }
 }
 
+/// What libraries may say unless `RUST_LOG` names them. At `warn`, lapin logs messages that came back from the broker,
+/// with their bodies; wasmtime-wasi opens a span for every host call, which would hide the span of the message.
+const QUIET: [(&str, &str); 2] = [("lapin", "lapin=error"), ("wasmtime_wasi", "wasmtime_wasi=warn")];
+
 /// Starts the log. `default_level` holds where `RUST_LOG` is not set.
 pub fn init(format: Format, default_level: &str) {
     let asked = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
     let mut filter = EnvFilter::new(if asked.is_empty() { default_level } else { &asked });
-    // At `warn`, lapin logs messages that came back from the broker, with their bodies.
-    if !asked.contains("lapin")
-        && let Ok(quiet) = "lapin=error".parse()
-    {
-        filter = filter.add_directive(quiet);
+    for (library, quiet) in QUIET {
+        if !asked.contains(library)
+            && let Ok(quiet) = quiet.parse()
+        {
+            filter = filter.add_directive(quiet);
+        }
     }
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_span_events(FmtSpan::NONE);
@@ -37,4 +43,26 @@ pub fn init(format: Format, default_level: &str) {
         }
         Format::Json => builder.json().flatten_event(true).with_span_list(false).init(),
     }
+}
+
+/// An error with its causes on one line.
+pub fn chain(error: &dyn Error) -> String {
+    causes(error).fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// The causes of an error, without those that its own text holds already, as some libraries have it.
+pub fn causes(error: &dyn Error) -> impl Iterator<Item = String> {
+    let mut said = error.to_string();
+    let mut next = error.source();
+    std::iter::from_fn(move || {
+        loop {
+            let cause = next?;
+            next = cause.source();
+            let text = cause.to_string();
+            if !said.ends_with(&text) {
+                said.clone_from(&text);
+                return Some(text);
+            }
+        }
+    })
 }

@@ -20,6 +20,7 @@ use crate::settle::Policy;
 use crate::shutdown::{Phase, Signal};
 use crate::sink::{Record, Sink};
 use crate::task::{Attempt, Limit, Message, Origin, Outcome, Report, Settlement};
+use crate::telemetry::chain;
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -280,7 +281,7 @@ impl State {
             Settled::Lost => self.counts.lost += 1,
             Settled::Failed(error) => {
                 self.counts.lost += 1;
-                self.stop(StopReason::HostFault(error.chain().to_string()), acts);
+                self.stop(StopReason::HostFault(chain(&error)), acts);
             }
             Settled::Panicked(panic) => {
                 self.counts.lost += 1;
@@ -413,8 +414,7 @@ async fn process_in_span(context: Arc<Context>, delivery: Delivery) -> Finished 
     if context.policy.succeeds(&report.outcome) {
         for sink in &context.sinks {
             if let Err(error) = sink.write(Record { body: report.stdout.clone() }).await {
-                let cause = std::error::Error::source(&error).map(|source| format!(": {source}"));
-                report.outcome = Outcome::HostFault(format!("{error}{}", cause.unwrap_or_default()));
+                report.outcome = Outcome::HostFault(chain(&error));
                 break;
             }
         }
@@ -443,7 +443,7 @@ fn log_end(report: &Report, settled: &Settled, guest: &str, digest: &str, stdout
     let (settlement, error) = match settled {
         Settled::Done(settlement) => (settlement.name(), None),
         Settled::Lost => ("lost", None),
-        Settled::Failed(error) => ("failed", Some(error.chain().to_string())),
+        Settled::Failed(error) => ("failed", Some(chain(&error))),
         Settled::Panicked(panic) => ("failed", Some(panic.clone())),
     };
     let outcome = report.outcome.name();

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::harness::{Run, guest, run, run_with, start, wq_run};
+use crate::harness::{Run, guest, run_with, start, wq_run};
 
 fn exec(name: &str, args: &[&str]) -> Command {
     let mut command = wq_run(&["exec", &guest(name)]);

@@ -65,7 +65,9 @@ fn one_run_a_message_works_on_every_queue_and_with_every_guest() {
         on_every_queue(|queue| {
             queue.publish(&FRUITS);
             let runs = FRUITS.map(|_| run(&mut queue.command(&["work", &guest, "--wait", "5s"])));
-            runs.iter().for_each(|run| drop(run.exits(0)));
+            for run in &runs {
+                run.exits(0);
+            }
             assert_each_once(&lines(&runs));
             assert_eq!(queue.depth(), 0);
             run(&mut queue.command(&["work", &guest, "--wait", "0"])).exits(0).prints("");
@@ -80,7 +82,9 @@ fn two_drains_side_by_side_share_the_messages() {
         queue.publish(&FRUITS);
         let drain = || start(&mut queue.command(&["work", &guest, "--drain"]));
         let runs = [drain(), drain()].map(|worker| worker.end());
-        runs.iter().for_each(|run| drop(run.exits(0)));
+        for run in &runs {
+            run.exits(0);
+        }
         assert_each_once(&lines(&runs));
     });
 }

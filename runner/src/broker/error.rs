@@ -1,7 +1,6 @@
 //! What can go wrong between us and a broker.
 
 use std::error::Error as StdError;
-use std::fmt;
 
 type Source = Box<dyn StdError + Send + Sync>;
 
@@ -68,11 +67,5 @@ impl Error {
             Error::Settings { .. } => "see --broker (BROKER_URL)".into(),
             Error::Lost { .. } | Error::Unpublished { .. } | Error::Storage { .. } => return None,
         })
-    }
-
-    /// The error with its causes on one line, for a log entry.
-    pub fn chain(&self) -> impl fmt::Display {
-        let causes = std::iter::successors(self.source(), |error| error.source());
-        causes.fold(self.to_string(), |text, cause| format!("{text}: {cause}"))
     }
 }

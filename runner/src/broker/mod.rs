@@ -15,8 +15,6 @@
 pub mod admin;
 pub mod amqp;
 mod error;
-#[cfg(test)]
-mod memory;
 pub mod sqlite;
 mod url;
 
@@ -30,6 +28,7 @@ pub use error::{Error, Kind};
 pub use url::{Url, UrlError};
 
 use crate::task::{Message, Origin, Settlement};
+use crate::telemetry::chain;
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -124,8 +123,6 @@ pub(crate) enum Command {
 pub(crate) enum Adapter {
     Amqp(amqp::Adapter),
     Sqlite(sqlite::Adapter),
-    #[cfg(test)]
-    Memory(memory::Adapter),
 }
 
 /// How a session ended.
@@ -194,8 +191,6 @@ async fn supervise(mut adapter: Adapter, mut link: Link, options: Options) {
         let ended = match &mut adapter {
             Adapter::Amqp(adapter) => adapter.session(&mut link).await,
             Adapter::Sqlite(adapter) => adapter.session(&mut link).await,
-            #[cfg(test)]
-            Adapter::Memory(adapter) => adapter.session(&mut link).await,
         };
         let error = match ended {
             Ended::Closed => return,
@@ -212,7 +207,7 @@ async fn supervise(mut adapter: Adapter, mut link: Link, options: Options) {
             return link.notify(Notice::Failed(error));
         }
         tracing::warn!(
-            error = %error.chain(),
+            error = %chain(&error),
             "no connection to the broker; trying again in {}",
             humantime::format_duration(Duration::from_millis(jittered.as_millis() as u64))
         );

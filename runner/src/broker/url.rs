@@ -73,7 +73,7 @@ mod tests {
         let url: Url = "amqp://user:s3cret@host:1234/v".parse().unwrap();
         assert_eq!(url.to_string(), "amqp://user@host:1234/v");
         assert!(!format!("{url:?}").contains("s3cret"));
-        for bad in ["amqp://u:s3cret@[fd00::2]/", "amqp://u:s3cret@h:99999/", "amqp://u:s3cret@h/?heartbeat=x"] {
+        for bad in ["amqp://u:s3cret@h/a/b", "amqp://u:s3cret@h:99999/", "amqp://u:s3cret@h/?heartbeat=x"] {
             let error = bad.parse::<Url>().unwrap_err();
             assert!(!error.to_string().contains("s3cret"), "{bad}: {error}");
         }

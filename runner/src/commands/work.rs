@@ -7,6 +7,7 @@ use crate::error::{Error, ExitStatus, broker_status};
 use crate::sandbox::Sandbox;
 use crate::shutdown::{self, Signal};
 use crate::sink;
+use crate::telemetry::chain;
 use crate::worker::{Counts, Mode, StopReason, Stopped, Worker};
 
 pub async fn run(args: cli::Work) -> Result<u8, Error> {
@@ -34,7 +35,7 @@ pub async fn run(args: cli::Work) -> Result<u8, Error> {
     let Counts { acked, retried, dead_lettered, released, lost } = counts;
     tracing::info!(acked, retried, dead_lettered, released, lost, "stopped: {reason}");
     if let Err(error) = &closed {
-        tracing::error!(error = %error.chain(), "the connection did not end cleanly: acknowledgements may be lost");
+        tracing::error!(error = %chain(error), "the connection did not end cleanly: acknowledgements may be lost");
     }
     if let StopReason::BrokerFailed(error) = reason {
         return Err(error.into());
@@ -86,7 +87,7 @@ impl std::fmt::Display for StopReason {
             StopReason::Empty => write!(f, "the queue is empty"),
             StopReason::Signal(signal) => write!(f, "{}", signal.name()),
             StopReason::HostFault(fault) => write!(f, "{fault}"),
-            StopReason::BrokerFailed(error) => write!(f, "{}", error.chain()),
+            StopReason::BrokerFailed(error) => write!(f, "{}", chain(error)),
             StopReason::Stuck => write!(f, "a guest could not be stopped"),
             StopReason::Bug(panic) => write!(f, "a bug in wq-run: {panic}"),
         }

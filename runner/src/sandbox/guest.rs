@@ -252,7 +252,9 @@ mod tests {
 
     #[test]
     fn a_module_cut_at_any_byte_is_refused() {
-        let wasm = wat::parse_str(r#"(module (memory 1) (func (export "_start")) (data (i32.const 0) "x"))"#).unwrap();
+        // Its last section is the code. Cut between two sections, a module can be whole in itself; without its code it
+        // can't. For the rest there is the digest.
+        let wasm = wat::parse_str(r#"(module (memory 1) (func (export "_start")))"#).unwrap();
         for length in 0..wasm.len() {
             let (_folder, path) = file("g.wasm", &wasm[..length]);
             let error = read(&path).unwrap_err();

@@ -104,9 +104,10 @@ impl Queue<'_> {
                 .query_row(
                     "SELECT count(*) FROM message WHERE queue = ?1 AND (lease IS NULL OR lease_until < unixepoch() * 1000)",
                     [name],
-                    |row| row.get(0),
+                    |row| row.get::<_, i64>(0),
                 )
-                .expect("counted"),
+                .expect("counted")
+                .cast_unsigned(),
         }
     }
 

@@ -7,6 +7,7 @@ mod publisher;
 mod url;
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -24,6 +25,10 @@ use self::publisher::{Publisher, short};
 use super::error::Kind;
 use super::{Command, Depth, Ended, Error, Link, Options, Tag};
 use crate::task::{Message, Origin, Settlement};
+
+/// For everything until messages can come. A quorum queue without a leader lets a consumer wait for as long as that
+/// lasts, which must not look like an empty queue.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(crate) struct Adapter {
     url: Url,
@@ -62,9 +67,14 @@ impl Adapter {
     }
 
     pub(crate) async fn session(&mut self, link: &mut Link) -> Ended {
-        let mut session = match Session::open(self).await {
-            Ok(session) => session,
-            Err(error) => return ended(error),
+        let opened = tokio::time::timeout(OPEN_TIMEOUT, Session::open(self)).await;
+        let mut session = match opened {
+            Ok(Ok(session)) => session,
+            Ok(Err(error)) => return ended(error),
+            Err(_) => {
+                let source = "it takes connections, and did not answer when asked for messages".into();
+                return Ended::Lost(Error::Unreachable { address: self.url.address(), source });
+            }
         };
         link.established();
         loop {

@@ -14,6 +14,7 @@ use super::Url;
 use super::connection::{self, Refusal, queue_error, refusal};
 use crate::broker::Error;
 use crate::task::Failure;
+use crate::telemetry::chain;
 
 /// How long a broker may take to confirm; one that raised an alarm confirms nothing until it is over.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
@@ -112,7 +113,7 @@ impl Publisher {
                 self.publish(&delay_queue, properties, body).await
             }
             Err(error @ (Error::Forbidden { .. } | Error::Mismatch { .. })) => {
-                tracing::warn!(error = %error.chain(), "there is no queue to wait in: the message comes again at once");
+                tracing::warn!(error = %chain(&error), "there is no queue to wait in: the message comes again at once");
                 self.publish(queue, properties, body).await
             }
             Err(error) => Err(error),
