@@ -109,8 +109,7 @@ fn a_connection_lost_under_a_guest_is_no_success_and_the_message_comes_again() {
 #[test]
 fn a_service_outlives_its_broker() {
     let Some(rabbitmq) = RabbitMq::start() else { return };
-    // A classic queue: the harness says why a quorum queue of RabbitMQ 3.10 may not be met right after a restart.
-    let queue = Queue::new(Broker::Classic(&rabbitmq));
+    let queue = Queue::new(Broker::Quorum(&rabbitmq));
     let mut service = start(&mut queue.command(&["work", &guest("echo"), "--forever"]));
     queue.publish(&["before "]);
     service.wait_for("\"settlement\":\"ack\"");

@@ -30,6 +30,9 @@ use crate::task::{Message, Origin, Settlement};
 /// lasts, which must not look like an empty queue.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How soon a lost connection is seen by a worker that takes no more messages.
+const LOOK_AFTER_CONNECTION: Duration = Duration::from_millis(250);
+
 pub(crate) struct Adapter {
     url: Url,
     options: Options,
@@ -197,9 +200,17 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// After the consumer has ended.
+    /// After the consumer has ended: nothing more can come, but there is something to settle, and the connection can
+    /// still be lost. The consumer's stream is no longer there to tell of it, so it has to be looked at.
     async fn settle_the_rest(&mut self, link: &mut Link) -> Result<Step, Error> {
-        match link.commands.recv().await {
+        let command = loop {
+            match tokio::time::timeout(LOOK_AFTER_CONNECTION, link.commands.recv()).await {
+                Ok(command) => break command,
+                Err(_) if self.connection.status().connected() && self.channel.status().connected() => {}
+                Err(_) => return Err(Error::Lost { source: None }),
+            }
+        };
+        match command {
             Some(command) => self.on_command(command, link).await,
             None => {
                 let _ = self.close().await;
