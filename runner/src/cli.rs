@@ -34,6 +34,10 @@ pub enum Command {
     Queue(Queue),
 }
 
+const QUEUE: &str = "Queue";
+const SETTLING: &str = "Settling";
+const SANDBOX: &str = "Sandbox";
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum LogFormat {
     Text,
@@ -43,11 +47,11 @@ pub enum LogFormat {
 #[derive(Debug, Args)]
 pub struct Broker {
     /// The broker: amqp://USER:PASSWORD@HOST:PORT/VHOST, amqps://… or sqlite:PATH; BROKER_URL_FILE names a file with it
-    #[arg(short = 'u', long = "broker", value_name = "URL", env = "BROKER_URL", hide_env_values = true)]
+    #[arg(short = 'u', long = "broker", value_name = "URL", env = "BROKER_URL", hide_env_values = true, help_heading = QUEUE)]
     pub broker: Option<String>,
 
     /// The queue
-    #[arg(short, long, value_name = "NAME", env = "QUEUE")]
+    #[arg(short, long, value_name = "NAME", env = "QUEUE", help_heading = QUEUE)]
     pub queue: Option<String>,
 }
 
@@ -61,71 +65,71 @@ pub struct Work {
     pub broker: Broker,
 
     /// Take N messages, then exit [default: 1]; WQ_MODE=count=N
-    #[arg(short, long, value_name = "N", group = "mode", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(short, long, value_name = "N", group = "mode", value_parser = clap::value_parser!(u64).range(1..), help_heading = QUEUE)]
     pub count: Option<u64>,
 
     /// Work until the queue is empty; WQ_MODE=drain
-    #[arg(long, group = "mode")]
+    #[arg(long, group = "mode", help_heading = QUEUE)]
     pub drain: bool,
 
     /// Work until a signal comes; WQ_MODE=forever
-    #[arg(long, group = "mode")]
+    #[arg(long, group = "mode", help_heading = QUEUE)]
     pub forever: bool,
 
     /// How long to wait for a message [default: for ever; with --drain: not at all]
-    #[arg(long, value_name = "DURATION", env = "WQ_WAIT", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", env = "WQ_WAIT", value_parser = duration, help_heading = QUEUE)]
     pub wait: Option<Duration>,
 
     /// What it means that no message came
-    #[arg(long, value_name = "RESULT", default_value = "success")]
+    #[arg(long, value_name = "RESULT", default_value = "success", help_heading = QUEUE)]
     pub on_empty: OnEmpty,
 
     /// Guests that run at the same time
-    #[arg(long, value_name = "N", env = "WQ_CONCURRENCY", default_value = "1", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", env = "WQ_CONCURRENCY", default_value = "1", value_parser = clap::value_parser!(u16).range(1..), help_heading = QUEUE)]
     pub concurrency: u16,
 
     /// Messages to have at hand, running ones included [default: as many as can run]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = QUEUE)]
     pub prefetch: Option<u16>,
 
     /// Runs that a message gets, the first included, before it is a dead letter
-    #[arg(long, value_name = "N", env = "WQ_MAX_ATTEMPTS", default_value = "3", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", env = "WQ_MAX_ATTEMPTS", default_value = "3", value_parser = clap::value_parser!(u32).range(1..), help_heading = SETTLING)]
     pub max_attempts: u32,
 
     /// Pause before the second run of a message; a random part of up to a half is taken off
-    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration, help_heading = SETTLING)]
     pub backoff_initial: Duration,
 
     /// The longest pause between two runs
-    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration, help_heading = SETTLING)]
     pub backoff_max: Duration,
 
     /// How many times longer each pause is than the one before
-    #[arg(long, value_name = "FACTOR", default_value = "2", value_parser = factor)]
+    #[arg(long, value_name = "FACTOR", default_value = "2", value_parser = factor, help_heading = SETTLING)]
     pub backoff_factor: f64,
 
     /// What an exit code means: CODE[-CODE]=ack|retry|dead-letter|release, and more after commas
-    #[arg(long, value_name = "MAP", default_value = "")]
-    pub exit_map: OptionalExitMap,
+    #[arg(long, value_name = "MAP", help_heading = SETTLING)]
+    pub exit_map: Option<ExitMap>,
 
     /// Where dead letters go [default: QUEUE.dead]
-    #[arg(long, value_name = "NAME", env = "WQ_DEAD_LETTER_QUEUE")]
+    #[arg(long, value_name = "NAME", env = "WQ_DEAD_LETTER_QUEUE", help_heading = SETTLING)]
     pub dead_letter_queue: Option<String>,
 
     /// Where results go: stdout or none; may be repeated
-    #[arg(long, value_name = "SPEC", env = "WQ_RESULT", default_value = "stdout", value_delimiter = ',')]
+    #[arg(long, value_name = "SPEC", env = "WQ_RESULT", default_value = "stdout", value_delimiter = ',', help_heading = SETTLING)]
     pub result: Vec<sink::Spec>,
 
     /// How long guests may still run after the first SIGTERM or SIGINT
-    #[arg(long, value_name = "DURATION", env = "WQ_SHUTDOWN_TIMEOUT", default_value = "25s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", env = "WQ_SHUTDOWN_TIMEOUT", default_value = "25s", value_parser = duration, help_heading = QUEUE)]
     pub shutdown_timeout: Duration,
 
     /// How long to try to reach the broker at the start
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, help_heading = QUEUE)]
     pub connect_timeout: Duration,
 
     /// How long to try to reach the broker again after the connection was lost
-    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration, help_heading = QUEUE)]
     pub reconnect_timeout: Duration,
 }
 
@@ -147,31 +151,31 @@ pub struct Guest {
     pub args: Vec<String>,
 
     /// How long one run may take
-    #[arg(long, value_name = "DURATION", env = "WQ_TIMEOUT", default_value = "25m", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", env = "WQ_TIMEOUT", default_value = "25m", value_parser = duration, help_heading = SANDBOX)]
     pub timeout: Duration,
 
     /// Memory that a guest may use, its tables included
-    #[arg(long, value_name = "BYTES", default_value = "512MiB")]
+    #[arg(long, value_name = "BYTES", default_value = "512MiB", help_heading = SANDBOX)]
     pub max_memory_size: ByteSize,
 
     /// What a guest may write to stdout; more fails the run
-    #[arg(long, value_name = "BYTES", default_value = "16MiB")]
+    #[arg(long, value_name = "BYTES", default_value = "16MiB", help_heading = SANDBOX)]
     pub max_stdout: ByteSize,
 
     /// What a guest may write to stderr; the rest is dropped
-    #[arg(long, value_name = "BYTES", default_value = "1MiB")]
+    #[arg(long, value_name = "BYTES", default_value = "1MiB", help_heading = SANDBOX)]
     pub max_stderr: ByteSize,
 
     /// A larger message is not run
-    #[arg(long, value_name = "BYTES", default_value = "128MiB")]
+    #[arg(long, value_name = "BYTES", default_value = "128MiB", help_heading = SANDBOX)]
     pub max_message: ByteSize,
 
     /// Let the guest see a folder, read-only unless :rw; may be repeated
-    #[arg(long, value_name = "HOST[::GUEST][:ro|:rw]")]
+    #[arg(long, value_name = "HOST[::GUEST][:ro|:rw]", help_heading = SANDBOX)]
     pub dir: Vec<String>,
 
     /// Give the guest an environment variable, by value or from our environment; may be repeated
-    #[arg(long, value_name = "K[=V]")]
+    #[arg(long, value_name = "K[=V]", help_heading = SANDBOX)]
     pub env: Vec<String>,
 }
 
@@ -237,18 +241,6 @@ pub enum OnEmpty {
 pub enum QueueType {
     Quorum,
     Classic,
-}
-
-/// An exit map that may be empty.
-#[derive(Clone, Debug, Default)]
-pub struct OptionalExitMap(pub ExitMap);
-
-impl std::str::FromStr for OptionalExitMap {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.is_empty() { Ok(OptionalExitMap::default()) } else { text.parse().map(OptionalExitMap) }
-    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

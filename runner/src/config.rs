@@ -100,7 +100,7 @@ impl Work {
             worker: worker::Options { mode, wait, concurrency: work.concurrency.into(), max_message },
             policy: Policy {
                 max_attempts: work.max_attempts,
-                exits: work.exit_map.0,
+                exits: work.exit_map.unwrap_or_default(),
                 backoff: Backoff { initial: work.backoff_initial, max: work.backoff_max, factor: work.backoff_factor },
             },
             results: work.result,

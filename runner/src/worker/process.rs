@@ -1,0 +1,173 @@
+//! One message's way: run, deliver the result, settle. In this order, always.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+use crate::broker::{self, Delivery};
+use crate::sandbox::{Input, Sandbox};
+use crate::settle::Policy;
+use crate::sink::{Record, Sink};
+use crate::task::{Attempt, Limit, Message, Origin, Outcome, Report, Settlement};
+use crate::telemetry::chain;
+
+/// What every run needs.
+pub(super) struct Context {
+    pub(super) sandbox: Sandbox,
+    pub(super) sinks: Vec<Sink>,
+    pub(super) policy: Policy,
+    pub(super) max_message: u64,
+    pub(super) abort: CancellationToken,
+}
+
+/// The end of one message's way.
+pub(super) struct Finished {
+    pub(super) outcome: Outcome,
+    pub(super) settled: Settled,
+}
+
+pub(super) enum Settled {
+    Done(Settlement),
+    /// The delivery was no longer ours.
+    Lost,
+    Failed(broker::Error),
+    Panicked(String),
+}
+
+/// Takes a message from its delivery to its settlement. There is no other way out of here than through `Finished`, or,
+/// by a panic, through the receipt's drop.
+pub(super) async fn process(context: Arc<Context>, delivery: Delivery) -> Finished {
+    let span = tracing::info_span!(
+        "message",
+        queue = delivery.origin.queue,
+        message.id = delivery.message.properties.message_id.as_deref(),
+        delivery.tag = delivery.origin.delivery_tag,
+        attempt = delivery.attempt,
+        redelivered = delivery.origin.redelivered,
+    );
+    process_in_span(context, delivery).instrument(span).await
+}
+
+async fn process_in_span(context: Arc<Context>, delivery: Delivery) -> Finished {
+    let Delivery { message, origin, attempt, receipt } = delivery;
+    let attempt = Attempt { number: attempt, max: context.policy.max_attempts };
+    let mut report = if message.body.len() as u64 > context.max_message {
+        Report::bare(Outcome::LimitExceeded(Limit::Message(context.max_message)), Duration::ZERO)
+    } else {
+        let cancel = context.abort.child_token();
+        let input = Input { env: environment(&message, &origin, attempt), stdin: message.body, cancel: cancel.clone() };
+        let run = context.sandbox.run(input);
+        tokio::pin!(run);
+        tokio::select! {
+            report = &mut run => report,
+            () = receipt.lost().cancelled() => {
+                cancel.cancel();
+                run.await
+            }
+        }
+    };
+    // A result whose message is somebody else's by now would be a second one.
+    if receipt.lost().is_cancelled() {
+        tracing::warn!(outcome = report.outcome.name(), "the message is no longer ours: its result is discarded");
+        // Being stuck is about the process and not about the message.
+        let outcome = if let Outcome::Stuck(_) = report.outcome { report.outcome } else { Outcome::Interrupted };
+        return Finished { outcome, settled: Settled::Lost };
+    }
+    let stdout_bytes = report.stdout.len();
+    if context.policy.succeeds(&report.outcome) {
+        for sink in &context.sinks {
+            if let Err(error) = sink.write(Record { body: report.stdout.clone() }).await {
+                report.outcome = Outcome::HostFault(chain(&error));
+                break;
+            }
+        }
+    }
+    let guest = context.sandbox.digest().to_string();
+    let settlement = context.policy.decide(&report, &guest, attempt, SystemTime::now(), fastrand::f64());
+    if matches!((&settlement, &report.outcome), (Settlement::Release, Outcome::Exited(_))) {
+        // A guest that gives its message back gets it again at once, and would do so as fast as it can. Holding the
+        // message for a moment keeps the loop slow on every kind of broker.
+        tokio::select! {
+            () = tokio::time::sleep(context.policy.backoff.initial) => {}
+            () = context.abort.cancelled() => {}
+            () = receipt.lost().cancelled() => {}
+        }
+    }
+    let settled = match receipt.settle(settlement.clone()).await {
+        Ok(()) => Settled::Done(settlement),
+        Err(broker::Error::Lost { .. }) => Settled::Lost,
+        Err(error) => Settled::Failed(error),
+    };
+    log_end(&report, &settled, context.sandbox.name(), &guest, stdout_bytes);
+    Finished { outcome: report.outcome, settled }
+}
+
+fn log_end(report: &Report, settled: &Settled, guest: &str, digest: &str, stdout_bytes: usize) {
+    let (settlement, error) = match settled {
+        Settled::Done(settlement) => (settlement.name(), None),
+        Settled::Lost => ("lost", None),
+        Settled::Failed(error) => ("failed", Some(chain(&error))),
+        Settled::Panicked(panic) => ("failed", Some(panic.clone())),
+    };
+    let outcome = report.outcome.name();
+    let exit_code = report.outcome.exit_code();
+    let duration_ms = report.duration.as_millis() as u64;
+    if matches!(settled, Settled::Done(Settlement::Ack)) {
+        tracing::info!(outcome, exit_code, settlement, duration_ms, stdout_bytes, guest, guest.digest = digest, "done");
+    } else {
+        tracing::warn!(
+            outcome,
+            exit_code,
+            settlement,
+            duration_ms,
+            stdout_bytes,
+            guest,
+            guest.digest = digest,
+            error,
+            "not done: {}",
+            report.outcome
+        );
+    }
+}
+
+impl Finished {
+    /// The receipt was dropped by the panic, so the message is given back.
+    pub(super) fn panicked(error: tokio::task::JoinError) -> Finished {
+        Finished { outcome: Outcome::Interrupted, settled: Settled::Panicked(error.to_string()) }
+    }
+}
+
+/// What a guest is told about its message.
+fn environment(message: &Message, origin: &Origin, attempt: Attempt) -> Vec<(String, String)> {
+    let properties = &message.properties;
+    let header = |name: &str| message.headers.get(name).and_then(|value| value.as_str()).map(str::to_owned);
+    let number = |value: Option<u64>| value.map(|value| value.to_string());
+    let known = [
+        ("WQ_MESSAGE_ID", properties.message_id.clone()),
+        ("WQ_CORRELATION_ID", properties.correlation_id.clone()),
+        ("WQ_REPLY_TO", properties.reply_to.clone()),
+        ("WQ_CONTENT_TYPE", properties.content_type.clone()),
+        ("WQ_CONTENT_ENCODING", properties.content_encoding.clone()),
+        ("WQ_TYPE", properties.kind.clone()),
+        ("WQ_PRIORITY", number(properties.priority.map(u64::from))),
+        ("WQ_TIMESTAMP", number(properties.timestamp)),
+        ("WQ_APP_ID", properties.app_id.clone()),
+        ("WQ_EXCHANGE", Some(origin.exchange.clone())),
+        ("WQ_ROUTING_KEY", Some(origin.routing_key.clone())),
+        ("WQ_QUEUE", Some(origin.queue.clone())),
+        ("WQ_REDELIVERED", Some(origin.redelivered.to_string())),
+        ("WQ_ATTEMPT", Some(attempt.number.to_string())),
+        ("WQ_MAX_ATTEMPTS", Some(attempt.max.to_string())),
+        ("TRACEPARENT", header("traceparent")),
+        ("TRACESTATE", header("tracestate")),
+        ("JOB_COMPLETION_INDEX", std::env::var("JOB_COMPLETION_INDEX").ok()),
+    ];
+    known
+        .into_iter()
+        .filter_map(|(name, value)| value.map(|value| (name.to_owned(), value)))
+        // A variable ends at a zero byte: the guest would see another value than the publisher sent.
+        .filter(|(_, value)| !value.contains('\0'))
+        .collect()
+}
