@@ -132,10 +132,12 @@ fn a_command_line_that_is_not_understood_is_exit_2() {
     }
 }
 
+type Environment<'a> = &'a [(&'a str, &'a str)];
+
 #[test]
 fn settings_that_do_not_go_together_are_exit_78_and_name_the_flag() {
     let echo = guest("echo");
-    let table: [(&[&str], &[(&str, &str)], &str); 9] = [
+    let table: [(&[&str], Environment, &str); 9] = [
         (&[], &[("QUEUE", "q")], "BROKER_URL"),
         (&[], &[("BROKER_URL", ""), ("QUEUE", "q")], "BROKER_URL"),
         (&[], &[("BROKER_URL", "sqlite:q.db")], "--queue (QUEUE)"),
