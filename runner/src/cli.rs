@@ -46,7 +46,8 @@ pub enum LogFormat {
 
 #[derive(Debug, Args)]
 pub struct Broker {
-    /// The broker: amqp://USER:PASSWORD@HOST:PORT/VHOST, amqps://… or sqlite:PATH; BROKER_URL_FILE names a file with it
+    /// The broker: amqp://USER:PASSWORD@HOST:PORT/VHOST, amqps://… (several after commas: the nodes of a cluster) or
+    /// sqlite:PATH; BROKER_URL_FILE names a file with it
     #[arg(short = 'u', long = "broker", value_name = "URL", env = "BROKER_URL", hide_env_values = true, help_heading = QUEUE)]
     pub broker: Option<String>,
 
@@ -115,6 +116,10 @@ pub struct Work {
     /// Where dead letters go [default: QUEUE.dead]
     #[arg(long, value_name = "NAME", env = "WQ_DEAD_LETTER_QUEUE", help_heading = SETTLING)]
     pub dead_letter_queue: Option<String>,
+
+    /// Who puts dead letters aside: wq-run, with the reason, or the dead-letter exchange of the queue
+    #[arg(long, value_name = "WHO", default_value = "wq-run", help_heading = SETTLING)]
+    pub dead_letter_by: DeadLetterBy,
 
     /// Where results go: stdout or none; may be repeated
     #[arg(long, value_name = "SPEC", env = "WQ_RESULT", default_value = "stdout", value_delimiter = ',', help_heading = SETTLING)]
@@ -235,6 +240,12 @@ pub enum Queue {
 pub enum OnEmpty {
     Success,
     Fail,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum DeadLetterBy {
+    WqRun,
+    Broker,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

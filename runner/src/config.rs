@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::broker::{self, Url};
+use crate::broker::{self, DeadLetterBy, Url};
 use crate::cli;
 use crate::error::Error;
 use crate::sandbox::{self, Dir, Grants, Limits, Stderr};
@@ -79,6 +79,16 @@ impl Work {
             }
             (prefetch, _) => prefetch.unwrap_or(work.concurrency),
         };
+        let dead_letter_by = match work.dead_letter_by {
+            cli::DeadLetterBy::WqRun => DeadLetterBy::WqRun,
+            cli::DeadLetterBy::Broker if matches!(broker, Url::Sqlite(_)) => {
+                return Err(Error::configuration(
+                    "the embedded queue has no dead-letter exchange",
+                    "leave --dead-letter-by out: its dead letters are in --dead-letter-queue",
+                ));
+            }
+            cli::DeadLetterBy::Broker => DeadLetterBy::Broker,
+        };
         let dead_letter_queue = work.dead_letter_queue.unwrap_or_else(|| format!("{queue}.dead"));
         if dead_letter_queue == queue {
             return Err(Error::configuration(
@@ -93,6 +103,7 @@ impl Work {
                 queue,
                 prefetch,
                 dead_letter_queue,
+                dead_letter_by,
                 connect_timeout: work.connect_timeout,
                 reconnect_timeout: work.reconnect_timeout,
             },

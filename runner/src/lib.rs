@@ -2,6 +2,7 @@
 //!
 //! The modules in reading order; each uses only those above it. ARCHITECTURE.md has the whole picture.
 
+pub mod fault;
 pub mod task;
 
 pub mod sandbox;

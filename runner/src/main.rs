@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use wq_run::cli::{Cli, Command, LogFormat};
 use wq_run::commands;
+use wq_run::error::ExitStatus;
+use wq_run::fault;
 use wq_run::telemetry::{self, Format};
 
 fn main() -> ExitCode {
@@ -18,6 +20,10 @@ fn main() -> ExitCode {
         None => Format::Text,
     };
     telemetry::init(format, if matches!(command, Command::Work(_)) { "info" } else { "warn" });
+    if let Err(fault) = fault::arm() {
+        let _ = writeln!(std::io::stderr(), "wq-run: {fault}");
+        return ExitCode::from(ExitStatus::Configuration.code());
+    }
     match commands::run(command) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {

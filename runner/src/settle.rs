@@ -43,6 +43,15 @@ impl Policy {
         self.action(outcome) == Action::Ack
     }
 
+    /// Whether a message is not run any more, since that many runs of it ended without an outcome.
+    ///
+    /// With `--max-attempts 1` or 2 it is run three times all the same: brokers up to RabbitMQ 4.2 also count the
+    /// hand-overs that a worker gave back, and a message must not die of a few restarts.
+    pub fn gives_up(&self, unfinished: u32) -> bool {
+        const AT_LEAST: u32 = 3;
+        unfinished >= self.max_attempts.max(AT_LEAST)
+    }
+
     /// Decides about a message after its run.
     ///
     /// `jitter` is a random number in `0.0..1.0`; it is an argument so that this function stays pure.
@@ -77,6 +86,7 @@ impl Policy {
             Outcome::LimitExceeded(Limit::Memory(_) | Limit::Stdout(_)) => Action::Retry,
             // It will be as large the next time.
             Outcome::LimitExceeded(Limit::Message(_)) => Action::DeadLetter,
+            Outcome::Abandoned(_) => Action::DeadLetter,
             Outcome::Interrupted | Outcome::HostFault(_) => Action::Release,
         }
     }
@@ -181,6 +191,7 @@ mod tests {
             (Outcome::LimitExceeded(Limit::Memory(1)), "retry", "dead-letter"),
             (Outcome::LimitExceeded(Limit::Stdout(1)), "retry", "dead-letter"),
             (Outcome::LimitExceeded(Limit::Message(1)), "dead-letter", "dead-letter"),
+            (Outcome::Abandoned(3), "dead-letter", "dead-letter"),
             (Outcome::Interrupted, "release", "release"),
             (Outcome::HostFault(String::new()), "release", "release"),
         ];
@@ -188,6 +199,14 @@ mod tests {
             assert_eq!(settlement(outcome.clone(), 1), first, "{outcome:?} at the first attempt");
             assert_eq!(settlement(outcome.clone(), 3), last, "{outcome:?} at the last attempt");
         }
+    }
+
+    #[test]
+    fn a_message_that_takes_its_workers_down_is_given_up() {
+        let with = |max_attempts| Policy { max_attempts, ..policy() };
+        assert!(!with(3).gives_up(2) && with(3).gives_up(3));
+        assert!(!with(1).gives_up(2) && with(1).gives_up(3));
+        assert!(!with(10).gives_up(9) && with(10).gives_up(10));
     }
 
     #[test]

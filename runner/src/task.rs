@@ -87,6 +87,9 @@ pub enum Outcome {
     LimitExceeded(Limit),
     /// We stopped the guest for a reason that is none of its own: its lease was lost, or the worker shuts down.
     Interrupted,
+    /// Not run: so many earlier runs have ended with nobody to tell of it, most likely because the guest took its worker
+    /// down with it.
+    Abandoned(u32),
     /// The host failed, not the guest: what went wrong.
     HostFault(String),
     /// The guest neither finished nor could be stopped; its thread is still computing.
@@ -113,6 +116,7 @@ impl Outcome {
             Outcome::LimitExceeded(Limit::Memory(_)) => "memory",
             Outcome::LimitExceeded(Limit::Stdout(_)) => "output",
             Outcome::LimitExceeded(Limit::Message(_)) => "message",
+            Outcome::Abandoned(_) => "crash",
             Outcome::Interrupted => "interrupted",
             Outcome::HostFault(_) => "host-fault",
         }
@@ -146,6 +150,9 @@ impl fmt::Display for Outcome {
                 write!(f, "the message is larger than {limit} bytes (--max-message)")
             }
             Outcome::Interrupted => write!(f, "the run was stopped before its end"),
+            Outcome::Abandoned(runs) => {
+                write!(f, "{runs} runs of this message ended together with their worker; it is not run again")
+            }
             Outcome::HostFault(fault) => write!(f, "{fault}"),
             Outcome::Stuck(limit) => {
                 write!(f, "the guest could not be stopped after its {} (--timeout)", humantime::format_duration(*limit))

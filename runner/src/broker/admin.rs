@@ -34,7 +34,7 @@ pub enum Admin {
 impl Admin {
     pub fn new(url: &Url) -> Admin {
         match url {
-            Url::Amqp(url) => Admin::Amqp(Box::new(amqp::admin::Admin::new(url.clone()))),
+            Url::Amqp(nodes) => Admin::Amqp(Box::new(amqp::admin::Admin::new(nodes.clone()))),
             Url::Sqlite(path) => Admin::Sqlite(sqlite::admin::Admin::new(path.clone())),
         }
     }

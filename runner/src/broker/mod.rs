@@ -37,10 +37,20 @@ pub struct Options {
     pub prefetch: u16,
     /// Where dead letters go.
     pub dead_letter_queue: String,
+    pub dead_letter_by: DeadLetterBy,
     /// How long to go on trying before the first connection stands.
     pub connect_timeout: Duration,
     /// How long to go on trying after a connection was lost.
     pub reconnect_timeout: Duration,
+}
+
+/// Who puts dead letters aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeadLetterBy {
+    /// We publish them, with the reason, and confirmed, before the original is acknowledged.
+    WqRun,
+    /// The broker, by the queue's dead-letter exchange, where it has that. The reason is in our log only.
+    Broker,
 }
 
 /// A running subscription to one queue. Dropping it gives everything back.
@@ -80,7 +90,17 @@ pub struct Delivery {
     pub origin: Origin,
     /// The number of this run of the message, as far as the broker and the headers tell.
     pub attempt: u32,
+    /// Earlier runs among them of which nobody knows how they ended.
+    pub unfinished: u32,
     pub receipt: Receipt,
+}
+
+/// A delivery before it has its receipt: what an adapter knows of it.
+pub(crate) struct Handed {
+    pub(crate) message: Message,
+    pub(crate) origin: Origin,
+    pub(crate) attempt: u32,
+    pub(crate) unfinished: u32,
 }
 
 /// The duty to settle one delivery.
@@ -154,7 +174,7 @@ const RECONNECT_MAX: Duration = Duration::from_secs(10);
 /// Starts to take messages from a queue. Connection errors arrive as notices.
 pub fn subscribe(url: &Url, options: Options) -> Subscription {
     let adapter = match url {
-        Url::Amqp(url) => Adapter::Amqp(amqp::Adapter::new(url.clone(), options.clone())),
+        Url::Amqp(nodes) => Adapter::Amqp(amqp::Adapter::new(nodes.clone(), options.clone())),
         Url::Sqlite(path) => Adapter::Sqlite(sqlite::Adapter::new(path.clone(), options.clone())),
     };
     start(adapter, options)
@@ -317,9 +337,10 @@ impl Link {
     }
 
     /// Hands a delivery over. The session keeps `lost` and cancels it when the delivery is no longer ours.
-    pub(crate) fn deliver(&self, tag: Tag, message: Message, origin: Origin, attempt: u32, lost: CancellationToken) {
+    pub(crate) fn deliver(&self, tag: Tag, lost: CancellationToken, handed: Handed) {
+        let Handed { message, origin, attempt, unfinished } = handed;
         let receipt = Receipt { tag, commands: self.commands_tx.upgrade(), lost };
-        self.notify(Notice::Delivery(Delivery { message, origin, attempt, receipt }));
+        self.notify(Notice::Delivery(Delivery { message, origin, attempt, unfinished, receipt }));
     }
 
     /// Answers commands while there is no connection.

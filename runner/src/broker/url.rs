@@ -7,9 +7,11 @@ use std::str::FromStr;
 use super::amqp;
 
 /// `--broker`: the scheme says which kind of broker it is. Never shows a password.
+///
+/// The nodes of a cluster can be listed with commas; they are tried in this order.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Url {
-    Amqp(amqp::Url),
+    Amqp(Vec<amqp::Url>),
     Sqlite(PathBuf),
 }
 
@@ -33,7 +35,8 @@ impl FromStr for Url {
             return if path.is_empty() { Err(UrlError::NoPath) } else { Ok(Url::Sqlite(path.into())) };
         }
         if text.starts_with("amqp://") || text.starts_with("amqps://") {
-            return text.parse().map(Url::Amqp).map_err(UrlError::Amqp);
+            let nodes = text.split(',').map(str::parse).collect::<Result<_, _>>();
+            return nodes.map(Url::Amqp).map_err(UrlError::Amqp);
         }
         Err(UrlError::Scheme)
     }
@@ -42,7 +45,10 @@ impl FromStr for Url {
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Url::Amqp(url) => write!(f, "{url}"),
+            Url::Amqp(nodes) => {
+                let nodes: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+                write!(f, "{}", nodes.join(","))
+            }
             Url::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
         }
     }
@@ -66,6 +72,14 @@ mod tests {
         assert_eq!("sqlite:".parse::<Url>(), Err(UrlError::NoPath));
         assert_eq!("redis://h".parse::<Url>(), Err(UrlError::Scheme));
         assert_eq!("".parse::<Url>(), Err(UrlError::Scheme));
+    }
+
+    #[test]
+    fn the_nodes_of_a_cluster_are_listed_with_commas() {
+        let Ok(Url::Amqp(nodes)) = "amqp://a,amqps://u:p@b/v".parse() else { panic!("two nodes") };
+        assert_eq!(nodes.iter().map(amqp::Url::address).collect::<Vec<_>>(), ["a:5672", "b:5671"]);
+        assert!("amqp://a,b".parse::<Url>().is_err());
+        assert!("amqp://a,".parse::<Url>().is_err());
     }
 
     #[test]

@@ -63,7 +63,7 @@ fn status(outcome: &Outcome, signal: Option<Signal>) -> u8 {
         Outcome::LimitExceeded(Limit::Stdout(_)) => OUTPUT,
         Outcome::LimitExceeded(Limit::Message(_)) => ExitStatus::DeadLettered.code(),
         Outcome::Interrupted => signal.map_or(ExitStatus::Bug.code(), Signal::exit_code),
-        Outcome::HostFault(_) => ExitStatus::NotDelivered.code(),
+        Outcome::Abandoned(_) | Outcome::HostFault(_) => ExitStatus::NotDelivered.code(),
         Outcome::Stuck(_) => ExitStatus::Stuck.code(),
     }
 }

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::process::{Context, Finished, Settled, process};
 use crate::broker::{self, Delivery, Depth, Notice, Subscription};
+use crate::fault::{self, Point};
 use crate::sandbox::Sandbox;
 use crate::settle::Policy;
 use crate::shutdown::{Phase, Signal};
@@ -181,6 +182,7 @@ impl Worker {
             StopReason::BrokerFailed(_) => Ok(()),
             _ => subscription.close().await,
         };
+        fault::reach(Point::Closed);
         Stopped { reason, counts: state.counts, closed }
     }
 }
@@ -222,6 +224,7 @@ impl State {
             }
             Event::Notice(Notice::Established) => {
                 tracing::debug!("subscribed");
+                fault::reach(Point::Idle);
                 self.wait_for_work(now);
             }
             Event::Notice(Notice::Delivery(delivery)) => {

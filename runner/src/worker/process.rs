@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::broker::{self, Delivery};
+use crate::fault::{self, Point};
 use crate::sandbox::{Input, Sandbox};
 use crate::settle::Policy;
 use crate::sink::{Record, Sink};
@@ -51,9 +52,12 @@ pub(super) async fn process(context: Arc<Context>, delivery: Delivery) -> Finish
 }
 
 async fn process_in_span(context: Arc<Context>, delivery: Delivery) -> Finished {
-    let Delivery { message, origin, attempt, receipt } = delivery;
+    let Delivery { message, origin, attempt, unfinished, receipt } = delivery;
     let attempt = Attempt { number: attempt, max: context.policy.max_attempts };
-    let mut report = if message.body.len() as u64 > context.max_message {
+    fault::reach(Point::Delivered);
+    let mut report = if context.policy.gives_up(unfinished) {
+        Report::bare(Outcome::Abandoned(unfinished), Duration::ZERO)
+    } else if message.body.len() as u64 > context.max_message {
         Report::bare(Outcome::LimitExceeded(Limit::Message(context.max_message)), Duration::ZERO)
     } else {
         let cancel = context.abort.child_token();
@@ -75,6 +79,7 @@ async fn process_in_span(context: Arc<Context>, delivery: Delivery) -> Finished 
         let outcome = if let Outcome::Stuck(_) = report.outcome { report.outcome } else { Outcome::Interrupted };
         return Finished { outcome, settled: Settled::Lost };
     }
+    fault::reach(Point::Finished);
     let stdout_bytes = report.stdout.len();
     if context.policy.succeeds(&report.outcome) {
         for sink in &context.sinks {
@@ -84,6 +89,7 @@ async fn process_in_span(context: Arc<Context>, delivery: Delivery) -> Finished 
             }
         }
     }
+    fault::reach(Point::Recorded);
     let guest = context.sandbox.digest().to_string();
     let settlement = context.policy.decide(&report, &guest, attempt, SystemTime::now(), fastrand::f64());
     if matches!((&settlement, &report.outcome), (Settlement::Release, Outcome::Exited(_))) {
@@ -95,7 +101,9 @@ async fn process_in_span(context: Arc<Context>, delivery: Delivery) -> Finished 
             () = receipt.lost().cancelled() => {}
         }
     }
-    let settled = match receipt.settle(settlement.clone()).await {
+    let settled = receipt.settle(settlement.clone()).await;
+    fault::reach(Point::Settled);
+    let settled = match settled {
         Ok(()) => Settled::Done(settlement),
         Err(broker::Error::Lost { .. }) => Settled::Lost,
         Err(error) => Settled::Failed(error),

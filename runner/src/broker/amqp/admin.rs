@@ -13,19 +13,19 @@ use crate::broker::admin::{QueueType, Status};
 use crate::task::Properties;
 
 pub struct Admin {
-    url: Url,
+    nodes: Vec<Url>,
     publisher: Option<Publisher>,
 }
 
 impl Admin {
-    pub fn new(url: Url) -> Admin {
-        Admin { url, publisher: None }
+    pub fn new(nodes: Vec<Url>) -> Admin {
+        Admin { nodes, publisher: None }
     }
 
     pub async fn publish(&mut self, queue: &str, properties: Properties, body: Bytes) -> Result<(), Error> {
         let publisher = match self.publisher.take() {
             Some(publisher) => publisher,
-            None => Publisher::connect(&self.url, "wq-run publish").await?,
+            None => Publisher::connect(&self.nodes, "wq-run publish").await?,
         };
         let publisher = self.publisher.insert(publisher);
         let stamped = Properties { timestamp: properties.timestamp.or_else(|| Some(convert::now())), ..properties };
@@ -84,7 +84,7 @@ impl Admin {
     }
 
     async fn open(&self) -> Result<(Connection, Channel), Error> {
-        let connection = connection::connect(&self.url, "wq-run queue").await?;
+        let connection = connection::connect(&self.nodes, "wq-run queue").await?;
         let channel = connection.create_channel().await.map_err(|error| Error::Lost { source: Some(error.into()) })?;
         Ok((connection, channel))
     }

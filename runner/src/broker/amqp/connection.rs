@@ -11,12 +11,27 @@ use crate::broker::Error;
 /// For a clean end. What is not answered by then will not be.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Connects to the first node that can be reached.
+///
+/// # Errors
+/// As [`connect_to`], of the last node; a refusal ends the search, since all nodes of a cluster refuse the same things.
+pub async fn connect(nodes: &[Url], name: &str) -> Result<Connection, Error> {
+    let mut unreachable = Error::Lost { source: None };
+    for node in nodes {
+        match connect_to(node, name).await {
+            Err(error @ Error::Unreachable { .. }) => unreachable = error,
+            decided => return decided,
+        }
+    }
+    Err(unreachable)
+}
+
 /// Connects, logs in and opens the virtual host.
 ///
 /// # Errors
 /// [`Error::Unreachable`], [`Error::Credentials`], [`Error::Forbidden`] for the virtual host, or [`Error::Settings`]
 /// for certificates that can't be read.
-pub async fn connect(url: &Url, name: &str) -> Result<Connection, Error> {
+async fn connect_to(url: &Url, name: &str) -> Result<Connection, Error> {
     let tls = url.tls().map_err(|(path, source)| Error::Settings {
         what: format!("the certificate file {}", path.display()),
         source: source.into(),

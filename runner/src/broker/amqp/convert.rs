@@ -37,13 +37,15 @@ pub fn headers(native: &BasicProperties) -> Map<String, Value> {
     native.headers().as_ref().map(table).unwrap_or_default()
 }
 
-/// The number of the run that this delivery is for: what we wrote on the message, and the hand-overs since then.
-pub fn attempt(native: &BasicProperties) -> u32 {
+/// The number of the run that this delivery is for, and how many of the runs before it nobody has told the end of: what
+/// we wrote on the message when a run failed, and the hand-overs since then.
+pub fn attempt(native: &BasicProperties) -> (u32, u32) {
     let number = |name: &str| {
         let value = native.headers().as_ref().and_then(|headers| headers.inner().get(name)).map(json);
         value.and_then(|value| value.as_u64()).and_then(|value| u32::try_from(value).ok())
     };
-    number(ATTEMPT).unwrap_or(1).max(1).saturating_add(number(DELIVERY_COUNT).unwrap_or(0))
+    let unfinished = number(DELIVERY_COUNT).unwrap_or(0);
+    (number(ATTEMPT).unwrap_or(1).max(1).saturating_add(unfinished), unfinished)
 }
 
 /// Our properties as AMQP has them, for a message of our own.

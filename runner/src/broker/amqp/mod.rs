@@ -12,7 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use lapin::options::{
-    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, QueueDeclareOptions,
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, BasicRejectOptions,
+    QueueDeclareOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, Consumer};
@@ -23,7 +24,8 @@ pub use url::Url;
 use self::connection::queue_error;
 use self::publisher::{Publisher, short};
 use super::error::Kind;
-use super::{Command, Depth, Ended, Error, Link, Options, Tag};
+use super::{Command, DeadLetterBy, Depth, Ended, Error, Handed, Link, Options, Tag};
+use crate::fault::{self, Point};
 use crate::task::{Message, Origin, Settlement};
 
 /// For everything until messages can come. A quorum queue without a leader lets a consumer wait for as long as that
@@ -34,7 +36,7 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 const LOOK_AFTER_CONNECTION: Duration = Duration::from_millis(250);
 
 pub(crate) struct Adapter {
-    url: Url,
+    nodes: Vec<Url>,
     options: Options,
 }
 
@@ -65,8 +67,8 @@ impl Drop for Held {
 }
 
 impl Adapter {
-    pub(crate) fn new(url: Url, options: Options) -> Adapter {
-        Adapter { url, options }
+    pub(crate) fn new(nodes: Vec<Url>, options: Options) -> Adapter {
+        Adapter { nodes, options }
     }
 
     pub(crate) async fn session(&mut self, link: &mut Link) -> Ended {
@@ -76,7 +78,7 @@ impl Adapter {
             Ok(Err(error)) => return ended(error),
             Err(_) => {
                 let source = "it takes connections, and did not answer when asked for messages".into();
-                return Ended::Lost(Error::Unreachable { address: self.url.address(), source });
+                return Ended::Lost(Error::Unreachable { address: self.addresses(), source });
             }
         };
         link.established();
@@ -128,7 +130,7 @@ fn ended(error: Error) -> Ended {
 impl<'a> Session<'a> {
     async fn open(adapter: &'a Adapter) -> Result<Session<'a>, Error> {
         let Options { queue, prefetch, .. } = &adapter.options;
-        let connection = connection::connect(&adapter.url, &adapter.connection_name("takes")).await?;
+        let connection = connection::connect(&adapter.nodes, &adapter.connection_name("takes")).await?;
         let lost = |error: lapin::Error| Error::Lost { source: Some(error.into()) };
         let channel = connection.create_channel().await.map_err(lost)?;
         channel.basic_qos(*prefetch, BasicQosOptions::default()).await.map_err(lost)?;
@@ -155,10 +157,10 @@ impl<'a> Session<'a> {
             redelivered,
             delivery_tag,
         };
-        let attempt = convert::attempt(&properties);
+        let (attempt, unfinished) = convert::attempt(&properties);
         let lost = CancellationToken::new();
         self.held.insert(delivery_tag, Held { acker, properties, body, lost: lost.clone() });
-        link.deliver(link.tag(delivery_tag), message, origin, attempt, lost);
+        link.deliver(link.tag(delivery_tag), lost, Handed { message, origin, attempt, unfinished });
         Ok(Step::Go)
     }
 
@@ -224,7 +226,7 @@ impl<'a> Session<'a> {
         let held = if tag.session == link.session { self.held.remove(&tag.number) } else { None };
         let Some(held) = held else { return Err(Error::Lost { source: None }) };
         let published = match settlement {
-            Settlement::Ack => Ok(()),
+            Settlement::Ack => return acknowledge(&held).await,
             Settlement::Release => return give_back(&held).await,
             Settlement::Retry { after, failure } => {
                 let next_attempt = failure.attempt.saturating_add(1);
@@ -236,6 +238,9 @@ impl<'a> Session<'a> {
                     }
                     (Err(error), _) | (_, Err(error)) => Err(error),
                 }
+            }
+            Settlement::DeadLetter { .. } if self.adapter.options.dead_letter_by == DeadLetterBy::Broker => {
+                return reject(&held).await;
             }
             Settlement::DeadLetter { failure } => {
                 let Options { queue, dead_letter_queue, .. } = &self.adapter.options;
@@ -249,7 +254,10 @@ impl<'a> Session<'a> {
             }
         };
         match published {
-            Ok(()) => acknowledge(&held).await,
+            Ok(()) => {
+                fault::reach(Point::Confirmed);
+                acknowledge(&held).await
+            }
             Err(error) => {
                 // The copy is not known to be safe, so the original stays.
                 give_back(&held).await?;
@@ -261,7 +269,7 @@ impl<'a> Session<'a> {
     async fn publisher(&mut self) -> Result<&Publisher, Error> {
         let publisher = match self.publisher.take() {
             Some(publisher) if publisher.usable() => publisher,
-            _ => Publisher::connect(&self.adapter.url, &self.adapter.connection_name("publishes")).await?,
+            _ => Publisher::connect(&self.adapter.nodes, &self.adapter.connection_name("publishes")).await?,
         };
         Ok(self.publisher.insert(publisher))
     }
@@ -305,6 +313,10 @@ impl<'a> Session<'a> {
 }
 
 impl Adapter {
+    fn addresses(&self) -> String {
+        self.nodes.iter().map(Url::address).collect::<Vec<_>>().join(", ")
+    }
+
     /// What an operator sees in the broker's list of connections.
     fn connection_name(&self, does: &str) -> String {
         let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "localhost".into());
@@ -314,6 +326,11 @@ impl Adapter {
 
 async fn acknowledge(held: &Held) -> Result<(), Error> {
     sent(held.acker.ack(BasicAckOptions::default()).await)
+}
+
+/// Hands a message over to the broker's own dead-lettering. Without a dead-letter exchange the broker deletes it.
+async fn reject(held: &Held) -> Result<(), Error> {
+    sent(held.acker.reject(BasicRejectOptions { requeue: false }).await)
 }
 
 async fn give_back(held: &Held) -> Result<(), Error> {

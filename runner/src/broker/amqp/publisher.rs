@@ -13,6 +13,7 @@ use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use super::Url;
 use super::connection::{self, Refusal, queue_error, refusal};
 use crate::broker::Error;
+use crate::fault::{self, Point};
 use crate::task::Failure;
 use crate::telemetry::chain;
 
@@ -36,8 +37,8 @@ pub struct Publisher {
 impl Publisher {
     /// # Errors
     /// As [`connection::connect`].
-    pub async fn connect(url: &Url, name: &str) -> Result<Publisher, Error> {
-        let connection = connection::connect(url, name).await?;
+    pub async fn connect(nodes: &[Url], name: &str) -> Result<Publisher, Error> {
+        let connection = connection::connect(nodes, name).await?;
         let lost = |error: lapin::Error| Error::Lost { source: Some(error.into()) };
         let channel = connection.create_channel().await.map_err(lost)?;
         channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(lost)?;
@@ -63,7 +64,10 @@ impl Publisher {
         let routing_key = short(queue)?;
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let publishing = async {
-            self.channel.basic_publish(ShortString::default(), routing_key, options, body, properties).await?.await
+            let confirm =
+                self.channel.basic_publish(ShortString::default(), routing_key, options, body, properties).await?;
+            fault::reach(Point::Published);
+            confirm.await
         };
         let confirmation = tokio::time::timeout(CONFIRM_TIMEOUT, publishing).await.map_err(|_| Error::Unpublished {
             reason: format!(

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::store::{Held, Lease, Store, Taken};
 use super::error::Kind;
-use super::{Command, Ended, Error, Link, Options, Tag};
+use super::{Command, Ended, Error, Handed, Link, Options, Tag};
 use crate::task::{Origin, Settlement};
 
 /// How long a message stays with a worker that does not answer any more.
@@ -137,7 +137,7 @@ impl Session {
         let lease = fastrand::i64(1..);
         let queue = self.options.queue.clone();
         let taken = self.with_store(move |store| store.take(&queue, room, lease, LEASE)).await?;
-        for Taken { id, message, attempt, redelivered } in taken {
+        for Taken { id, message, attempt, unfinished, redelivered } in taken {
             let number = self.next_number;
             self.next_number += 1;
             let lost = CancellationToken::new();
@@ -152,7 +152,7 @@ impl Session {
                 redelivered,
                 delivery_tag: number,
             };
-            link.deliver(link.tag(number), message, origin, attempt, lost);
+            link.deliver(link.tag(number), lost, Handed { message, origin, attempt, unfinished });
         }
         Ok(())
     }

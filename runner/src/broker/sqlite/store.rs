@@ -34,6 +34,9 @@ const SCHEMA: &str = "
     CREATE INDEX message_by_queue ON message (queue, id);
 ";
 
+/// The number of the run that failed last, as in the headers on an AMQP broker.
+const ATTEMPT: &str = "x-wq-attempt";
+
 /// Several processes share the file; a writer waits for this long for the others.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -47,6 +50,8 @@ pub struct Taken {
     pub id: i64,
     pub message: Message,
     pub attempt: u32,
+    /// Runs since the last one that failed in an orderly way: their workers died.
+    pub unfinished: u32,
     pub redelivered: bool,
 }
 
@@ -171,7 +176,9 @@ impl Store {
                     headers: parsed(&row.get::<_, String>(3)?)?,
                 };
                 let (attempt, handovers): (u32, i64) = (row.get(4)?, row.get(5)?);
-                Ok(Taken { id: row.get(0)?, message, attempt, redelivered: handovers > 1 })
+                let failed = message.headers.get(ATTEMPT).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
+                let unfinished = attempt.saturating_sub(failed.unwrap_or(0)).saturating_sub(1);
+                Ok(Taken { id: row.get(0)?, message, attempt, unfinished, redelivered: handovers > 1 })
             })?
             .collect::<rusqlite::Result<Vec<_>>>()
         })?;
@@ -298,7 +305,7 @@ fn with_failure(headers: &Map<String, Value>, failure: &Failure, queue: &str) ->
     headers.insert("x-wq-stderr".into(), failure.stderr.as_str().into());
     headers.insert("x-wq-guest".into(), failure.guest.as_str().into());
     headers.insert("x-wq-queue".into(), queue.into());
-    headers.insert("x-wq-attempt".into(), failure.attempt.into());
+    headers.insert(ATTEMPT.into(), failure.attempt.into());
     headers.insert("x-wq-last-failed-at".into(), at.as_str().into());
     headers.entry("x-wq-first-failed-at").or_insert_with(|| at.into());
     match failure.exit_code {

@@ -1,0 +1,121 @@
+//! Failure points, for the tests of what survives a failure: `WQ_FAULT=POINT[@N]:ACTION[,…]` makes the process fail
+//! when it comes to a point for the Nth time. Without the variable a point is one load of a flag.
+//!
+//! In the shipped binary, since what is to be proved is about the shipped binary; hidden, since nobody else needs it.
+
+use std::str::FromStr;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// The points of a message's way, in its order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Point {
+    /// Subscribed, nothing taken.
+    Idle,
+    /// A message is here, its guest not started.
+    Delivered,
+    /// The guest has ended, its result is nowhere yet.
+    Finished,
+    /// The result is written, nothing settled.
+    Recorded,
+    /// A message was published (a retry, a dead letter), and not yet confirmed.
+    Published,
+    /// It is confirmed, and its original is not acknowledged.
+    Confirmed,
+    /// The acknowledgement is written to the socket.
+    Settled,
+    /// Everything is closed; the process has not exited.
+    Closed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    /// Ends the process at once, as SIGKILL does: nothing is flushed, closed or given back.
+    Kill,
+    /// Holds this thread for so long.
+    Sleep(Duration),
+}
+
+#[derive(Debug)]
+struct Fault {
+    point: Point,
+    left: AtomicU32,
+    action: Action,
+}
+
+static FAULTS: OnceLock<Vec<Fault>> = OnceLock::new();
+
+/// Reads `WQ_FAULT`.
+///
+/// # Errors
+/// When it names no fault.
+pub fn arm() -> Result<(), String> {
+    let Ok(text) = std::env::var("WQ_FAULT") else { return Ok(()) };
+    let faults = text.split(',').map(str::parse).collect::<Result<Vec<Fault>, String>>()?;
+    tracing::warn!("this process is told to fail (WQ_FAULT={text})");
+    let _ = FAULTS.set(faults);
+    Ok(())
+}
+
+/// Fails here, if that is what we were told.
+pub fn reach(point: Point) {
+    let Some(faults) = FAULTS.get() else { return };
+    for fault in faults.iter().filter(|fault| fault.point == point) {
+        // Down to 0 is this time; past it is never again.
+        let before = fault.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        if before == Ok(1) {
+            match fault.action {
+                Action::Kill => std::process::abort(),
+                Action::Sleep(time) => std::thread::sleep(time),
+            }
+        }
+    }
+}
+
+impl FromStr for Fault {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let bad = || format!("WQ_FAULT: `{text}` is not POINT[@N]:kill or POINT[@N]:sleep=SECONDS");
+        let (point, action) = text.split_once(':').ok_or_else(bad)?;
+        let (point, count) = point.split_once('@').unwrap_or((point, "1"));
+        let point = match point {
+            "idle" => Point::Idle,
+            "delivered" => Point::Delivered,
+            "finished" => Point::Finished,
+            "recorded" => Point::Recorded,
+            "published" => Point::Published,
+            "confirmed" => Point::Confirmed,
+            "settled" => Point::Settled,
+            "closed" => Point::Closed,
+            _ => return Err(bad()),
+        };
+        let action = match action.split_once('=') {
+            None if action == "kill" => Action::Kill,
+            Some(("sleep", seconds)) => {
+                let seconds: f64 = seconds.parse().map_err(|_| bad())?;
+                Action::Sleep(Duration::try_from_secs_f64(seconds).map_err(|_| bad())?)
+            }
+            _ => return Err(bad()),
+        };
+        let left = count.parse().ok().filter(|count| *count > 0).ok_or_else(bad)?;
+        Ok(Fault { point, left: AtomicU32::new(left), action })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_are_read_or_refused() {
+        let fault: Fault = "recorded@3:kill".parse().unwrap();
+        assert_eq!((fault.point, fault.left.into_inner(), fault.action), (Point::Recorded, 3, Action::Kill));
+        let fault: Fault = "settled:sleep=0.5".parse().unwrap();
+        assert_eq!(fault.action, Action::Sleep(Duration::from_millis(500)));
+        for bad in ["", "recorded", "nowhere:kill", "idle@0:kill", "idle:sleep", "idle:sleep=-1", "idle:explode"] {
+            assert!(bad.parse::<Fault>().is_err(), "{bad}");
+        }
+    }
+}
