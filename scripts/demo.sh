@@ -50,9 +50,9 @@ show() {
 # Each worker is a process of its own, as each pod of a Job is.
 work_side_by_side() {
     local count=$1 i failed=0
-    show "wq-run work $guest --count 4        # twice, at the same time"
+    show "wq-run work $guest --count 4 --wait 10s        # twice, at the same time"
     for ((i = 1; i <= count; i++)); do
-        wq-run work "$guest" --count 4 >"$folder/worker-$i.out" &
+        wq-run work "$guest" --count 4 --wait 10s >"$folder/worker-$i.out" &
         workers+=($!)
     done
     for ((i = 1; i <= count; i++)); do

@@ -24,3 +24,17 @@ fn a_certificate_of_an_unknown_authority_is_refused() {
     let missing = format!("{url}?cacertfile=/no/such/ca.pem");
     run(queue.command(&args).env("BROKER_URL", &missing)).exits(78).says("/no/such/ca.pem");
 }
+
+#[test]
+fn a_broker_that_wants_a_certificate_of_its_clients_gets_one() {
+    let settings = "ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true";
+    let Some(rabbitmq) = RabbitMq::start_with(settings) else { return };
+    let queue = Queue::new(Broker::Classic(&rabbitmq));
+    let [cert, key] = rabbitmq.client_files();
+    let without =
+        format!("amqps://guest:guest@localhost:{}?cacertfile={}", rabbitmq.tls_port, rabbitmq.ca_file().display());
+    let with = format!("{without}&certfile={}&keyfile={}", cert.display(), key.display());
+    run(queue.command(&["publish", "x"]).env("BROKER_URL", &without)).exits(69);
+    run(queue.command(&["publish", "known"]).env("BROKER_URL", &with)).exits(0);
+    run(queue.command(&["work", &guest("echo")]).env("BROKER_URL", &with)).exits(0).prints("known");
+}

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use crate::harness::queue::{Broker, Queue, on_every_queue};
+use crate::harness::queue::{Broker, Queue, on_every_queue, on_rabbitmq};
 use crate::harness::rabbitmq::RabbitMq;
 use crate::harness::{PATIENCE, guest, run, start};
 
@@ -135,4 +135,194 @@ fn a_queue_deleted_under_its_worker_ends_it() {
         rabbitmq.ctl(&["delete_queue", &queue.name]);
         service.end().exits(78).says(&format!("no queue `{}`", queue.name));
     }
+}
+
+#[test]
+fn a_worker_killed_at_any_point_of_a_message_loses_nothing() {
+    // Each with what the killed worker has printed by then, and whether the message may come again.
+    let points = [
+        ("idle", "", true),
+        ("delivered", "", true),
+        ("finished", "", true),
+        ("recorded", "x", true),
+        ("closed", "x", false),
+    ];
+    on_rabbitmq(|queue| {
+        for (point, printed, again) in points {
+            queue.publish(&["x"]);
+            let mut command = queue.command(&["work", &guest("echo")]);
+            let killed = run(command.env("WQ_FAULT", format!("{point}:kill")));
+            assert_eq!((killed.code, killed.out().as_str()), (None, printed), "{point}");
+            let next = run(&mut queue.command(&["work", &guest("echo"), "--wait", if again { "30s" } else { "0" }]));
+            next.exits(0).prints(if again { "x" } else { "" });
+        }
+        // The acknowledgement is on its way; whether it arrives is not in our hands.
+        queue.publish(&["x"]);
+        let killed = run(queue.command(&["work", &guest("echo")]).env("WQ_FAULT", "settled:kill"));
+        assert_eq!((killed.code, killed.out().as_str()), (None, "x"));
+        let next = run(&mut queue.command(&["work", &guest("echo"), "--wait", "500ms"]));
+        assert!(["", "x"].contains(&next.exits(0).out().as_str()));
+    });
+    let sqlite = Queue::new(Broker::Sqlite(tempfile::tempdir().unwrap()));
+    for (point, printed) in [("finished", ""), ("recorded", "x")] {
+        sqlite.publish(&["x"]);
+        let killed = run(sqlite.command(&["work", &guest("echo")]).env("WQ_FAULT", format!("{point}:kill")));
+        assert_eq!((killed.code, killed.out().as_str()), (None, printed), "{point}");
+        run(&mut sqlite.command(&["work", &guest("echo")])).exits(0).prints("x");
+    }
+    // Settled is settled here.
+    sqlite.publish(&["x"]);
+    let killed = run(sqlite.command(&["work", &guest("echo")]).env("WQ_FAULT", "settled:kill"));
+    assert_eq!((killed.code, killed.out().as_str()), (None, "x"));
+    run(&mut sqlite.command(&["work", &guest("echo"), "--wait", "16s"])).exits(0).prints("");
+}
+
+#[test]
+fn a_worker_killed_while_it_puts_a_message_aside_loses_nothing() {
+    on_rabbitmq(|queue| {
+        for (point, guest_name) in [("published", "reject"), ("confirmed", "reject"), ("confirmed", "fail")] {
+            queue.publish(&["x"]);
+            let args = ["work", &guest(guest_name), "--backoff-initial", "10ms", "--backoff-max", "10ms"];
+            let killed = run(queue.command(&args).env("WQ_FAULT", format!("{point}:kill")));
+            assert_eq!(killed.code, None);
+            // The original comes again, and the copy is there beside it, or may be.
+            assert_eq!(queue.take().body, b"x");
+            match (point, guest_name) {
+                (_, "fail") => assert_eq!(queue.take().headers["x-wq-attempt"], "2"),
+                ("confirmed", _) => assert_eq!(queue.take_dead().body, b"x"),
+                _ => {
+                    if queue.dead_depth() > 0 {
+                        queue.take_dead();
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_message_that_kills_its_workers_is_put_aside() {
+    let Some(rabbitmq) = RabbitMq::shared() else { return };
+    for broker in [Broker::Quorum(rabbitmq), Broker::Sqlite(tempfile::tempdir().unwrap())] {
+        let queue = Queue::new(broker);
+        queue.publish(&["poison"]);
+        for _ in 0..3 {
+            let killed = run(queue.command(&["work", &guest("echo")]).env("WQ_FAULT", "delivered:kill"));
+            assert_eq!(killed.code, None);
+        }
+        let aside = run(&mut queue.command(&["work", &guest("echo")]));
+        aside.exits(65).says("\"outcome\":\"crash\"").prints("");
+        let dead = queue.take_dead();
+        assert_eq!((dead.body.as_slice(), dead.headers["x-wq-outcome"].as_str()), (&b"poison"[..], "crash"));
+    }
+}
+
+#[test]
+fn an_acknowledgement_timeout_stops_the_guest_and_the_worker_goes_on() {
+    // The shortest that RabbitMQ takes; it looks once a minute.
+    let Some(rabbitmq) = RabbitMq::start_with("consumer_timeout = 20000") else { return };
+    let queue = Queue::new(Broker::Classic(&rabbitmq));
+    queue.publish(&["slow"]);
+    let mut one_shot = start(&mut queue.command(&["work", &guest("sleep")]));
+    one_shot.wait_for("started");
+    let mut service = start(&mut queue.command(&["work", &guest("sleep"), "--forever"]));
+    queue.publish(&["slow too"]);
+    service.wait_for("started");
+    one_shot.end_within(3 * PATIENCE).exits(74).says("no longer ours").prints("");
+    // Again, over a new channel: the service took a message up once more.
+    service.wait_for_within("started", 3 * PATIENCE);
+    service.signal("TERM");
+    service.wait_for("SIGTERM received");
+    service.signal("TERM");
+    service.end();
+    let mut back = [queue.take().body, queue.take().body];
+    back.sort();
+    assert_eq!(back, [b"slow".to_vec(), b"slow too".to_vec()]);
+}
+
+#[test]
+fn a_broker_in_need_holds_up_no_heartbeat_and_nothing_is_acknowledged_that_it_did_not_take() {
+    let Some(rabbitmq) = RabbitMq::start() else { return };
+    let queue = Queue::new(Broker::Classic(&rabbitmq));
+    queue.publish(&["bad"]);
+    rabbitmq.ctl(&["set_vm_memory_high_watermark", "0.0001"]);
+    // Its dead letter is not confirmed as long as the alarm lasts; the message goes back, and is not lost.
+    run(&mut queue.command(&["work", &guest("reject")])).exits(74).says("not confirmed within 30s");
+    rabbitmq.ctl(&["set_vm_memory_high_watermark", "0.4"]);
+    run(&mut queue.command(&["work", &guest("reject")])).exits(65);
+    // What was sent during the alarm may have arrived after it.
+    while queue.dead_depth() > 0 {
+        assert_eq!(queue.take_dead().body, b"bad");
+    }
+}
+
+#[test]
+fn a_guest_that_nothing_stops_ends_its_process_and_not_its_message() {
+    // Thousands of fills without a jump in between: no epoch is looked at until the last one is done.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("unstoppable.wat");
+    let fill = "(memory.fill (i32.const 0) (i32.const 1) (i32.const 1073741824))".repeat(400);
+    let text = format!(r#"(module (memory (export "memory") 16384) (func (export "_start") {fill}))"#);
+    std::fs::write(&path, text).unwrap();
+    let path = path.to_str().unwrap();
+    on_every_queue(|queue| {
+        queue.publish(&["again"]);
+        let args = ["work", path, "--timeout", "100ms", "--max-memory-size", "1GiB", "--backoff-initial", "0"];
+        run(&mut queue.command(&args)).exits(80).says("\"settlement\":\"retry\"");
+        queue.wait_for_depth(1);
+        assert_eq!(queue.take().headers["x-wq-outcome"], "timeout");
+    });
+}
+
+#[test]
+fn a_full_disk_under_the_queue_file_is_an_error_and_no_loss() {
+    use std::process::Command;
+    let folder = tempfile::tempdir().unwrap();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(folder.path()).status();
+    if crate::harness::required(mounted.is_ok_and(|status| status.success()).then_some(()), "can't mount a tmpfs")
+        .is_none()
+    {
+        return;
+    }
+    let queue = Queue::new(Broker::Sqlite(folder));
+    queue.publish(&["kept"]);
+    let Broker::Sqlite(folder) = &queue.broker else { unreachable!() };
+    let filler = folder.path().join("filler");
+    // Fills what is left; that this fails is the point.
+    let _ = std::fs::write(&filler, vec![0; 1 << 20]);
+    let refused = run(&mut queue.command(&["publish", &"x".repeat(100_000)]));
+    refused.exits(74).says("full");
+    std::fs::remove_file(&filler).unwrap();
+    run(&mut queue.command(&["work", &guest("echo")])).exits(0).prints("kept");
+    let path = folder.path().to_owned();
+    drop(queue);
+    let _ = Command::new("umount").arg(path).status();
+}
+
+#[test]
+fn a_worker_goes_to_the_next_node_of_a_list() {
+    let Some(rabbitmq) = RabbitMq::shared() else { return };
+    let queue = Queue::new(Broker::Quorum(rabbitmq));
+    let nowhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("amqp://127.0.0.1:{nowhere},{}", queue.url());
+    run(queue.command(&["publish", "found"]).env("BROKER_URL", &url)).exits(0);
+    run(queue.command(&["work", &guest("echo")]).env("BROKER_URL", &url)).exits(0).prints("found");
+}
+
+#[test]
+fn the_brokers_own_dead_lettering_is_used_when_it_is_asked_for() {
+    use lapin::types::{AMQPValue, FieldTable};
+    let Some(rabbitmq) = RabbitMq::shared() else { return };
+    let queue = Queue::new(Broker::Classic(rabbitmq));
+    let name = format!("{}-with-dlx", queue.name);
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString("".into()));
+    arguments.insert("x-dead-letter-routing-key".into(), AMQPValue::LongString(queue.name.as_str().into()));
+    crate::harness::queue::on_channel(rabbitmq, async |channel| {
+        let options = lapin::options::QueueDeclareOptions::durable();
+        channel.queue_declare(name.as_str().into(), options, arguments).await.expect("declared");
+    });
+    run(queue.command(&["publish", "x"]).env("QUEUE", &name)).exits(0);
+    run(queue.command(&["work", &guest("reject"), "--dead-letter-by", "broker"]).env("QUEUE", &name)).exits(65);
+    assert_eq!(queue.take().body, b"x");
 }

@@ -15,6 +15,8 @@
 pub mod admin;
 pub mod amqp;
 mod error;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod sqlite;
 mod url;
 

@@ -5,6 +5,8 @@
 //! same loop with another limit. What happens to one message is in `process.rs`.
 
 mod process;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,5 +1,6 @@
 //! What the tests stand on: the binary, the guests, and queues on every kind of broker.
 
+pub mod proxy;
 pub mod queue;
 pub mod rabbitmq;
 
@@ -75,8 +76,13 @@ pub fn installed(program: &str) -> Option<PathBuf> {
 }
 
 /// Asks again and again until there is an answer.
-pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + PATIENCE;
+pub fn eventually<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
+    within(PATIENCE, what, ask)
+}
+
+/// Asks for so long.
+pub fn within<T>(patience: Duration, what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + patience;
     loop {
         if let Some(answer) = ask() {
             return answer;
@@ -134,7 +140,11 @@ impl Running {
 
     /// Waits for a line of the log that holds `text`.
     pub fn wait_for(&mut self, text: &str) {
-        let until = Instant::now() + PATIENCE;
+        self.wait_for_within(text, PATIENCE);
+    }
+
+    pub fn wait_for_within(&mut self, text: &str, patience: Duration) {
+        let until = Instant::now() + patience;
         loop {
             match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
@@ -150,16 +160,28 @@ impl Running {
         }
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("it is ours").is_none()
+    }
+
     pub fn signal(&self, name: &str) {
         let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
         assert!(status.expect("kill runs").success());
     }
 
     /// Waits for the end.
-    pub fn end(mut self) -> Run {
+    pub fn end(self) -> Run {
+        self.end_within(PATIENCE)
+    }
+
+    pub fn end_within(mut self, patience: Duration) -> Run {
         self.write(b"");
         let child = &mut self.child;
-        let status = eventually("the process ends", || child.try_wait().expect("it is ours"));
+        let status = within(patience, "the process ends", || child.try_wait().expect("it is ours"));
         let stdout = self.stdout.take().expect("taken once").join().expect("the reader does not panic");
         let mut stderr = std::mem::take(&mut self.seen);
         for line in self.lines.iter() {

@@ -92,6 +92,11 @@ impl Queue<'_> {
         self.depth_of(&self.name)
     }
 
+    /// How many dead letters there are.
+    pub fn dead_depth(&self) -> u64 {
+        self.depth_of(&format!("{}.dead", self.name))
+    }
+
     fn depth_of(&self, name: &str) -> u64 {
         match &self.broker {
             Broker::Quorum(rabbitmq) | Broker::Classic(rabbitmq) => on_channel(rabbitmq, async |channel| {
@@ -179,9 +184,8 @@ impl Drop for Queue<'_> {
         if std::thread::panicking() {
             return;
         }
-        let dead = format!("{}.dead", self.name);
         assert_eq!(self.depth(), 0, "messages are left in {}", self.name);
-        assert_eq!(self.depth_of(&dead), 0, "messages are left in {dead}");
+        assert_eq!(self.dead_depth(), 0, "dead letters of {} are left", self.name);
         if let Broker::Sqlite(_) = self.broker {
             let rows: i64 =
                 self.sql().query_row("SELECT count(*) FROM message", [], |row| row.get(0)).expect("counted");

@@ -17,6 +17,7 @@ pub struct RabbitMq {
     pub tls_port: u16,
     dist_port: u16,
     epmd_port: u16,
+    settings: &'static str,
     process: Mutex<Option<Process>>,
 }
 
@@ -44,6 +45,11 @@ impl RabbitMq {
 
     /// A node for one test, which may do anything to it.
     pub fn start() -> Option<RabbitMq> {
+        RabbitMq::start_with("")
+    }
+
+    /// A node with more lines in its configuration.
+    pub fn start_with(settings: &'static str) -> Option<RabbitMq> {
         let server = installed("rabbitmq-server")?;
         // Debian's wrapper in /usr/sbin wants to change the user; the script behind it runs as anybody.
         let inner = Path::new("/usr/lib/rabbitmq/bin/rabbitmq-server");
@@ -57,6 +63,7 @@ impl RabbitMq {
             tls_port,
             dist_port,
             epmd_port,
+            settings,
             process: Mutex::default(),
         };
         rabbitmq.make_certificates();
@@ -73,18 +80,24 @@ impl RabbitMq {
         self.folder.path().join("ca.pem")
     }
 
+    /// A client's certificate and its key, of the same authority.
+    pub fn client_files(&self) -> [PathBuf; 2] {
+        ["client.pem", "client.key"].map(|name| self.folder.path().join(name))
+    }
+
     /// Starts the node again, after `kill`, and returns when it takes connections.
     pub fn restart(&self) {
         let folder = self.folder.path();
         let path = |name: &str| folder.join(name);
         let config = format!(
             "listeners.tcp.1 = 127.0.0.1:{}\nlisteners.ssl.1 = 127.0.0.1:{}\nssl_options.cacertfile = {ca}\n\
-             ssl_options.certfile = {cert}\nssl_options.keyfile = {key}\ndefault_pass = guest\n",
+             ssl_options.certfile = {cert}\nssl_options.keyfile = {key}\ndefault_pass = guest\n{settings}\n",
             self.port,
             self.tls_port,
             ca = self.ca_file().display(),
             cert = path("server.pem").display(),
             key = path("server.key").display(),
+            settings = self.settings,
         );
         std::fs::write(path("rabbitmq.conf"), config).expect("its configuration");
         std::fs::write(path("enabled_plugins"), "[].").expect("its plugins");
@@ -153,6 +166,9 @@ impl RabbitMq {
             openssl req -newkey rsa:2048 -nodes -subj /CN=localhost -keyout server.key -out server.csr
             printf 'subjectAltName=DNS:localhost,IP:127.0.0.1' > san
             openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile san -out server.pem
+            openssl req -newkey rsa:2048 -nodes -subj /CN=client -keyout client.key -out client.csr
+            printf 'extendedKeyUsage=clientAuth' > usage
+            openssl x509 -req -in client.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile usage -out client.pem
         "#;
         let output = Command::new("sh").args(["-c", script]).current_dir(self.folder.path()).output().expect("sh runs");
         assert!(output.status.success(), "openssl: {}", String::from_utf8_lossy(&output.stderr));

@@ -1,0 +1,274 @@
+//! The loop's decisions, driven by events in any order.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use proptest::prelude::*;
+
+use super::*;
+use crate::broker::fake::Fake;
+use crate::task::Failure;
+
+/// What happens to the worker, one after the other.
+#[derive(Clone, Debug)]
+enum Step {
+    Deliver,
+    /// One of the runs ends, in one of these ways.
+    Finish(usize, End),
+    Depth(u64, u64),
+    ProbeDue,
+    Signal,
+    SecondSignal,
+    Lost,
+    Established,
+    BrokerFails,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Ack,
+    Retry,
+    DeadLetter,
+    Release,
+    /// The settlement did not arrive.
+    NotSettled,
+    /// The dead letter could not be published.
+    Refused,
+    HostFault,
+    Panic,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let end = prop::sample::select(vec![
+        End::Ack,
+        End::Ack,
+        End::Ack,
+        End::Retry,
+        End::DeadLetter,
+        End::Release,
+        End::NotSettled,
+        End::Refused,
+        End::HostFault,
+        End::Panic,
+    ]);
+    prop_oneof![
+        8 => Just(Step::Deliver),
+        8 => (any::<usize>(), end).prop_map(|(which, end)| Step::Finish(which, end)),
+        2 => (0u64..3, 0u64..2).prop_map(|(ready, delayed)| Step::Depth(ready, delayed)),
+        2 => Just(Step::ProbeDue),
+        1 => Just(Step::Established),
+        1 => Just(Step::Lost),
+        1 => Just(Step::Signal),
+        1 => Just(Step::SecondSignal),
+        1 => Just(Step::BrokerFails),
+    ]
+}
+
+fn mode() -> impl Strategy<Value = Mode> {
+    prop_oneof![(1u64..6).prop_map(Mode::Count), Just(Mode::Drain), Just(Mode::Forever)]
+}
+
+/// The worker's surroundings: what it is handed, what it runs, and what it has been told to do.
+struct World {
+    state: State,
+    broker: Fake,
+    running: Vec<Delivery>,
+    delivered: u64,
+    /// How each delivery was settled, once.
+    settled: BTreeMap<u64, &'static str>,
+    cancelled: bool,
+    started: u64,
+    now: Instant,
+}
+
+impl World {
+    fn new(mode: Mode, concurrency: usize) -> World {
+        let options = Options { mode, wait: Some(Duration::from_secs(1)), concurrency, max_message: 1 };
+        World {
+            state: State::new(&options),
+            broker: Fake::new(),
+            running: Vec::new(),
+            delivered: 0,
+            settled: BTreeMap::new(),
+            cancelled: false,
+            started: 0,
+            now: Instant::now(),
+        }
+    }
+
+    fn on(&mut self, event: Event) {
+        self.now += Duration::from_millis(10);
+        for act in self.state.on(event, self.now) {
+            match act {
+                Act::Start(delivery) => {
+                    self.running.push(delivery);
+                    self.started += 1;
+                }
+                Act::Cancel => {
+                    assert!(!self.cancelled, "cancelled twice");
+                    self.cancelled = true;
+                }
+                Act::GiveBack(deliveries) => {
+                    assert!(deliveries.is_empty() || self.cancelled, "given back while the broker still fills up");
+                    drop(deliveries);
+                }
+                Act::Probe | Act::Abort => {}
+            }
+        }
+        self.look();
+    }
+
+    /// What must be so after every event.
+    fn look(&mut self) {
+        for (number, how) in self.broker.settled() {
+            let before = self.settled.insert(number, how);
+            assert_eq!(before, None, "delivery {number} settled twice");
+        }
+        assert!(self.running.len() <= self.state.concurrency, "more runs than places");
+        assert_eq!(self.running.len(), self.state.running);
+        if let Mode::Count(count) = self.state.mode {
+            assert!(self.started <= count, "more messages than were asked for");
+        }
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Deliver => {
+                self.delivered += 1;
+                let delivery = self.broker.deliver(self.delivered);
+                self.on(Event::Notice(Notice::Delivery(delivery)));
+            }
+            Step::Finish(which, end) => {
+                if !self.running.is_empty() {
+                    let delivery = self.running.swap_remove(which % self.running.len());
+                    self.finish(delivery, end);
+                }
+            }
+            Step::Depth(ready, delayed) => self.on(Event::Notice(Notice::Depth(Depth { ready, delayed }))),
+            Step::ProbeDue => self.on(Event::ProbeDue),
+            Step::Signal => self.on(Event::Phase(Phase::Draining(Signal::Terminate))),
+            Step::SecondSignal => self.on(Event::Phase(Phase::Aborting(Signal::Terminate))),
+            Step::Lost => self.on(Event::Notice(Notice::Lost(broker::Error::Lost { source: None }))),
+            Step::Established => self.on(Event::Notice(Notice::Established)),
+            Step::BrokerFails => self.on(Event::Notice(Notice::Failed(broker::Error::Lost { source: None }))),
+        }
+    }
+
+    /// What `process` does at the end of a run.
+    fn finish(&mut self, delivery: Delivery, end: End) {
+        let failure = Box::new(Failure {
+            outcome: "exit",
+            exit_code: Some(1),
+            error: String::new(),
+            stderr: String::new(),
+            guest: String::new(),
+            attempt: 1,
+            at: std::time::SystemTime::UNIX_EPOCH,
+        });
+        let (outcome, settlement) = match end {
+            End::Ack | End::NotSettled | End::Panic => (Outcome::Succeeded, Settlement::Ack),
+            End::Retry => (Outcome::Exited(1), Settlement::Retry { after: Duration::from_secs(1), failure }),
+            End::DeadLetter | End::Refused => (Outcome::Exited(3), Settlement::DeadLetter { failure }),
+            End::Release => (Outcome::Exited(6), Settlement::Release),
+            End::HostFault => (Outcome::HostFault("no space".into()), Settlement::Release),
+        };
+        let settled = match end {
+            End::Panic => {
+                // The unwinding drops the receipt.
+                drop(delivery);
+                Settled::Panicked("a test".into())
+            }
+            _ => {
+                let _ = delivery.receipt.settle(settlement.clone()).now_or_never();
+                match end {
+                    End::NotSettled => Settled::Lost,
+                    End::Refused => Settled::Failed(broker::Error::Unpublished { reason: "full".into() }),
+                    _ => Settled::Done(settlement),
+                }
+            }
+        };
+        self.on(Event::Finished(Finished { outcome, settled }));
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_delivery_is_settled_once_whatever_happens_in_whatever_order(
+        mode in mode(), concurrency in 1usize..4, steps in prop::collection::vec(step(), 0..60),
+    ) {
+        let mut world = World::new(mode, concurrency);
+        world.step(Step::Established);
+        for step in steps {
+            world.step(step);
+        }
+        // To the end: what runs ends, and the worker is told to stop.
+        world.step(Step::Signal);
+        while let Some(delivery) = world.running.pop() {
+            world.finish(delivery, End::Ack);
+        }
+        prop_assert!(world.state.stopping.is_some() && world.cancelled);
+        prop_assert_eq!(world.state.running, 0);
+        let expected: Vec<u64> = (1..=world.delivered).collect();
+        prop_assert_eq!(world.settled.keys().copied().collect::<Vec<_>>(), expected, "each delivery once");
+        let Counts { acked, retried, dead_lettered, released, lost } = world.state.counts;
+        prop_assert_eq!(acked + retried + dead_lettered + released + lost, world.started, "each run is counted once");
+    }
+
+    #[test]
+    fn a_more_severe_reason_is_never_replaced(steps in prop::collection::vec(step(), 0..60)) {
+        let mut world = World::new(Mode::Drain, 2);
+        let mut worst = 0;
+        for step in steps {
+            world.step(step);
+            let severity = world.state.stopping.as_ref().map_or(0, StopReason::severity);
+            prop_assert!(severity >= worst);
+            worst = severity;
+        }
+    }
+}
+
+#[test]
+fn an_empty_queue_is_looked_at_twice() {
+    let mut world = World::new(Mode::Drain, 1);
+    world.step(Step::Established);
+    world.step(Step::Depth(0, 0));
+    assert!(world.state.stopping.is_none());
+    world.step(Step::Depth(1, 0));
+    world.step(Step::Depth(0, 0));
+    assert!(world.state.stopping.is_none(), "looks in a row count");
+    world.step(Step::Depth(0, 0));
+    assert!(matches!(world.state.stopping, Some(StopReason::Empty)));
+}
+
+#[test]
+fn a_drain_waits_for_what_comes_later_and_a_count_does_not() {
+    for (mode, stops) in [(Mode::Drain, false), (Mode::Count(5), true)] {
+        let mut world = World::new(mode, 1);
+        world.step(Step::Established);
+        world.step(Step::Depth(0, 1));
+        world.step(Step::Depth(0, 1));
+        assert_eq!(world.state.stopping.is_some(), stops, "{mode:?}");
+    }
+}
+
+#[test]
+fn what_comes_after_the_queue_was_found_empty_is_still_done() {
+    let mut world = World::new(Mode::Drain, 1);
+    world.step(Step::Established);
+    world.step(Step::Depth(0, 0));
+    world.step(Step::Depth(0, 0));
+    world.step(Step::Deliver);
+    assert_eq!(world.running.len(), 1);
+}
+
+#[test]
+fn a_guest_that_can_not_be_stopped_ends_the_worker() {
+    let mut world = World::new(Mode::Forever, 2);
+    world.step(Step::Deliver);
+    let delivery = world.running.pop().expect("it runs");
+    drop(delivery);
+    let settled = Settled::Done(Settlement::Release);
+    world.on(Event::Finished(Finished { outcome: Outcome::Stuck(Duration::ZERO), settled }));
+    assert!(matches!(world.state.stopping, Some(StopReason::Stuck)));
+}

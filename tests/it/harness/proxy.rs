@@ -1,0 +1,81 @@
+//! A TCP relay in front of a broker that can be cut, or go silent: a network that fails on command.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+pub struct Proxy {
+    pub port: u16,
+    state: Arc<State>,
+}
+
+struct State {
+    target: u16,
+    /// Bytes relayed so far, both ways together.
+    relayed: AtomicU64,
+    /// Cut every connection once so many bytes are through.
+    cut_after: AtomicU64,
+    /// Take bytes and pass none of them on.
+    silent: AtomicBool,
+}
+
+impl Proxy {
+    pub fn start(target: u16) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("it is bound").port();
+        let state = Arc::new(State {
+            target,
+            relayed: AtomicU64::new(0),
+            cut_after: AtomicU64::new(u64::MAX),
+            silent: AtomicBool::new(false),
+        });
+        let accepting = state.clone();
+        // Ends with the test process.
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let Ok(server) = TcpStream::connect(("127.0.0.1", accepting.target)) else { continue };
+                for (from, to) in [(&client, &server), (&server, &client)] {
+                    let (from, to) = (from.try_clone().expect("a handle"), to.try_clone().expect("a handle"));
+                    let state = accepting.clone();
+                    std::thread::spawn(move || state.relay(from, to));
+                }
+            }
+        });
+        Proxy { port, state }
+    }
+
+    pub fn relayed(&self) -> u64 {
+        self.state.relayed.load(Ordering::Relaxed)
+    }
+
+    /// Lets so many more bytes through, and then cuts.
+    pub fn cut_after(&self, bytes: u64) {
+        self.state.relayed.store(0, Ordering::Relaxed);
+        self.state.cut_after.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Swallows everything from now on, and keeps the connections open: a cable that was pulled.
+    pub fn go_silent(&self) {
+        self.state.silent.store(true, Ordering::Relaxed);
+    }
+}
+
+impl State {
+    fn relay(&self, mut from: TcpStream, mut to: TcpStream) {
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            if self.silent.load(Ordering::Relaxed) {
+                continue;
+            }
+            let before = self.relayed.fetch_add(count as u64, Ordering::Relaxed);
+            let left = self.cut_after.load(Ordering::Relaxed).saturating_sub(before);
+            let passes = usize::try_from(left).map_or(count, |left| left.min(count));
+            if to.write_all(&buffer[..passes]).is_err() || passes < count {
+                break;
+            }
+        }
+        let _ = from.shutdown(Shutdown::Both);
+        let _ = to.shutdown(Shutdown::Both);
+    }
+}

@@ -1,0 +1,107 @@
+//! The ledger: many messages, workers that are killed at random points of a message's way, and the books at the end.
+//!
+//! `make test` keeps short books, `make soak` long ones: `WQ_SOAK_MESSAGES`, `WQ_SOAK_KILLS` and `WQ_SOAK_SEED` set them. The
+//! seed is printed, and the same seed gives the same faults.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::harness::queue::{Broker, Queue};
+use crate::harness::rabbitmq::RabbitMq;
+use crate::harness::{guest, run};
+
+/// The points where a worker can be killed, in the order of a message's way, with whether a kill there can leave a
+/// second result behind: the first is written, and the broker does not know.
+const POINTS: [(&str, bool); 6] = [
+    ("idle", false),
+    ("delivered", false),
+    ("finished", false),
+    ("recorded", true),
+    ("settled", true),
+    ("closed", false),
+];
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
+
+#[test]
+fn the_books_balance_after_kills_at_random_points() {
+    let seed = setting("WQ_SOAK_SEED", 20_261_122);
+    let kinds: [fn() -> Option<Broker<'static>>; 3] = [
+        || Some(Broker::Sqlite(tempfile::tempdir().unwrap())),
+        || RabbitMq::shared().map(Broker::Quorum),
+        || RabbitMq::shared().map(Broker::Classic),
+    ];
+    for (number, kind) in (0u64..).zip(kinds) {
+        if let Some(broker) = kind() {
+            balance(Queue::new(broker), seed + number);
+        }
+    }
+}
+
+fn balance(queue: Queue, seed: u64) {
+    let messages = setting("WQ_SOAK_MESSAGES", 60);
+    let kills = setting("WQ_SOAK_KILLS", 18);
+    let mut random = fastrand::Rng::with_seed(seed);
+    // A line each, so that the results can be told apart in one stream.
+    let published: BTreeSet<String> = (0..messages).map(|number| format!("message {number} of {seed}")).collect();
+    let lines = tempfile::NamedTempFile::new().unwrap();
+    let all: String = published.iter().map(|body| format!("{body}\n")).collect();
+    std::fs::write(lines.path(), all).unwrap();
+    run(queue.command(&["publish", "--lines"]).arg(lines.path())).exits(0);
+
+    let mut results: BTreeMap<String, u64> = BTreeMap::new();
+    let mut faults: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut take = |run: &crate::harness::Run| {
+        for line in run.out().lines() {
+            *results.entry(line.to_owned()).or_default() += 1;
+        }
+    };
+    let mut may_repeat = 0;
+    for _ in 0..kills {
+        let (point, repeats) = POINTS[random.usize(..POINTS.len())];
+        // Idle and closed are reached once a run.
+        let count = if matches!(point, "idle" | "closed") { 1 } else { random.u64(1..=3) };
+        let mut command =
+            queue.command(&["work", &guest("line"), "--count", "4", "--wait", "1s", "--concurrency", "2"]);
+        let killed = run(command.env("WQ_FAULT", format!("{point}@{count}:kill")));
+        take(&killed);
+        match killed.code {
+            // By SIGABRT: the fault struck.
+            None => {
+                *faults.entry(point).or_default() += 1;
+                // Two guests run at a time, and the other one may be as far.
+                may_repeat += if repeats { 2 } else { 0 };
+            }
+            // The queue was empty before it could, or fewer messages came.
+            Some(0) => {}
+            other => panic!("exit {other:?}:\n{}", killed.stderr),
+        }
+    }
+    // The faults stop: the queue empties, once the leases of the dead are over.
+    let last = run(&mut queue.command(&["work", &guest("line"), "--drain", "--wait", "16s"]));
+    last.exits(0);
+    take(&last);
+
+    let written: BTreeSet<String> = results.keys().cloned().collect();
+    let lost: Vec<_> = published.difference(&written).collect();
+    let phantoms: Vec<_> = written.difference(&published).collect();
+    let duplicates: u64 = results.values().map(|count| count - 1).sum();
+    println!(
+        "{}: seed {seed}, {messages} messages, kills {faults:?}: {} results, {duplicates} duplicates, {} lost",
+        queue.name,
+        results.values().sum::<u64>(),
+        lost.len(),
+    );
+    // A message that was taken by too many killed workers is a dead letter, and that is no loss.
+    let mut dead = 0;
+    while queue.dead_depth() > 0 {
+        let letter = queue.take_dead();
+        assert!(published.contains(&String::from_utf8(letter.body).unwrap()));
+        dead += 1;
+    }
+    assert!(lost.len() <= dead, "lost, seed {seed}: {lost:?}");
+    assert!(phantoms.is_empty(), "never published, seed {seed}: {phantoms:?}");
+    assert!(duplicates <= may_repeat, "{duplicates} duplicates of {may_repeat} that the faults explain, seed {seed}");
+    assert_eq!(queue.depth(), 0, "left, seed {seed}");
+}
