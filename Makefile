@@ -33,7 +33,8 @@ lint: ## formatting, clippy, shellcheck
 test: deps-test lint ## everything: guests, lint, all tests (as root on Debian it installs a broker and podman)
 	guest-examples/build.sh rust
 	guest-examples/build.sh c || test -z "$$CI"
-	cargo test --locked
+	# Most tests wait for a broker or a clock most of the time.
+	RUST_TEST_THREADS=6 cargo test --locked
 
 deps-test:
 	scripts/install.sh build guests-rust

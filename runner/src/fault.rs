@@ -15,6 +15,8 @@ pub enum Point {
     Idle,
     /// A message is here, its guest not started.
     Delivered,
+    /// On the guest's own thread, with the guest about to start.
+    Running,
     /// The guest has ended, its result is nowhere yet.
     Finished,
     /// The result is written, nothing settled.
@@ -83,6 +85,7 @@ impl FromStr for Fault {
         let point = match point {
             "idle" => Point::Idle,
             "delivered" => Point::Delivered,
+            "running" => Point::Running,
             "finished" => Point::Finished,
             "recorded" => Point::Recorded,
             "published" => Point::Published,

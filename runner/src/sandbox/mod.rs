@@ -29,6 +29,7 @@ pub use guest::{Digest, Error};
 pub use limits::Limits;
 pub use stdio::Stderr;
 
+use crate::fault::{self, Point};
 use crate::task::{Limit, Outcome, Report};
 use guest::Guest;
 use module::{Ended, Program};
@@ -212,6 +213,7 @@ impl Core {
             Ok(wasi) => wasi,
             Err(fault) => return Report::bare(Outcome::HostFault(fault), started.elapsed()),
         };
+        fault::reach(Point::Running);
         let _ticking = self.ticker.run();
         // Stopped runs end by being dropped here, with their store and instance.
         let ended = tokio::select! {

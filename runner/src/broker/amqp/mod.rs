@@ -98,7 +98,8 @@ impl Adapter {
                 },
                 delivery = session.consumer.next() => match delivery {
                     Some(Ok(delivery)) => session.on_delivery(delivery, link),
-                    Some(Err(error)) => Err(queue_error(error, &self.options.queue, "consume from")),
+                    // A refusal at this point (an acknowledgement that took too long) ends the channel, and not us.
+                    Some(Err(error)) => Err(Error::Lost { source: Some(error.into()) }),
                     None if link.cancelled => {
                         // The end that we asked for. Nothing more can come, but there may be something to settle.
                         session.settle_the_rest(link).await
