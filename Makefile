@@ -2,10 +2,10 @@
 .DEFAULT_GOAL := help
 # cargo uses all cores by itself, and the targets share its lock: one after the other.
 .NOTPARALLEL:
-.PHONY: help demo build guests image lint test deps-test clean
+.PHONY: help demo build guests image lint test test-rabbitmq4 soak deps-test clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## the work-queue example of the Kubernetes page, with no cluster and no broker
 	@scripts/install.sh build guests-rust
@@ -35,6 +35,14 @@ test: deps-test lint ## everything: guests, lint, all tests (as root on Debian i
 	guest-examples/build.sh c || test -z "$$CI"
 	# Most tests wait for a broker or a clock most of the time.
 	RUST_TEST_THREADS=6 cargo test --locked
+
+test-rabbitmq4: deps-test ## the tests on RabbitMQ 4 (as root on Debian)
+	guest-examples/build.sh
+	scripts/rabbitmq4.sh build/rabbitmq4
+	WQ_TEST_RABBITMQ_ROOT=$(CURDIR)/build/rabbitmq4 RUST_TEST_THREADS=6 cargo test --locked --test it
+
+soak: deps-test ## the ledger over thousands of kills: WQ_SOAK_MESSAGES, WQ_SOAK_KILLS and WQ_SOAK_SEED set it
+	WQ_SOAK_MESSAGES=$${WQ_SOAK_MESSAGES:-12000} WQ_SOAK_KILLS=$${WQ_SOAK_KILLS:-3000} cargo test --locked --test it soak -- --nocapture
 
 deps-test:
 	scripts/install.sh build guests-rust

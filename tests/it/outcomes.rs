@@ -248,8 +248,9 @@ fn what_a_publisher_wrote_survives_a_retry() {
         for expected in ["WQ_MESSAGE_ID=m-2", "WQ_ATTEMPT=2"] {
             assert!(told.split('\0').any(|string| string == expected), "no {expected} in {told:?}");
         }
-        queue.publish_with(lapin::BasicProperties::default().with_expiration("100".into()), b"y");
+        queue.publish_with(lapin::BasicProperties::default().with_expiration("60000".into()), b"y");
         run(&mut queue.command(&["work", &guest("reject")])).exits(65);
-        assert_eq!(queue.take_dead().body, b"y");
+        let dead = queue.take_dead();
+        assert_eq!((dead.body.as_slice(), dead.expires), (&b"y"[..], false));
     });
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::harness::queue::{Queue, on_every_queue};
 use crate::harness::rabbitmq::RabbitMq;
-use crate::harness::{Run, installed, page_guest, run, start, wq_run};
+use crate::harness::{Run, guest, installed, page_guest, run, start, wq_run};
 
 const FRUITS: [&str; 8] = ["apple", "banana", "cherry", "date", "fig", "grape", "lemon", "melon"];
 
@@ -101,6 +101,19 @@ fn a_count_with_concurrency_takes_that_many_and_leaves_the_rest() {
         let rest = crate::harness::run(&mut queue.command(&["work", &guest, "--drain"]));
         rest.exits(0);
         assert_each_once(&lines([&run, &rest]));
+    });
+}
+
+#[test]
+fn a_run_for_one_message_leaves_the_next_one_untouched() {
+    // The broker would hand the next message to a worker that leaves, and count its return as a failed delivery.
+    on_every_queue(|queue| {
+        for _ in 0..5 {
+            queue.publish(&["mine", "the next worker's"]);
+            run(&mut queue.command(&["work", &guest("echo")])).exits(0).prints("mine");
+            let next = run(&mut queue.command(&["work", &guest("environ")])).exits(0).out();
+            assert!(next.contains("WQ_REDELIVERED=false") && next.contains("WQ_ATTEMPT=1"), "{next:?}");
+        }
     });
 }
 

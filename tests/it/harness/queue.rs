@@ -32,6 +32,8 @@ pub struct Found {
     pub body: Vec<u8>,
     /// Headers as text.
     pub headers: BTreeMap<String, String>,
+    /// Whether it goes away by itself after a time.
+    pub expires: bool,
 }
 
 /// Runs a test on every kind of queue: each promise holds on all of them.
@@ -145,6 +147,7 @@ impl Queue<'_> {
                 let headers = got.delivery.properties.headers().iter().flat_map(|table| table.inner());
                 Some(Found {
                     headers: headers.map(|(name, value)| (name.to_string(), text(value))).collect(),
+                    expires: got.delivery.properties.expiration().is_some(),
                     body: got.delivery.data,
                 })
             }),
@@ -165,7 +168,11 @@ impl Queue<'_> {
                     let headers: BTreeMap<String, serde_json::Value> =
                         serde_json::from_str(&headers).expect("headers are JSON");
                     let text = |value: serde_json::Value| value.as_str().map_or(value.to_string(), str::to_owned);
-                    Found { body, headers: headers.into_iter().map(|(name, value)| (name, text(value))).collect() }
+                    Found {
+                        body,
+                        expires: false,
+                        headers: headers.into_iter().map(|(name, value)| (name, text(value))).collect(),
+                    }
                 })
             }
         }

@@ -1,5 +1,6 @@
 //! A RabbitMQ of our own: its own node name, ports and folder, so that it can be stopped, killed and started again.
 
+use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
@@ -36,6 +37,23 @@ const WATCH: &str = r#"
     kill -KILL 0
 "#;
 
+/// Runs a program in another root file system that sees our network, our processes and the node's folder.
+const ENTER: &str = r#"
+    set -e
+    root=$1 folder=$2
+    shift 2
+    mount -t proc proc "$root/proc"
+    mount --rbind /dev "$root/dev"
+    mkdir -p "$root$folder"
+    mount --bind "$folder" "$root$folder"
+    exec chroot "$root" "$@"
+"#;
+
+/// `make test-rabbitmq4` runs the same tests on a newer RabbitMQ, which lies in this root file system.
+fn other_root() -> Option<OsString> {
+    std::env::var_os("WQ_TEST_RABBITMQ_ROOT")
+}
+
 impl RabbitMq {
     /// The node that all tests share which do nothing to it.
     pub fn shared() -> Option<&'static RabbitMq> {
@@ -50,10 +68,12 @@ impl RabbitMq {
 
     /// A node with more lines in its configuration.
     pub fn start_with(settings: &'static str) -> Option<RabbitMq> {
-        let server = installed("rabbitmq-server")?;
+        let mut server = installed("rabbitmq-server")?;
         // Debian's wrapper in /usr/sbin wants to change the user; the script behind it runs as anybody.
         let inner = Path::new("/usr/lib/rabbitmq/bin/rabbitmq-server");
-        let server = if inner.is_file() { inner.to_owned() } else { server };
+        if inner.is_file() || other_root().is_some() {
+            server = inner.to_owned();
+        }
         let [port, tls_port, dist_port, epmd_port] = free_ports();
         let rabbitmq = RabbitMq {
             folder: tempfile::tempdir().expect("a folder"),
@@ -104,7 +124,7 @@ impl RabbitMq {
         let mut command = Command::new("sh");
         command
             .args(["-c", WATCH, "sh"])
-            .arg(&self.server)
+            .args(self.program("rabbitmq-server"))
             .env("HOME", folder)
             .env("RABBITMQ_NODENAME", &self.node)
             .env("RABBITMQ_DIST_PORT", self.dist_port.to_string())
@@ -148,7 +168,9 @@ impl RabbitMq {
 
     /// Asks the node for something that AMQP has no word for.
     pub fn ctl(&self, args: &[&str]) -> String {
-        let output = Command::new(self.server.with_file_name("rabbitmqctl"))
+        let program = self.program("rabbitmqctl");
+        let output = Command::new(&program[0])
+            .args(&program[1..])
             .args(["--node", &self.node])
             .args(args)
             .env("HOME", self.folder.path())
@@ -157,6 +179,14 @@ impl RabbitMq {
             .expect("rabbitmqctl runs");
         assert!(output.status.success(), "rabbitmqctl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// A program of the server, as words to start it with: ours, or that of another root file system.
+    fn program(&self, name: &str) -> Vec<OsString> {
+        let program = self.server.with_file_name(name).into_os_string();
+        let Some(root) = other_root() else { return vec![program] };
+        let words = ["unshare", "--mount", "sh", "-c", ENTER, "sh"].map(OsString::from);
+        words.into_iter().chain([root, self.folder.path().into(), program]).collect()
     }
 
     fn make_certificates(&self) {
