@@ -279,6 +279,7 @@ fn a_full_disk_under_the_queue_file_is_an_error_and_no_loss() {
     {
         return;
     }
+    let _unmounted = Mounted(folder.path().to_owned());
     let queue = Queue::new(Broker::Sqlite(folder));
     queue.publish(&["kept"]);
     let Broker::Sqlite(folder) = &queue.broker else { unreachable!() };
@@ -289,9 +290,16 @@ fn a_full_disk_under_the_queue_file_is_an_error_and_no_loss() {
     refused.exits(74).says("q.db failed");
     std::fs::remove_file(&filler).unwrap();
     run(&mut queue.command(&["work", &guest("echo")])).exits(0).prints("kept");
-    let path = folder.path().to_owned();
-    drop(queue);
-    let _ = Command::new("umount").arg(path).status();
+}
+
+/// Unmounts when the test is over, whichever way.
+struct Mounted(std::path::PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(&self.0).status();
+        let _ = std::fs::remove_dir(&self.0);
+    }
 }
 
 #[test]

@@ -19,7 +19,15 @@ pub struct RabbitMq {
     dist_port: u16,
     epmd_port: u16,
     settings: &'static str,
+    lasts: Lasts,
     process: Mutex<Option<Process>>,
+}
+
+/// A static is never dropped.
+#[derive(PartialEq)]
+enum Lasts {
+    UntilDropped,
+    UntilTheEnd,
 }
 
 /// The server and its helpers, in a process group. They end when `alive` is closed: by us, or by the kernel when the
@@ -29,11 +37,13 @@ struct Process {
     alive: Option<ChildStdin>,
 }
 
-/// Runs a command and the port mapper until stdin ends, then kills the whole process group.
+/// Runs a command and the port mapper until stdin ends, then kills the whole process group. A folder that nobody will
+/// remove any more, that of the shared node, is removed from outside of the group.
 const WATCH: &str = r#"
     epmd -port "$ERL_EPMD_PORT" -address 127.0.0.1 >/dev/null 2>&1 &
     "$@" </dev/null &
     cat >/dev/null
+    [ -z "$WQ_REMOVE" ] || setsid sh -c 'sleep 1; rm -rf "$WQ_REMOVE"' &
     kill -KILL 0
 "#;
 
@@ -58,7 +68,7 @@ impl RabbitMq {
     /// The node that all tests share which do nothing to it.
     pub fn shared() -> Option<&'static RabbitMq> {
         static SHARED: OnceLock<Option<RabbitMq>> = OnceLock::new();
-        SHARED.get_or_init(RabbitMq::start).as_ref()
+        SHARED.get_or_init(|| RabbitMq::launch("", Lasts::UntilTheEnd)).as_ref()
     }
 
     /// A node for one test, which may do anything to it.
@@ -68,6 +78,10 @@ impl RabbitMq {
 
     /// A node with more lines in its configuration.
     pub fn start_with(settings: &'static str) -> Option<RabbitMq> {
+        RabbitMq::launch(settings, Lasts::UntilDropped)
+    }
+
+    fn launch(settings: &'static str, lasts: Lasts) -> Option<RabbitMq> {
         let mut server = installed("rabbitmq-server")?;
         // Debian's wrapper in /usr/sbin wants to change the user; the script behind it runs as anybody.
         let inner = Path::new("/usr/lib/rabbitmq/bin/rabbitmq-server");
@@ -84,6 +98,7 @@ impl RabbitMq {
             dist_port,
             epmd_port,
             settings,
+            lasts,
             process: Mutex::default(),
         };
         rabbitmq.make_certificates();
@@ -135,6 +150,7 @@ impl RabbitMq {
             .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "-kernel inet_dist_use_interface {127,0,0,1}")
             .env("ERL_EPMD_PORT", self.epmd_port.to_string())
             .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+            .env("WQ_REMOVE", if self.lasts == Lasts::UntilTheEnd { folder } else { Path::new("") })
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
