@@ -1,6 +1,7 @@
 //! The integration tests: the real binary, real brokers, real guests. One binary, since each one links wasmtime again.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test ends by panicking")]
+#![expect(clippy::print_stdout, reason = "the ledger is printed")]
 
 mod harness;
 
