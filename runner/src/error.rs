@@ -78,6 +78,7 @@ impl Error {
     pub fn exit_status(&self) -> ExitStatus {
         match self {
             Error::Configuration { .. } => ExitStatus::Configuration,
+            Error::Guest(sandbox::Error::Grant(_)) => ExitStatus::Configuration,
             Error::Guest(_) => ExitStatus::NoGuest,
             Error::Broker(error) | Error::Unpublished { source: error, .. } => broker_status(error),
             Error::Io { .. } => ExitStatus::NotDelivered,

@@ -90,6 +90,15 @@ fn a_guest_sees_the_folders_that_were_granted_and_writes_only_where_it_may() {
 #[test]
 fn a_grant_that_can_not_be_given_is_said_before_anything_runs() {
     exec_with("nothing", &["--dir", "/no/such/folder"], b"").exits(78).says("--dir");
+    // More folders than a process may have open.
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().to_str().unwrap();
+    let mut many = Command::new("sh");
+    many.args(["-c", r#"ulimit -n 64; exec "$@""#, "sh", env!("CARGO_BIN_EXE_wq-run"), "exec", &guest("nothing")]);
+    for number in 0..100 {
+        many.args(["--dir".into(), format!("{folder}::/{number}")]);
+    }
+    run_with(&mut many, b"").exits(78).says("open files").says("--dir");
     exec_with("nothing", &["--env", "NOT_SET_ANYWHERE"], b"").exits(78).says("--env NOT_SET_ANYWHERE=VALUE");
 }
 

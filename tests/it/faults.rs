@@ -125,6 +125,103 @@ fn a_service_outlives_its_broker() {
 }
 
 #[test]
+fn a_broker_that_stops_in_good_order_is_met_again() {
+    let Some(rabbitmq) = RabbitMq::start() else { return };
+    let queue = Queue::new(Broker::Quorum(&rabbitmq));
+    queue.publish(&["under way"]);
+    let mut one_shot = start(&mut queue.command(&["work", &guest("sleep")]));
+    one_shot.wait_for("started");
+    let mut service = start(queue.command(&["work", &guest("echo"), "--forever"]).env("RUST_LOG", "info,wq_run=debug"));
+    service.wait_for("subscribed");
+    // Every client is told: CONNECTION_FORCED.
+    rabbitmq.ctl(&["stop_app"]);
+    one_shot.end().exits(74).says("no longer ours");
+    service.wait_for("no connection to the broker");
+    rabbitmq.ctl(&["start_app"]);
+    service.wait_for("\"settlement\":\"ack\"");
+    service.signal("TERM");
+    service.end().exits(0).prints("under way");
+}
+
+#[test]
+fn a_broker_killed_after_the_result_was_written_gives_a_duplicate_and_no_false_success() {
+    let Some(rabbitmq) = RabbitMq::start() else { return };
+    for kind in [Broker::Quorum(&rabbitmq), Broker::Classic(&rabbitmq)] {
+        let queue = Queue::new(kind);
+        queue.publish(&["written"]);
+        let mut one_shot = start(queue.command(&["work", &guest("obey")]).env("WQ_FAULT", "recorded:sleep=12"));
+        one_shot.wait_for("told to fail");
+        queue.wait_for_depth(0);
+        rabbitmq.kill();
+        one_shot.end().exits(74).prints("written");
+        rabbitmq.restart();
+        // The same message once more: at least once.
+        run(&mut queue.command(&["work", &guest("echo")])).exits(0).prints("written").says("\"redelivered\":true");
+    }
+}
+
+#[test]
+fn a_dead_letter_that_the_broker_refuses_leaves_the_message_where_it_was() {
+    use lapin::types::{AMQPValue, FieldTable};
+    let Some(rabbitmq) = RabbitMq::shared() else { return };
+    let queue = Queue::new(Broker::Classic(rabbitmq));
+    let full = format!("{}-full", queue.name);
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-max-length".into(), AMQPValue::LongInt(1));
+    arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+    crate::harness::queue::on_channel(rabbitmq, async |channel| {
+        let options = lapin::options::QueueDeclareOptions::durable();
+        channel.queue_declare(full.as_str().into(), options, arguments).await.expect("declared");
+    });
+    run(queue.command(&["publish", "the one that fits"]).env("QUEUE", &full)).exits(0);
+    queue.publish(&["bad"]);
+    let refused = run(&mut queue.command(&["work", &guest("reject"), "--dead-letter-queue", &full]));
+    refused.exits(74).says("refused it");
+    queue.wait_for_depth(1);
+    assert_eq!(queue.take().body, b"bad");
+}
+
+#[test]
+fn a_service_keeps_its_memory_and_its_descriptors_over_a_thousand_messages() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = folder.path().join("lines");
+    let count = |name: &str, pid: u32| -> usize {
+        match name {
+            "descriptors" => std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(),
+            _ => {
+                let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+                let line = status.lines().find(|line| line.starts_with(name)).expect("the kernel tells");
+                line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
+            }
+        }
+    };
+    on_every_queue(|queue| {
+        let send = |messages: usize, last: &str| {
+            let text = "a message of some length\n".repeat(messages - 1) + last;
+            std::fs::write(&lines, text).unwrap();
+            run(queue.command(&["publish", "--lines"]).arg(&lines)).exits(0);
+        };
+        let args = ["work", &guest("obey"), "--forever", "--concurrency", "2", "--max-attempts", "1"];
+        let mut service = start(&mut queue.command(&args));
+        let mut measure = |messages| {
+            send(messages, "fails, and by that is seen to be the last");
+            service.wait_for("\"settlement\":\"dead-letter\"");
+            queue.take_dead();
+            queue.wait_for_depth(0);
+            ["VmRSS", "descriptors", "Threads"].map(|name| count(name, service.id()))
+        };
+        let [rss, descriptors, threads] = measure(100);
+        let [rss_later, descriptors_later, threads_later] = measure(1000);
+        service.signal("TERM");
+        service.end().exits(0);
+        // Allocators keep some; a leak of one message or instance each would be far more.
+        assert!(rss_later < rss + 8 * 1024, "{rss} kB became {rss_later} kB");
+        assert!(descriptors_later <= descriptors + 1, "{descriptors} descriptors became {descriptors_later}");
+        assert!(threads_later <= threads + 1, "{threads} threads became {threads_later}");
+    });
+}
+
+#[test]
 fn a_queue_deleted_under_its_worker_ends_it() {
     let Some(rabbitmq) = RabbitMq::shared() else { return };
     for kind in [Broker::Quorum(rabbitmq), Broker::Classic(rabbitmq)] {

@@ -48,6 +48,14 @@ fn the_image_does_the_pages_work_without_rights_and_without_a_writable_file_syst
     work(&[]).exits(0).prints("Processing apple\n");
     work(&["--drain"]).exits(0).prints("Processing banana\nProcessing cherry\n");
     work(&["--on-empty", "fail"]).exits(79);
+    // A guest that gets the whole container killed: the message is not lost, and its attempt is counted.
+    queue.publish(&["greedy"]);
+    let greedy = format!("--volume={}:/guest/greedy.wat:ro", crate::harness::guest("greedy"));
+    let mut command = podman(&["run", "--rm"]);
+    command.args(STRICT).args(["--memory=64m", "--memory-swap=64m", &greedy]).args(&environment).arg(image);
+    run(command.args(["work", "/guest/greedy.wat"])).exits(137);
+    queue.wait_for_depth(1);
+    assert_eq!(queue.take().headers["x-delivery-count"], "LongLongInt(1)");
     // There is no shell to get into.
     let shell = run(podman(&["run", "--rm", "--entrypoint", "/bin/sh"]).args(STRICT).args([image, "-c", "true"]));
     assert_ne!(shell.code, Some(0));

@@ -119,6 +119,23 @@ fn a_message_reaches_the_guest_and_its_result_byte_for_byte() {
 }
 
 #[test]
+fn a_large_message_is_carried_whole() {
+    let large: Vec<u8> = (0..=250).cycle().take(20 << 20).collect();
+    on_every_queue(|queue| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &large).unwrap();
+        // RabbitMQ 4 takes up to 16 MiB, unless it is told to take more.
+        let published = run(queue.command(&["publish", "--file"]).arg(file.path()));
+        if published.code == Some(74) {
+            published.says("is larger than configured max size");
+            return;
+        }
+        let run = run(&mut queue.command(&["work", &guest("echo"), "--max-stdout", "20MiB"]));
+        assert!(run.exits(0).stdout == large, "{} bytes came back", run.stdout.len());
+    });
+}
+
+#[test]
 fn a_message_over_its_limit_is_a_dead_letter_and_never_runs() {
     on_every_queue(|queue| {
         queue.publish(&["12345678901"]);

@@ -1,10 +1,14 @@
-//! The worker's side of a broker for tests: deliveries with real receipts, and the settlements that come of them.
+//! Brokers for the tests of the worker: one that is driven step by step, with real receipts, and one that keeps books.
 
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Command, Delivery, Handed, Link, Notice};
-use crate::task::{Message, Origin};
+use super::{Command, Delivery, Depth, Error, Handed, Link, Notice, Subscription};
+use crate::task::{Message, Origin, Settlement};
 
 pub(crate) struct Fake {
     link: Link,
@@ -47,5 +51,147 @@ impl Fake {
             }
         }
         settled
+    }
+}
+
+/// A broker that keeps books, and loses the connection after every so many settlements.
+pub(crate) struct Bookkeeper {
+    link: Link,
+    ready: VecDeque<Entry>,
+    held: BTreeMap<u64, (Entry, CancellationToken)>,
+    next_number: u64,
+    prefetch: usize,
+    lose_after: Option<usize>,
+    settlements: usize,
+    books: Arc<Mutex<Books>>,
+}
+
+#[derive(Clone)]
+struct Entry {
+    body: Bytes,
+    attempt: u32,
+}
+
+/// What became of the messages.
+#[derive(Debug, Default)]
+pub(crate) struct Books {
+    pub(crate) acked: Vec<Bytes>,
+    pub(crate) dead: Vec<Bytes>,
+    pub(crate) left: Vec<Bytes>,
+    /// Acknowledged before its result was written, which must never be.
+    pub(crate) acked_unwritten: Vec<Bytes>,
+}
+
+impl Bookkeeper {
+    /// Starts a broker that has these messages. `written` is where the worker's sink writes.
+    pub(crate) fn subscribe(
+        messages: Vec<Bytes>,
+        prefetch: usize,
+        lose_after: Option<usize>,
+        written: Arc<Mutex<Vec<Bytes>>>,
+    ) -> (Subscription, Arc<Mutex<Books>>) {
+        let (notices_tx, notices) = mpsc::unbounded_channel();
+        let (commands_tx, commands_rx) = mpsc::unbounded_channel();
+        let link = Link {
+            notices: notices_tx,
+            commands_tx: commands_tx.downgrade(),
+            commands: commands_rx,
+            session: 1,
+            established: true,
+            cancelled: false,
+        };
+        let books = Arc::new(Mutex::new(Books::default()));
+        let keeper = Bookkeeper {
+            link,
+            ready: messages.into_iter().map(|body| Entry { body, attempt: 1 }).collect(),
+            held: BTreeMap::new(),
+            next_number: 1,
+            prefetch,
+            lose_after,
+            settlements: 0,
+            books: books.clone(),
+        };
+        let task = tokio::spawn(keeper.serve(written));
+        (Subscription { notices, commands: commands_tx, task }, books)
+    }
+
+    async fn serve(mut self, written: Arc<Mutex<Vec<Bytes>>>) {
+        self.link.established();
+        loop {
+            self.fill();
+            match self.link.commands.recv().await {
+                Some(Command::Settle { tag, settlement, reply }) => {
+                    let known = tag.session == self.link.session;
+                    let held = if known { self.held.remove(&tag.number) } else { None };
+                    if let Some((entry, _)) = &held {
+                        self.settle(entry.clone(), &settlement, &written.lock().expect("no test panics here"));
+                    }
+                    let settled = if held.is_some() { Ok(()) } else { Err(Error::Lost { source: None }) };
+                    if let Some(reply) = reply {
+                        let _ = reply.send(settled);
+                    }
+                    // Only what moves the books on: what a lost connection left behind must not lose the next one.
+                    if held.is_some() && settlement != Settlement::Release {
+                        self.settlements += 1;
+                        if self.lose_after.is_some_and(|count| self.settlements.is_multiple_of(count)) {
+                            self.lose();
+                        }
+                    }
+                }
+                Some(Command::Cancel) => self.link.cancelled = true,
+                Some(Command::Probe) => self.link.depth(Depth { ready: self.ready.len() as u64, delayed: 0 }),
+                Some(Command::Close { reply }) => {
+                    self.take_back();
+                    self.books.lock().expect("no test panics here").left =
+                        self.ready.drain(..).map(|entry| entry.body).collect();
+                    let _ = reply.send(Ok(()));
+                    return;
+                }
+                None => return,
+            }
+        }
+    }
+
+    fn fill(&mut self) {
+        while !self.link.cancelled && self.held.len() < self.prefetch {
+            let Some(entry) = self.ready.pop_front() else { return };
+            let number = self.next_number;
+            self.next_number += 1;
+            let lost = CancellationToken::new();
+            let message = Message { body: entry.body.clone(), ..Message::default() };
+            let handed = Handed { message, origin: Origin::default(), attempt: entry.attempt, unfinished: 0 };
+            self.held.insert(number, (entry, lost.clone()));
+            self.link.deliver(self.link.tag(number), lost, handed);
+        }
+    }
+
+    fn settle(&mut self, entry: Entry, settlement: &Settlement, written: &[Bytes]) {
+        let mut books = self.books.lock().expect("no test panics here");
+        match settlement {
+            Settlement::Ack => {
+                if !written.contains(&entry.body) {
+                    books.acked_unwritten.push(entry.body.clone());
+                }
+                books.acked.push(entry.body);
+            }
+            Settlement::DeadLetter { .. } => books.dead.push(entry.body),
+            Settlement::Retry { .. } => self.ready.push_back(Entry { attempt: entry.attempt + 1, ..entry }),
+            Settlement::Release => self.ready.push_front(entry),
+        }
+    }
+
+    /// The connection is gone, and there again at once.
+    fn lose(&mut self) {
+        self.take_back();
+        self.link.session += 1;
+        self.link.notify(Notice::Lost(Error::Lost { source: None }));
+        self.link.established();
+    }
+
+    fn take_back(&mut self) {
+        for (_, (entry, lost)) in std::mem::take(&mut self.held) {
+            lost.cancel();
+            self.ready.push_front(entry);
+        }
     }
 }

@@ -50,6 +50,9 @@ pub enum Error {
     NoStart(PathBuf),
     #[error("the guest {} imports what no guest gets here: {}", path.display(), listed(imports))]
     Imports { path: PathBuf, imports: Vec<String> },
+    /// Not the guest's fault; what it was promised can't be had.
+    #[error("{0}")]
+    Grant(String),
     #[error("cannot compile the guest {}", path.display())]
     Compile { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
 }
@@ -175,6 +178,9 @@ impl Error {
                 "a guest is a program with a `main`, built for wasm32-wasip1 (not wasm32-unknown-unknown)".into()
             }
             Error::Imports { imports, .. } => imports_hint(imports),
+            Error::Grant(_) => {
+                "every folder of --dir is opened for each run; `ulimit -n` is the limit of open files".into()
+            }
             Error::Compile { .. } => "the guest is valid, so this may be a bug of ours: please report it".into(),
         }
     }

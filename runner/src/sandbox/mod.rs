@@ -130,6 +130,9 @@ impl Sandbox {
         let Guest { name, digest, .. } = guest;
         let ticker = Ticker::start(engine.clone());
         let core = Core { name, digest, options, engine, program, ticker };
+        // Once without a message: what can't be granted now would fail every run.
+        let input = Input { stdin: Bytes::new(), env: Vec::new(), cancel: CancellationToken::new() };
+        core.wasi(&input, &Capture::new(0), &Lines::new(Stderr::Log, 0)).map_err(Error::Grant)?;
         Ok(Sandbox { core: Arc::new(core), idle: Mutex::default() })
     }
 

@@ -26,6 +26,9 @@ pub enum Spec {
 pub enum Sink {
     Stdout,
     None,
+    /// For the tests of the worker, which look at what was written when.
+    #[cfg(test)]
+    Memory(std::sync::Arc<std::sync::Mutex<Vec<Bytes>>>),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +67,11 @@ impl Sink {
         match self {
             Sink::Stdout => stdout::write(record.body).await.map_err(|source| Error { to: "stdout", source }),
             Sink::None => Ok(()),
+            #[cfg(test)]
+            Sink::Memory(written) => {
+                written.lock().expect("no test panics here").push(record.body);
+                Ok(())
+            }
         }
     }
 }

@@ -59,10 +59,10 @@ pub struct Stopped {
 /// Why the worker stopped. In the order of severity; a reason gives way only to one that is more severe.
 #[derive(Debug)]
 pub enum StopReason {
+    /// The queue is empty. What comes all the same is still done.
+    Empty,
     /// The count is reached.
     Done,
-    /// The queue is empty.
-    Empty,
     Signal(Signal),
     /// The host could not do its part, and would not be able to for the next message either.
     HostFault(String),
@@ -131,6 +131,9 @@ struct State {
 /// and our connection. Two looks with a pause in between are not fooled by it.
 const EMPTY_LOOKS: u32 = 2;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(25);
+
+/// How long a retry may be on its way from a delay queue back to its own, where no count shows it.
+const BETWEEN_QUEUES: Duration = Duration::from_millis(500);
 
 /// How soon to look again at a queue that has something, but not for us yet.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -260,7 +263,7 @@ impl State {
             Settled::Done(Settlement::Release) => self.counts.released += 1,
             Settled::Done(Settlement::Retry { after, .. }) => {
                 self.counts.retried += 1;
-                self.retries_due = self.retries_due.max(Some(now + after));
+                self.retries_due = self.retries_due.max(Some(now + after + BETWEEN_QUEUES));
             }
             Settled::Lost => self.counts.lost += 1,
             Settled::Failed(error) => {
@@ -344,12 +347,13 @@ impl State {
 impl StopReason {
     fn severity(&self) -> u8 {
         match self {
-            StopReason::Done | StopReason::Empty => 0,
-            StopReason::Signal(_) => 1,
-            StopReason::HostFault(_) => 2,
-            StopReason::BrokerFailed(_) => 3,
-            StopReason::Stuck => 4,
-            StopReason::Bug(_) => 5,
+            StopReason::Empty => 0,
+            StopReason::Done => 1,
+            StopReason::Signal(_) => 2,
+            StopReason::HostFault(_) => 3,
+            StopReason::BrokerFailed(_) => 4,
+            StopReason::Stuck => 5,
+            StopReason::Bug(_) => 6,
         }
     }
 }

@@ -7,7 +7,9 @@ use futures_util::FutureExt as _;
 use proptest::prelude::*;
 
 use super::*;
-use crate::broker::fake::Fake;
+use crate::broker::fake::{Bookkeeper, Fake};
+use crate::sandbox::{self, Grants, Limits, Stderr};
+use crate::settle::{Backoff, ExitMap};
 use crate::task::Failure;
 
 /// What happens to the worker, one after the other.
@@ -271,4 +273,56 @@ fn a_guest_that_can_not_be_stopped_ends_the_worker() {
     let settled = Settled::Done(Settlement::Release);
     world.on(Event::Finished(Finished { outcome: Outcome::Stuck(Duration::ZERO), settled }));
     assert!(matches!(world.state.stopping, Some(StopReason::Stuck)));
+}
+
+/// A worker with a real sandbox, whose guest does what its message says.
+fn worker(mode: Mode, concurrency: usize, sink: Sink) -> Worker {
+    let guest = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/guests/obey.wat");
+    let limits = Limits { timeout: Duration::from_secs(60), memory: 1 << 20, stdout: 1 << 20, stderr: 1 << 20 };
+    let options = sandbox::Options { limits, grants: Grants::default(), args: Vec::new(), stderr: Stderr::Log };
+    let sandbox = Sandbox::load(&guest, options).expect("it is a guest");
+    let policy = Policy {
+        max_attempts: 2,
+        exits: ExitMap::default(),
+        backoff: Backoff { initial: Duration::ZERO, max: Duration::ZERO, factor: 1.0 },
+    };
+    let wait = Some(Duration::ZERO);
+    Worker::new(Options { mode, wait, concurrency, max_message: 1 << 20 }, sandbox, vec![sink], policy)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn no_message_is_lost_and_none_is_acknowledged_before_its_result(
+        kinds in prop::collection::vec(prop::sample::select(vec!["x", "x", "x", "f", "d", "t"]), 0..20),
+        count in prop::option::of(1u64..12),
+        concurrency in 1usize..4,
+        more in 0usize..3,
+        lose_after in prop::option::of(2usize..9),
+    ) {
+        let messages: Vec<bytes::Bytes> =
+            kinds.iter().enumerate().map(|(number, kind)| format!("{kind}{number}").into()).collect();
+        let mode = count.map_or(Mode::Drain, Mode::Count);
+        let written = std::sync::Arc::<std::sync::Mutex<Vec<bytes::Bytes>>>::default();
+        let worker = worker(mode, concurrency, Sink::Memory(written.clone()));
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let (stopped, books) = runtime.block_on(async {
+            let prefetch = concurrency + more;
+            let (subscription, books) = Bookkeeper::subscribe(messages.clone(), prefetch, lose_after, written.clone());
+            let (_phases_tx, phases) = watch::channel(Phase::Running);
+            (worker.run(subscription, phases).await, books)
+        });
+        let books = books.lock().unwrap();
+        prop_assert!(books.acked_unwritten.is_empty(), "{books:?}");
+        let mut accounted: Vec<_> = books.acked.iter().chain(&books.dead).chain(&books.left).cloned().collect();
+        let mut published = messages.clone();
+        accounted.sort();
+        published.sort();
+        prop_assert_eq!(accounted, published, "each message is acknowledged, put aside or left, once: {:?}", books);
+        prop_assert!(books.acked.iter().all(|body| body.starts_with(b"x")), "a failure was acknowledged: {books:?}");
+        if mode == Mode::Drain {
+            prop_assert!(books.left.is_empty(), "{books:?} {stopped:?}");
+        }
+    }
 }
