@@ -19,9 +19,9 @@ impl Format {
     }
 }
 
-/// What libraries may say unless `RUST_LOG` names them. At `warn`, lapin logs messages that came back from the broker,
-/// with their bodies; wasmtime-wasi opens a span for every host call, which would hide the span of the message.
-const QUIET: [(&str, &str); 2] = [("lapin", "lapin=error"), ("wasmtime_wasi", "wasmtime_wasi=warn")];
+/// What libraries may say unless `RUST_LOG` names them. lapin logs messages that came back from the broker, with their
+/// bodies, and once more each error that it returns to us; wasmtime-wasi opens a span for every host call, which would hide the span of the message.
+const QUIET: [(&str, &str); 2] = [("lapin", "lapin=off"), ("wasmtime_wasi", "wasmtime_wasi=warn")];
 
 /// Starts the log. `default_level` holds where `RUST_LOG` is not set.
 pub fn init(format: Format, default_level: &str) {

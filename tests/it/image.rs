@@ -52,6 +52,9 @@ fn the_image_does_the_pages_work_without_rights_and_without_a_writable_file_syst
     queue.publish(&["greedy"]);
     let greedy = format!("--volume={}:/guest/greedy.wat:ro", crate::harness::guest("greedy"));
     let mut command = podman(&["run", "--rm"]);
+    // Where its helper leaves a note when a container runs out of memory.
+    let notes = tempfile::tempdir().unwrap();
+    command.current_dir(notes.path());
     command.args(STRICT).args(["--memory=64m", "--memory-swap=64m", &greedy]).args(&environment).arg(image);
     run(command.args(["work", "/guest/greedy.wat"])).exits(137);
     queue.wait_for_depth(1);

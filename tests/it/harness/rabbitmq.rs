@@ -175,10 +175,10 @@ impl RabbitMq {
 
     /// Kills the node without a warning, as a power cut does.
     ///
-    /// RabbitMQ 3.10 writes the list of its quorum queues to the disk some time after they were declared, and one that
-    /// is missing there never gets a leader again. The queues of an operator are older than that; these are made so.
+    /// RabbitMQ 3.10 writes its queues to the disk some time after they were declared; one that is missing there is gone,
+    /// or never gets a leader again. The queues of an operator are older than that; these are made so.
     pub fn kill(&self) {
-        self.ctl(&["eval", "[dets:sync(Table) || Table <- dets:all()]."]);
+        self.ctl(&["eval", "[dets:sync(Table) || Table <- dets:all()], mnesia:sync_log(), mnesia:dump_log()."]);
         drop(self.process.lock().expect("no test panics here").take());
     }
 
