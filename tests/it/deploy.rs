@@ -6,7 +6,8 @@ use crate::harness::{installed, root, run};
 
 #[test]
 fn the_manifests_are_what_kubernetes_accepts() {
-    if installed("kubectl").is_none() || installed("python3").is_none() {
+    // The script brings what else it needs.
+    if installed("python3").is_none() {
         return;
     }
     run(Command::new(root().join("scripts/check-manifests.sh")).current_dir(root())).exits(0);

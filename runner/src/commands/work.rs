@@ -87,7 +87,8 @@ impl std::fmt::Display for StopReason {
             StopReason::Empty => write!(f, "the queue is empty"),
             StopReason::Signal(signal) => write!(f, "{}", signal.name()),
             StopReason::HostFault(fault) => write!(f, "{fault}"),
-            StopReason::BrokerFailed(error) => write!(f, "{}", chain(error)),
+            // Said in full by `main`, with its hint.
+            StopReason::BrokerFailed(_) => write!(f, "no broker"),
             StopReason::Stuck => write!(f, "a guest could not be stopped"),
             StopReason::Bug(panic) => write!(f, "a bug in wq-run: {panic}"),
         }
