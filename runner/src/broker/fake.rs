@@ -19,17 +19,8 @@ pub(crate) struct Fake {
 
 impl Fake {
     pub(crate) fn new() -> Fake {
-        let (notices_tx, notices) = mpsc::unbounded_channel();
-        let (commands_tx, commands) = mpsc::unbounded_channel();
-        let link = Link {
-            notices: notices_tx,
-            commands_tx: commands_tx.downgrade(),
-            commands,
-            session: 1,
-            established: true,
-            cancelled: false,
-        };
-        Fake { link, notices, _commands: commands_tx }
+        let (link, notices, commands) = Link::channel();
+        Fake { link, notices, _commands: commands }
     }
 
     pub(crate) fn deliver(&mut self, number: u64) -> Delivery {
@@ -90,16 +81,7 @@ impl Bookkeeper {
         lose_after: Option<usize>,
         written: Arc<Mutex<Vec<Bytes>>>,
     ) -> (Subscription, Arc<Mutex<Books>>) {
-        let (notices_tx, notices) = mpsc::unbounded_channel();
-        let (commands_tx, commands_rx) = mpsc::unbounded_channel();
-        let link = Link {
-            notices: notices_tx,
-            commands_tx: commands_tx.downgrade(),
-            commands: commands_rx,
-            session: 1,
-            established: true,
-            cancelled: false,
-        };
+        let (link, notices, commands) = Link::channel();
         let books = Arc::new(Mutex::new(Books::default()));
         let keeper = Bookkeeper {
             link,
@@ -112,7 +94,7 @@ impl Bookkeeper {
             books: books.clone(),
         };
         let task = tokio::spawn(keeper.serve(written));
-        (Subscription { notices, commands: commands_tx, task }, books)
+        (Subscription { notices, commands, task }, books)
     }
 
     async fn serve(mut self, written: Arc<Mutex<Vec<Bytes>>>) {

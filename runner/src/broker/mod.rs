@@ -183,18 +183,9 @@ pub fn subscribe(url: &Url, options: Options) -> Subscription {
 }
 
 pub(crate) fn start(adapter: Adapter, options: Options) -> Subscription {
-    let (notices_tx, notices_rx) = mpsc::unbounded_channel();
-    let (commands_tx, commands_rx) = mpsc::unbounded_channel();
-    let link = Link {
-        notices: notices_tx,
-        commands_tx: commands_tx.downgrade(),
-        commands: commands_rx,
-        session: 0,
-        established: false,
-        cancelled: false,
-    };
+    let (link, notices, commands) = Link::channel();
     let task = tokio::spawn(supervise(adapter, link, options));
-    Subscription { notices: notices_rx, commands: commands_tx, task }
+    Subscription { notices, commands, task }
 }
 
 /// Keeps a session going until the worker is done, the broker refuses us, or it has been away for too long.
@@ -320,6 +311,22 @@ impl Wanted {
 }
 
 impl Link {
+    /// An adapter's end, and what its subscription holds.
+    fn channel() -> (Link, mpsc::UnboundedReceiver<Notice>, mpsc::UnboundedSender<Command>) {
+        let (notices_tx, notices_rx) = mpsc::unbounded_channel();
+        let (commands_tx, commands) = mpsc::unbounded_channel();
+        let commands_weak = commands_tx.downgrade();
+        let link = Link {
+            notices: notices_tx,
+            commands_tx: commands_weak,
+            commands,
+            session: 0,
+            established: false,
+            cancelled: false,
+        };
+        (link, notices_rx, commands_tx)
+    }
+
     fn notify(&self, notice: Notice) {
         // The worker has gone; it will be seen at the next command.
         let _ = self.notices.send(notice);

@@ -85,17 +85,7 @@ impl Adapter {
         loop {
             let step = tokio::select! {
                 biased;
-                command = link.commands.recv() => match command {
-                    Some(Command::Close { reply }) => {
-                        let _ = reply.send(session.close().await);
-                        return Ended::Closed;
-                    }
-                    Some(command) => session.on_command(command, link).await,
-                    None => {
-                        let _ = session.close().await;
-                        return Ended::Closed;
-                    }
-                },
+                command = link.commands.recv() => session.on_command(command, link).await,
                 delivery = session.consumer.next() => match delivery {
                     Some(Ok(delivery)) => session.on_delivery(delivery, link),
                     // A refusal at this point (an acknowledgement that took too long) ends the channel, and not us.
@@ -165,9 +155,9 @@ impl<'a> Session<'a> {
         Ok(Step::Go)
     }
 
-    async fn on_command(&mut self, command: Command, link: &mut Link) -> Result<Step, Error> {
+    async fn on_command(&mut self, command: Option<Command>, link: &mut Link) -> Result<Step, Error> {
         match command {
-            Command::Settle { tag, settlement, reply } => {
+            Some(Command::Settle { tag, settlement, reply }) => {
                 let settled = self.settle(tag, settlement, link).await;
                 let broken = matches!(settled, Err(Error::Lost { .. }));
                 if let Some(reply) = reply {
@@ -180,7 +170,7 @@ impl<'a> Session<'a> {
                     Ok(Step::Go)
                 }
             }
-            Command::Cancel => {
+            Some(Command::Cancel) => {
                 if !link.cancelled {
                     link.cancelled = true;
                     // Awaited before anything is settled: otherwise the broker would fill the free place with the next
@@ -192,12 +182,17 @@ impl<'a> Session<'a> {
                 }
                 Ok(Step::Go)
             }
-            Command::Probe => {
+            Some(Command::Probe) => {
                 link.depth(self.depth().await?);
                 Ok(Step::Go)
             }
-            Command::Close { reply } => {
+            Some(Command::Close { reply }) => {
                 let _ = reply.send(self.close().await);
+                Ok(Step::Closed)
+            }
+            // The worker has gone without a word.
+            None => {
+                let _ = self.close().await;
                 Ok(Step::Closed)
             }
         }
@@ -213,13 +208,7 @@ impl<'a> Session<'a> {
                 Err(_) => return Err(Error::Lost { source: None }),
             }
         };
-        match command {
-            Some(command) => self.on_command(command, link).await,
-            None => {
-                let _ = self.close().await;
-                Ok(Step::Closed)
-            }
-        }
+        self.on_command(command, link).await
     }
 
     async fn settle(&mut self, tag: Tag, settlement: Settlement, link: &Link) -> Result<(), Error> {
