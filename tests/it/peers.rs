@@ -33,7 +33,8 @@ fn killed(running: Running) -> Run {
 fn a_task_that_fails_is_a_success_for_them_and_not_for_us() {
     let Some(queue) = classic() else { return };
     queue.publish(&["task"]);
-    let Some(mut theirs) = theirs(&queue, &[], &["false"]) else { return };
+    // Reads all of it, finds nothing and exits with 1.
+    let Some(mut theirs) = theirs(&queue, &[], &["grep", "not in there"]) else { return };
     run(&mut theirs).exits(0);
     queue.wait_for_depth(1);
     run(&mut queue.command(&["work", &guest("fail"), "--backoff-initial", "0"])).exits(75);
