@@ -47,6 +47,17 @@ fn the_first_signal_lets_the_guest_finish() {
 }
 
 #[test]
+fn a_run_for_one_message_that_finishes_after_a_signal_is_a_success() {
+    on_every_queue(|queue| {
+        queue.publish(&["done in time"]);
+        let mut worker = start(&mut queue.command(&["work", &guest("nap")]));
+        worker.wait_for("started");
+        worker.signal("TERM");
+        worker.end().exits(0).prints("done in time");
+    });
+}
+
+#[test]
 fn the_end_of_the_grace_period_gives_the_message_back() {
     on_every_queue(|queue| {
         for guest_name in ["sleep", "spin"] {

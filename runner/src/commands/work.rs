@@ -72,6 +72,8 @@ fn status(mode: Mode, reason: &StopReason, counts: Counts, closed_cleanly: bool,
     match (reason, mode) {
         // Asked to stop, and stopped with everything settled: a service's good end.
         (StopReason::Signal(_), Mode::Forever) if released == 0 => ExitStatus::Done,
+        // The signal came while the last of them ran, and it was finished.
+        (StopReason::Signal(_), Mode::Count(count)) if acked == count => ExitStatus::Done,
         (StopReason::Signal(Signal::Interrupt), _) => ExitStatus::Interrupted,
         (StopReason::Signal(Signal::Terminate), _) => ExitStatus::Terminated,
         (StopReason::Empty, Mode::Drain) if dead_lettered > 0 => ExitStatus::DeadLettered,
@@ -132,11 +134,13 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_is_a_success_only_for_a_service_that_settled_everything() {
+    fn a_signal_is_a_success_only_where_the_work_was_done_all_the_same() {
         let signal = |mode, counts| status(mode, &StopReason::Signal(Signal::Terminate), counts, true, false);
         assert_eq!(signal(Mode::Forever, Counts { acked: 2, ..NONE }), ExitStatus::Done);
         assert_eq!(signal(Mode::Forever, Counts { acked: 2, released: 1, ..NONE }), ExitStatus::Terminated);
         assert_eq!(signal(Mode::Count(1), NONE), ExitStatus::Terminated);
+        assert_eq!(signal(Mode::Count(2), Counts { acked: 1, ..NONE }), ExitStatus::Terminated);
+        assert_eq!(signal(Mode::Count(1), Counts { acked: 1, ..NONE }), ExitStatus::Done);
         assert_eq!(signal(Mode::Count(1), Counts { released: 1, ..NONE }), ExitStatus::Terminated);
         assert_eq!(signal(Mode::Drain, Counts { acked: 2, ..NONE }), ExitStatus::Terminated);
     }
