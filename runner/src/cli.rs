@@ -1,10 +1,13 @@
 //! What can be typed, and its help. No decisions: `config.rs` makes them.
 
+mod guest;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bytesize::ByteSize;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+
+pub use guest::{Guest, Isolation, Limits};
 
 use crate::settle::ExitMap;
 use crate::sink;
@@ -27,16 +30,22 @@ pub enum Command {
     Work(Work),
     /// Run the guest once on stdin, without a queue, under the same limits and grants
     Exec(Exec),
+    /// Compile a guest into the cache ahead of time, so that workers start at once
+    Compile(Compile),
+    /// Say what a guest is, what it imports and needs, and whether it fits into a ConfigMap
+    Inspect(Inspect),
     /// Put messages into a queue; each is confirmed by the broker before it counts as sent
     Publish(Publish),
     /// Make queues and look at them
     #[command(subcommand)]
     Queue(Queue),
+    /// The other end of `--isolation process`
+    #[command(name = crate::sandbox::CHILD_COMMAND, hide = true)]
+    GuestProcess,
 }
 
 const QUEUE: &str = "Queue";
 const SETTLING: &str = "Settling";
-const SANDBOX: &str = "Sandbox";
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum LogFormat {
@@ -144,44 +153,21 @@ pub struct Exec {
     pub guest: Guest,
 }
 
-/// The guest, its limits and what it may see.
 #[derive(Debug, Args)]
-pub struct Guest {
-    /// The guest: a .wasm or .wat file, compiled to wasm32-wasip1
+pub struct Compile {
+    #[command(flatten)]
+    pub guest: Guest,
+}
+
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// The guest
     #[arg(value_name = "GUEST", env = "WQ_GUEST")]
     pub path: PathBuf,
 
-    /// The guest's own arguments; never looked at by wq-run
-    #[arg(last = true, value_name = "ARGS")]
-    pub args: Vec<String>,
-
-    /// How long one run may take
-    #[arg(long, value_name = "DURATION", env = "WQ_TIMEOUT", default_value = "25m", value_parser = duration, help_heading = SANDBOX)]
-    pub timeout: Duration,
-
-    /// Memory that a guest may use, its tables included
-    #[arg(long, value_name = "BYTES", default_value = "512MiB", help_heading = SANDBOX)]
-    pub max_memory_size: ByteSize,
-
-    /// What a guest may write to stdout; more fails the run
-    #[arg(long, value_name = "BYTES", default_value = "16MiB", help_heading = SANDBOX)]
-    pub max_stdout: ByteSize,
-
-    /// What a guest may write to stderr; the rest is dropped
-    #[arg(long, value_name = "BYTES", default_value = "1MiB", help_heading = SANDBOX)]
-    pub max_stderr: ByteSize,
-
-    /// A larger message is not run
-    #[arg(long, value_name = "BYTES", default_value = "128MiB", help_heading = SANDBOX)]
-    pub max_message: ByteSize,
-
-    /// Let the guest see a folder, read-only unless :rw; may be repeated
-    #[arg(long, value_name = "HOST[::GUEST][:ro|:rw]", help_heading = SANDBOX)]
-    pub dir: Vec<String>,
-
-    /// Give the guest an environment variable, by value or from our environment; may be repeated
-    #[arg(long, value_name = "K[=V]", help_heading = SANDBOX)]
-    pub env: Vec<String>,
+    /// For programs
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

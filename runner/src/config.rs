@@ -1,13 +1,14 @@
 //! From what was typed to what is used: the command line and the environment, checked once. Below this, nothing
 //! validates.
 
-use std::path::PathBuf;
+mod guest;
+
 use std::time::Duration;
 
 use crate::broker::{self, DeadLetterBy, Url};
 use crate::cli;
 use crate::error::Error;
-use crate::sandbox::{self, Dir, Grants, Limits, Stderr};
+use crate::sandbox::{self, Loading, Stderr};
 use crate::settle::{Backoff, Policy};
 use crate::sink;
 use crate::worker::{self, Mode};
@@ -15,7 +16,7 @@ use crate::worker::{self, Mode};
 /// All that `work` needs.
 #[derive(Debug)]
 pub struct Work {
-    pub guest: PathBuf,
+    pub loading: Loading,
     pub sandbox: sandbox::Options,
     pub broker: Url,
     pub subscription: broker::Options,
@@ -29,9 +30,16 @@ pub struct Work {
 /// All that `exec` needs.
 #[derive(Debug)]
 pub struct Exec {
-    pub guest: PathBuf,
+    pub loading: Loading,
     pub sandbox: sandbox::Options,
     pub max_message: u64,
+}
+
+/// All that `compile` needs.
+#[derive(Debug)]
+pub struct Compile {
+    pub loading: Loading,
+    pub sandbox: sandbox::Options,
 }
 
 /// Which queue on which broker.
@@ -48,8 +56,8 @@ impl Work {
     pub fn resolve(work: cli::Work) -> Result<Work, Error> {
         let mode = mode(&work)?;
         let Target { broker, queue } = Target::resolve(&work.broker)?;
-        let max_message = work.guest.max_message.as_u64();
-        let timeout = work.guest.timeout;
+        let max_message = work.guest.limits.max_message.as_u64();
+        let timeout = work.guest.limits.timeout;
         if matches!(broker, Url::Amqp(_)) && timeout >= ACKNOWLEDGEMENT_TIMEOUT {
             tracing::warn!(
                 "--timeout (WQ_TIMEOUT) is {}, and a broker takes a message back after 30m unless its consumer_timeout \
@@ -97,8 +105,8 @@ impl Work {
             ));
         }
         Ok(Work {
-            sandbox: sandbox_options(&work.guest, Stderr::Log)?,
-            guest: work.guest.path,
+            sandbox: guest::options(&work.guest, Stderr::Log)?,
+            loading: guest::loading(&work.guest),
             subscription: broker::Options {
                 queue,
                 prefetch,
@@ -124,10 +132,20 @@ impl Work {
 impl Exec {
     pub fn resolve(exec: cli::Exec) -> Result<Exec, Error> {
         Ok(Exec {
-            sandbox: sandbox_options(&exec.guest, Stderr::Inherit)?,
-            max_message: exec.guest.max_message.as_u64(),
-            guest: exec.guest.path,
+            sandbox: guest::options(&exec.guest, Stderr::Inherit)?,
+            loading: guest::loading(&exec.guest),
+            max_message: exec.guest.limits.max_message.as_u64(),
         })
+    }
+}
+
+impl Compile {
+    pub fn resolve(compile: cli::Compile) -> Result<Compile, Error> {
+        let loading = guest::loading(&compile.guest);
+        if loading.cache.is_none() {
+            return Err(Error::configuration("there is no cache to compile into", "name a folder with --cache-dir (WQ_CACHE_DIR)"));
+        }
+        Ok(Compile { sandbox: guest::options(&compile.guest, Stderr::Inherit)?, loading })
     }
 }
 
@@ -195,100 +213,5 @@ fn mode(work: &cli::Work) -> Result<Mode, Error> {
                     "it is one of once, count=N, drain, forever; --count, --drain and --forever come before it",
                 )
             }),
-    }
-}
-
-fn sandbox_options(guest: &cli::Guest, stderr: Stderr) -> Result<sandbox::Options, Error> {
-    if guest.timeout.is_zero() {
-        return Err(Error::configuration("a guest that may run for 0s can't run", "see --timeout (WQ_TIMEOUT)"));
-    }
-    let zero_byte = |text: &String| text.contains('\0');
-    if guest.args.iter().any(zero_byte) || guest.env.iter().any(zero_byte) {
-        return Err(Error::configuration(
-            "arguments and variables of a guest can't hold a zero byte",
-            "see --env and ARGS",
-        ));
-    }
-    Ok(sandbox::Options {
-        limits: Limits {
-            timeout: guest.timeout,
-            memory: guest.max_memory_size.as_u64(),
-            stdout: guest.max_stdout.as_u64(),
-            stderr: guest.max_stderr.as_u64(),
-        },
-        grants: Grants {
-            env: guest.env.iter().map(|entry| variable(entry)).collect::<Result<_, _>>()?,
-            dirs: guest.dir.iter().map(|entry| dir(entry)).collect::<Result<_, _>>()?,
-        },
-        args: guest.args.clone(),
-        stderr,
-    })
-}
-
-/// `K=V`, or `K` for the value that it has with us.
-fn variable(entry: &str) -> Result<(String, String), Error> {
-    let (name, value) = match entry.split_once('=') {
-        Some((name, value)) => (name, Ok(value.to_owned())),
-        None => (entry, std::env::var(entry)),
-    };
-    if name.is_empty() {
-        return Err(Error::configuration(format!("`--env {entry}` has no name"), "write --env NAME=VALUE"));
-    }
-    match value {
-        Ok(value) => Ok((name.to_owned(), value)),
-        Err(_) => Err(Error::configuration(
-            format!("`--env {name}` takes its value from our environment, where it is not set, or is no UTF-8"),
-            format!("set it, or write --env {name}=VALUE"),
-        )),
-    }
-}
-
-/// `HOST[::GUEST][:ro|:rw]`
-fn dir(entry: &str) -> Result<Dir, Error> {
-    let (folders, writable) = match (entry.strip_suffix(":rw"), entry.strip_suffix(":ro")) {
-        (Some(folders), _) => (folders, true),
-        (None, Some(folders)) => (folders, false),
-        (None, None) => (entry, false),
-    };
-    let (host, guest) = folders.split_once("::").unwrap_or((folders, folders));
-    if host.is_empty() || guest.is_empty() {
-        return Err(Error::configuration(
-            format!("`--dir {entry}` names no folder"),
-            "write --dir HOST, --dir HOST::GUEST or --dir HOST::GUEST:rw",
-        ));
-    }
-    // A missing grant would fail every run; better to fail before a message is taken.
-    match std::fs::metadata(host) {
-        Ok(metadata) if metadata.is_dir() => {}
-        Ok(_) => return Err(Error::configuration(format!("`--dir {entry}`: {host} is no folder"), "name a folder")),
-        Err(error) => {
-            return Err(Error::configuration(format!("`--dir {entry}`: {error}"), "the folder has to be there"));
-        }
-    }
-    Ok(Dir { host: host.into(), guest: guest.to_owned(), writable })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn folders_are_read_only_unless_told_otherwise() {
-        let dir = |entry: &str| super::dir(entry).unwrap();
-        assert_eq!(dir("/tmp"), Dir { host: "/tmp".into(), guest: "/tmp".into(), writable: false });
-        assert_eq!(dir("/tmp::/data"), Dir { host: "/tmp".into(), guest: "/data".into(), writable: false });
-        assert_eq!(dir("/tmp::/data:rw"), Dir { host: "/tmp".into(), guest: "/data".into(), writable: true });
-        assert_eq!(dir("/tmp:ro"), Dir { host: "/tmp".into(), guest: "/tmp".into(), writable: false });
-        for bad in ["", "::/data", "/tmp::", "/no/such/folder", "/etc/hostname"] {
-            assert!(super::dir(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_variable_has_a_name_and_a_value() {
-        assert_eq!(variable("A=b=c").unwrap(), ("A".into(), "b=c".into()));
-        assert_eq!(variable("A=").unwrap(), ("A".into(), String::new()));
-        assert!(variable("=b").is_err());
-        assert!(variable("WQ_RUN_TEST_NOT_SET").is_err());
     }
 }

@@ -82,10 +82,10 @@ impl Policy {
         match outcome {
             Outcome::Succeeded => self.exits.action(0),
             Outcome::Exited(code) => self.exits.action(*code),
-            Outcome::Trapped(_) | Outcome::TimedOut(_) | Outcome::Stuck(_) => Action::Retry,
-            Outcome::LimitExceeded(Limit::Memory(_) | Limit::Stdout(_)) => Action::Retry,
-            // It will be as large the next time.
+            Outcome::Trapped(_) | Outcome::TimedOut(_) | Outcome::Stuck(_) | Outcome::Crashed(_) => Action::Retry,
+            // The same message is as large the next time.
             Outcome::LimitExceeded(Limit::Message(_)) => Action::DeadLetter,
+            Outcome::LimitExceeded(_) => Action::Retry,
             Outcome::Abandoned(_) => Action::DeadLetter,
             Outcome::Interrupted | Outcome::HostFault(_) => Action::Release,
         }
@@ -191,6 +191,8 @@ mod tests {
             (Outcome::LimitExceeded(Limit::Memory(1)), "retry", "dead-letter"),
             (Outcome::LimitExceeded(Limit::Stdout(1)), "retry", "dead-letter"),
             (Outcome::LimitExceeded(Limit::Message(1)), "dead-letter", "dead-letter"),
+            (Outcome::LimitExceeded(Limit::Fuel(1)), "retry", "dead-letter"),
+            (Outcome::Crashed(String::new()), "retry", "dead-letter"),
             (Outcome::Abandoned(3), "dead-letter", "dead-letter"),
             (Outcome::Interrupted, "release", "release"),
             (Outcome::HostFault(String::new()), "release", "release"),

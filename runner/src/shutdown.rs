@@ -38,6 +38,19 @@ impl Signal {
     }
 }
 
+/// The first signal, when it comes.
+pub async fn requested(phases: &mut watch::Receiver<Phase>) -> Signal {
+    loop {
+        if let Phase::Draining(signal) | Phase::Aborting(signal) = *phases.borrow_and_update() {
+            return signal;
+        }
+        if phases.changed().await.is_err() {
+            // Nobody watches for signals any more, so none will come.
+            std::future::pending().await
+        }
+    }
+}
+
 /// Installs the handlers and starts watching. Also as PID 1, where a signal without a handler does nothing.
 ///
 /// # Errors

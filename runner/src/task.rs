@@ -73,7 +73,7 @@ impl Attempt {
 /// How a run ended.
 ///
 /// A guest that fails is an outcome and not an error: no `?` can carry it past the settlement.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// The guest returned from `_start`, or exited with 0.
     Succeeded,
@@ -87,6 +87,8 @@ pub enum Outcome {
     LimitExceeded(Limit),
     /// We stopped the guest for a reason that is none of its own: its lease was lost, or the worker shuts down.
     Interrupted,
+    /// The guest took down the process that ran it; the worker was another one. What is known of its end.
+    Crashed(String),
     /// Not run: so many earlier runs have ended with nobody to tell of it, most likely because the guest took its worker
     /// down with it.
     Abandoned(u32),
@@ -96,13 +98,72 @@ pub enum Outcome {
     Stuck(Duration),
 }
 
-/// A limit that a guest can go over, with the value that it had, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A limit that a guest can go over, with the value that it had: bytes, unless it says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Limit {
+    /// Over all memories and tables of the instance together.
     Memory(u64),
     Stdout(u64),
     /// The message is larger than `--max-message`; the guest was not run.
     Message(u64),
+    /// Units of wasmtime's fuel, about one an instruction.
+    Fuel(u64),
+    Stack(u64),
+    /// Files, sockets, streams and timers that are open at once.
+    Resources(u64),
+    /// What one call to the host carries.
+    Hostcall(u64),
+    /// What one call for random bytes asks for.
+    Random(u64),
+    /// Instances of core modules that a component is made of.
+    Instances(u64),
+    /// What lies in the scratch folder.
+    Scratch(u64),
+}
+
+impl Limit {
+    /// The name in logs, metrics and the `x-wq-outcome` header.
+    pub fn name(self) -> &'static str {
+        match self {
+            Limit::Memory(_) => "memory",
+            Limit::Stdout(_) => "output",
+            Limit::Message(_) => "message",
+            Limit::Fuel(_) => "fuel",
+            Limit::Stack(_) => "stack",
+            Limit::Resources(_) => "resources",
+            Limit::Hostcall(_) => "hostcall",
+            Limit::Random(_) => "random",
+            Limit::Instances(_) => "instances",
+            Limit::Scratch(_) => "scratch",
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Limit::Memory(limit) => write!(f, "the guest needed more than {limit} bytes of memory (--max-memory-size)"),
+            Limit::Stdout(limit) => write!(f, "the guest wrote more than {limit} bytes to stdout (--max-stdout)"),
+            Limit::Message(limit) => write!(f, "the message is larger than {limit} bytes (--max-message)"),
+            Limit::Fuel(limit) => write!(f, "the guest used up {limit} units of fuel (--fuel)"),
+            Limit::Stack(limit) => {
+                write!(f, "the guest called too deep for a stack of {limit} bytes (--max-wasm-stack)")
+            }
+            Limit::Resources(limit) => {
+                write!(f, "the guest held more than {limit} files and other handles open (--max-resources)")
+            }
+            Limit::Hostcall(limit) => {
+                write!(f, "the guest handed over more than {limit} bytes in one call (--max-hostcall)")
+            }
+            Limit::Random(limit) => {
+                write!(f, "the guest asked for more than {limit} random bytes at once (--max-random-size)")
+            }
+            Limit::Instances(limit) => {
+                write!(f, "the guest is made of more than {limit} instances, memories or tables (--max-instances)")
+            }
+            Limit::Scratch(limit) => write!(f, "the guest filled its scratch folder of {limit} bytes (--scratch)"),
+        }
+    }
 }
 
 impl Outcome {
@@ -113,10 +174,8 @@ impl Outcome {
             Outcome::Exited(_) => "exit",
             Outcome::Trapped(_) => "trap",
             Outcome::TimedOut(_) | Outcome::Stuck(_) => "timeout",
-            Outcome::LimitExceeded(Limit::Memory(_)) => "memory",
-            Outcome::LimitExceeded(Limit::Stdout(_)) => "output",
-            Outcome::LimitExceeded(Limit::Message(_)) => "message",
-            Outcome::Abandoned(_) => "crash",
+            Outcome::LimitExceeded(limit) => limit.name(),
+            Outcome::Crashed(_) | Outcome::Abandoned(_) => "crash",
             Outcome::Interrupted => "interrupted",
             Outcome::HostFault(_) => "host-fault",
         }
@@ -140,15 +199,8 @@ impl fmt::Display for Outcome {
             Outcome::TimedOut(limit) => {
                 write!(f, "the guest was still running after {} (--timeout)", humantime::format_duration(*limit))
             }
-            Outcome::LimitExceeded(Limit::Memory(limit)) => {
-                write!(f, "the guest needed more than {limit} bytes of memory (--max-memory-size)")
-            }
-            Outcome::LimitExceeded(Limit::Stdout(limit)) => {
-                write!(f, "the guest wrote more than {limit} bytes to stdout (--max-stdout)")
-            }
-            Outcome::LimitExceeded(Limit::Message(limit)) => {
-                write!(f, "the message is larger than {limit} bytes (--max-message)")
-            }
+            Outcome::LimitExceeded(limit) => write!(f, "{limit}"),
+            Outcome::Crashed(end) => write!(f, "the guest took its process down: {end}"),
             Outcome::Interrupted => write!(f, "the run was stopped before its end"),
             Outcome::Abandoned(runs) => {
                 write!(f, "{runs} runs of this message ended together with their worker; it is not run again")

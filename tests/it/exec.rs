@@ -24,29 +24,6 @@ fn stdin_goes_in_and_stdout_comes_out_byte_for_byte() {
 }
 
 #[test]
-fn the_guests_exit_code_is_passed_through_and_each_limit_has_its_own() {
-    let table: [(&str, &[&str], i32, &str); 14] = [
-        ("exit-0", &[], 0, ""),
-        ("fail", &[], 1, "exit code is: 1"),
-        ("reject", &[], 3, "exit code is: 3"),
-        ("exit-200", &[], 134, "exit"),
-        ("trap", &[], 134, "unreachable"),
-        ("deep", &[], 134, "stack"),
-        ("spin", &["--timeout", "100ms"], 124, "--timeout"),
-        ("spin-in-start", &["--timeout", "100ms"], 124, "--timeout"),
-        ("sleep", &["--timeout", "100ms"], 124, "--timeout"),
-        ("memory", &["--max-memory-size", "4MiB"], 137, "--max-memory-size"),
-        ("memory-at-once", &[], 137, "--max-memory-size"),
-        ("tables", &["--max-memory-size", "4MiB"], 137, "--max-memory-size"),
-        ("flood", &["--max-stdout", "1MiB"], 153, "--max-stdout"),
-        ("memory-coped", &["--max-memory-size", "4MiB"], 0, ""),
-    ];
-    for (name, flags, code, text) in table {
-        exec_with(name, flags, b"").exits(code).says(text);
-    }
-}
-
-#[test]
 fn stdout_may_be_as_long_as_its_limit_and_no_longer() {
     exec_with("echo", &["--max-stdout", "10"], b"1234567890").exits(0).prints("1234567890");
     exec_with("echo", &["--max-stdout", "10"], b"12345678901").exits(153);

@@ -6,6 +6,7 @@
 mod harness;
 
 mod amqps;
+mod cache;
 mod deploy;
 mod exec;
 mod faults;
@@ -16,5 +17,6 @@ mod page;
 mod peers;
 mod publish;
 mod refusals;
+mod sandbox;
 mod soak;
 mod tidy;

@@ -11,7 +11,7 @@ fn every_way_to_end_has_its_own_outcome_and_is_tried_again() {
     let table: [(&str, &[&str], &str); 8] = [
         ("fail", &[], "exit"),
         ("trap", &[], "trap"),
-        ("deep", &[], "trap"),
+        ("deep", &[], "stack"),
         ("exit-200", &[], "trap"),
         ("spin", &["--timeout", "100ms"], "timeout"),
         ("sleep", &["--timeout", "100ms"], "timeout"),

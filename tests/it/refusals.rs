@@ -19,17 +19,18 @@ fn what_is_no_guest_is_refused_before_a_message_is_taken() {
     trailing.extend(b"trailing garbage");
     let table = [
         (folder.path().join("none.wasm").display().to_string(), "No such file", "GUEST"),
-        (folder.path().display().to_string(), "is a folder", "name the .wasm file"),
+        (folder.path().display().to_string(), "more than one guest", "name the file"),
         (file("text.wasm", b"#!/bin/sh\necho hello\n"), "neither WebAssembly nor its text form", "wasm32-wasip1"),
         (file("empty.wasm", b""), "is empty", "hint"),
         (file("cut.wasm", &module[..module.len() - 3]), "cut short", "build it again"),
         (file("trailing.wasm", &trailing), "not valid WebAssembly", "build it again"),
-        (file("packed.wasm.gz", b"\x1f\x8b\x08\0"), "is compressed", "unpack it"),
-        (file("component.wasm", b"\0asm\x0d\0\x01\0"), "is a component", "wasm32-wasip1"),
+        (file("packed.wasm.gz", b"\x1f\x8b\x08\0"), "cannot unpack", "pack it again"),
+        (file("component.wasm", b"\0asm\x0d\0\x01\0"), "does not export `wasi:cli/run`", "wasi:cli/command"),
+        (file("huge.wasm", &vec![0; (256 << 20) + 1]), "is larger than", "strip"),
         (file("broken.wat", b"(module (func (export"), "text of the guest", "hint"),
         (guest("no-start"), "no function `_start`", "`main`"),
         (guest("reactor"), "is a reactor", "`main`"),
-        (guest("foreign-import"), "env::launch_rocket", "wasi_snapshot_preview1 only"),
+        (guest("foreign-import"), "env::launch_rocket", "wasi_snapshot_preview1 or"),
         (guest("unknown-wasi"), "wasi_snapshot_preview1::sock_connect", "hint"),
     ];
     on_every_queue(|queue| {

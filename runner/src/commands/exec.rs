@@ -21,9 +21,7 @@ const TIMEOUT: u8 = 124;
 
 pub async fn run(args: cli::Exec) -> Result<u8, Error> {
     let config = Exec::resolve(args)?;
-    let (guest, options) = (config.guest, config.sandbox);
-    let loaded = tokio::task::spawn_blocking(move || Sandbox::load(&guest, options)).await;
-    let sandbox = loaded.map_err(|error| Error::Io { doing: "load the guest".into(), source: error.into() })??;
+    let sandbox = Sandbox::load(config.loading, config.sandbox).await?;
     let stdin = read_stdin(config.max_message)?;
     // After stdin, so that a person who types it in can still leave with Ctrl-C.
     let mut phases = shutdown::watch(std::time::Duration::ZERO)
@@ -57,11 +55,13 @@ fn status(outcome: &Outcome, signal: Option<Signal>) -> u8 {
     match outcome {
         Outcome::Succeeded => ExitStatus::Done.code(),
         Outcome::Exited(code) => *code,
-        Outcome::Trapped(_) => TRAP,
+        Outcome::Trapped(_) | Outcome::Crashed(_) => TRAP,
         Outcome::TimedOut(_) => TIMEOUT,
         Outcome::LimitExceeded(Limit::Memory(_)) => MEMORY,
         Outcome::LimitExceeded(Limit::Stdout(_)) => OUTPUT,
         Outcome::LimitExceeded(Limit::Message(_)) => ExitStatus::DeadLettered.code(),
+        // The rest of the limits end a guest by a trap.
+        Outcome::LimitExceeded(_) => TRAP,
         Outcome::Interrupted => signal.map_or(ExitStatus::Bug.code(), Signal::exit_code),
         Outcome::Abandoned(_) | Outcome::HostFault(_) => ExitStatus::NotDelivered.code(),
         Outcome::Stuck(_) => ExitStatus::Stuck.code(),

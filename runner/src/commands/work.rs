@@ -12,12 +12,14 @@ use crate::worker::{Counts, Mode, StopReason, Stopped, Worker};
 
 pub async fn run(args: cli::Work) -> Result<u8, Error> {
     let config = Work::resolve(args)?;
-    let phases = shutdown::watch(config.shutdown_timeout)
+    let mut phases = shutdown::watch(config.shutdown_timeout)
         .map_err(|source| Error::Io { doing: "watch for signals".into(), source })?;
     // Before anything is taken: what is wrong with a guest is wrong for every message.
-    let (guest, options) = (config.guest, config.sandbox);
-    let loaded = tokio::task::spawn_blocking(move || Sandbox::load(&guest, options)).await;
-    let sandbox = loaded.map_err(|error| Error::Io { doing: "load the guest".into(), source: error.into() })??;
+    let sandbox = tokio::select! {
+        sandbox = Sandbox::load(config.loading, config.sandbox) => sandbox?,
+        // Compiling can take minutes, and nothing is in hand yet.
+        signal = shutdown::requested(&mut phases) => return Ok(signal.exit_code()),
+    };
     tracing::info!(
         queue = config.subscription.queue,
         broker = %config.broker,

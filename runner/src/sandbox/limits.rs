@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use wasmtime::ResourceLimiter;
 
-/// The limits of one run. All lengths in bytes.
-#[derive(Clone, Copy, Debug)]
+use super::guest::Kind;
+
+/// The limits of one run. All sizes in bytes.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Limits {
     /// Time from before the instantiation, so that a `start` function counts too.
     pub timeout: Duration,
@@ -15,6 +18,36 @@ pub struct Limits {
     pub stdout: u64,
     /// What comes after this is dropped, and a line in the log says so.
     pub stderr: u64,
+    /// Units of wasmtime's fuel. Counting them makes a guest slower, so there is no limit by default.
+    pub fuel: Option<u64>,
+    pub stack: u64,
+    /// Files, sockets, streams and timers that are open at once, of the host's and of a component's counting.
+    pub resources: u64,
+    /// What one call of the guest to the host may carry.
+    pub hostcall: u64,
+    pub random: u64,
+    /// Instances, memories and tables of a component, each. A module is one instance with one memory.
+    pub instances: u64,
+}
+
+/// A minute, and one of everything else, in megabytes where it has a size.
+#[cfg(test)]
+impl Default for Limits {
+    fn default() -> Limits {
+        const MIB: u64 = 1 << 20;
+        Limits {
+            timeout: Duration::from_secs(60),
+            memory: MIB,
+            stdout: MIB,
+            stderr: MIB,
+            fuel: None,
+            stack: MIB,
+            resources: 1,
+            hostcall: MIB,
+            random: MIB,
+            instances: 1,
+        }
+    }
 }
 
 /// Charges every memory and table of one instance to a single account.
@@ -26,19 +59,30 @@ pub struct Limiter {
     limit: u64,
     used: u64,
     refused: bool,
+    instances: usize,
+    memories: usize,
+    tables: usize,
 }
 
 /// What an element of a table costs the host: a pointer.
 const TABLE_ELEMENT_SIZE: u64 = size_of::<usize>() as u64;
 
 /// A module is one instance with one memory and, in practice, one table; linkers make a second now and then.
-const MAX_INSTANCES: usize = 1;
-const MAX_MEMORIES: usize = 1;
-const MAX_TABLES: usize = 8;
+const MODULE_TABLES: usize = 8;
 
 impl Limiter {
-    pub fn new(limit: u64) -> Limiter {
-        Limiter { limit, used: 0, refused: false }
+    pub fn new(kind: Kind, limits: &Limits) -> Limiter {
+        let count = usize::try_from(limits.instances).unwrap_or(usize::MAX);
+        let (instances, memories, tables) = match kind {
+            Kind::Module => (1, 1, MODULE_TABLES),
+            Kind::Component => (count, count, count),
+        };
+        Limiter { limit: limits.memory, used: 0, refused: false, instances, memories, tables }
+    }
+
+    /// For a store that nothing runs in.
+    pub fn closed() -> Limiter {
+        Limiter { limit: 0, used: 0, refused: false, instances: 0, memories: 0, tables: 0 }
     }
 
     /// Whether the guest was ever denied memory.
@@ -71,15 +115,15 @@ impl ResourceLimiter for Limiter {
     }
 
     fn instances(&self) -> usize {
-        MAX_INSTANCES
+        self.instances
     }
 
     fn memories(&self) -> usize {
-        MAX_MEMORIES
+        self.memories
     }
 
     fn tables(&self) -> usize {
-        MAX_TABLES
+        self.tables
     }
 }
 
@@ -87,9 +131,13 @@ impl ResourceLimiter for Limiter {
 mod tests {
     use super::*;
 
+    fn limiter(limit: u64) -> Limiter {
+        Limiter { limit, ..Limiter::closed() }
+    }
+
     #[test]
     fn memories_and_tables_share_one_account() {
-        let mut limiter = Limiter::new(1000);
+        let mut limiter = limiter(1000);
         assert!(limiter.memory_growing(0, 600, None).unwrap());
         assert!(limiter.memory_growing(0, 300, None).unwrap());
         assert!(!limiter.refused());
@@ -101,7 +149,7 @@ mod tests {
 
     #[test]
     fn absurd_sizes_are_refused_and_do_not_overflow() {
-        let mut limiter = Limiter::new(u64::MAX);
+        let mut limiter = limiter(u64::MAX);
         assert!(limiter.memory_growing(0, usize::MAX, None).unwrap());
         assert!(!limiter.memory_growing(0, 1, None).unwrap());
         assert!(!limiter.table_growing(0, usize::MAX, None).unwrap());

@@ -6,17 +6,29 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError};
 
+use super::child::Replies;
+
 /// Where a guest's stderr goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stderr {
     /// To the log, a line an event, in the span of the message.
     Log,
     /// To our own stderr, as it comes.
     Inherit,
+}
+
+/// The same, seen from the run.
+enum To {
+    Nowhere,
+    Log,
+    Inherit,
+    /// To the process that asked for this run, which has the log.
+    Parent(Replies),
 }
 
 /// How much of stderr a dead letter carries: enough for a message and the start of a backtrace, small beside the
@@ -44,7 +56,7 @@ struct CaptureState {
 pub struct Lines(Arc<Mutex<LinesState>>);
 
 struct LinesState {
-    to: Stderr,
+    to: To,
     line: Vec<u8>,
     tail: Vec<u8>,
     left: u64,
@@ -84,13 +96,41 @@ impl Sink for Capture {
 
 impl Lines {
     pub fn new(to: Stderr, limit: u64) -> Lines {
-        Lines(Arc::new(Mutex::new(LinesState {
-            to,
-            line: Vec::new(),
-            tail: Vec::new(),
-            left: limit,
-            truncated: false,
-        })))
+        let to = match to {
+            Stderr::Log => To::Log,
+            Stderr::Inherit => To::Inherit,
+        };
+        Lines::with(to, limit)
+    }
+
+    pub fn null() -> Lines {
+        Lines::with(To::Nowhere, 0)
+    }
+
+    /// For a run on behalf of another process. One byte more than the limit is handed on, so that the other end sees
+    /// that there was more, and says so.
+    pub fn to_parent(replies: Replies, limit: u64) -> Lines {
+        Lines::with(To::Parent(replies), limit.saturating_add(1))
+    }
+
+    fn with(to: To, limit: u64) -> Lines {
+        let state = LinesState { to, line: Vec::new(), tail: Vec::new(), left: limit, truncated: false };
+        Lines(Arc::new(Mutex::new(state)))
+    }
+
+    /// Takes what the guest wrote.
+    pub fn write(&self, bytes: &[u8]) {
+        let mut state = lock(&self.0);
+        let fits = usize::try_from(state.left).map_or(bytes.len(), |left| left.min(bytes.len()));
+        state.left -= fits as u64;
+        state.forward(&bytes[..fits]);
+        if fits < bytes.len() && !state.truncated {
+            state.truncated = true;
+            state.end_line();
+            if matches!(state.to, To::Log | To::Inherit) {
+                tracing::warn!("the guest's stderr is over its limit (--max-stderr): the rest is dropped");
+            }
+        }
     }
 
     /// Ends the last line, and returns the tail.
@@ -116,10 +156,12 @@ impl LinesState {
         if self.tail.len() > TAIL {
             self.tail.drain(..self.tail.len() - TAIL);
         }
-        match self.to {
+        match &self.to {
+            To::Nowhere => {}
             // Nobody to tell if our own stderr is gone.
-            Stderr::Inherit => drop(std::io::stderr().write_all(bytes)),
-            Stderr::Log => {
+            To::Inherit => drop(std::io::stderr().write_all(bytes)),
+            To::Parent(replies) => replies.stderr(bytes),
+            To::Log => {
                 for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
                     for part in piece.chunks(MAX_LINE) {
                         if self.line.len() + part.len() > MAX_LINE {
@@ -138,15 +180,7 @@ impl LinesState {
 
 impl Sink for Lines {
     fn write(&self, bytes: &[u8]) -> Result<(), StreamError> {
-        let mut state = lock(&self.0);
-        let fits = usize::try_from(state.left).map_or(bytes.len(), |left| left.min(bytes.len()));
-        state.left -= fits as u64;
-        state.forward(&bytes[..fits]);
-        if fits < bytes.len() && !state.truncated {
-            state.truncated = true;
-            state.end_line();
-            tracing::warn!("the guest's stderr is over its limit (--max-stderr): the rest is dropped");
-        }
+        Lines::write(self, bytes);
         Ok(())
     }
 }

@@ -61,7 +61,11 @@ async fn process_in_span(context: Arc<Context>, delivery: Delivery) -> Finished 
         Report::bare(Outcome::LimitExceeded(Limit::Message(context.max_message)), Duration::ZERO)
     } else {
         let cancel = context.abort.child_token();
-        let input = Input { env: environment(&message, &origin, attempt), stdin: message.body, cancel: cancel.clone() };
+        let mut env = environment(&message, &origin, attempt);
+        if context.sandbox.is_deterministic() {
+            env.retain(|(name, _)| !VARIES.contains(&name.as_str()));
+        }
+        let input = Input { env, stdin: message.body, cancel: cancel.clone() };
         let run = context.sandbox.run(input);
         tokio::pin!(run);
         tokio::select! {
@@ -146,6 +150,10 @@ impl Finished {
         Finished { outcome: Outcome::Interrupted, settled: Settled::Panicked(error.to_string()) }
     }
 }
+
+/// What differs between two runs of one message.
+const VARIES: [&str; 6] =
+    ["WQ_REDELIVERED", "WQ_ATTEMPT", "WQ_EXCHANGE", "WQ_ROUTING_KEY", "WQ_MAX_ATTEMPTS", "JOB_COMPLETION_INDEX"];
 
 /// What a guest is told about its message.
 fn environment(message: &Message, origin: &Origin, attempt: Attempt) -> Vec<(String, String)> {

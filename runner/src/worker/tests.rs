@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::broker::fake::{Bookkeeper, Fake};
-use crate::sandbox::{self, Grants, Limits, Stderr};
+use crate::sandbox::{self, Grants, Isolation, Limits, Loading, Stderr};
 use crate::settle::{Backoff, ExitMap};
 use crate::task::Failure;
 
@@ -275,12 +275,23 @@ fn a_guest_that_can_not_be_stopped_ends_the_worker() {
     assert!(matches!(world.state.stopping, Some(StopReason::Stuck)));
 }
 
-/// A worker with a real sandbox, whose guest does what its message says.
-fn worker(mode: Mode, concurrency: usize, sink: Sink) -> Worker {
+/// A sandbox whose guest does what its message says.
+async fn sandbox() -> Sandbox {
     let guest = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/guests/obey.wat");
-    let limits = Limits { timeout: Duration::from_secs(60), memory: 1 << 20, stdout: 1 << 20, stderr: 1 << 20 };
-    let options = sandbox::Options { limits, grants: Grants::default(), args: Vec::new(), stderr: Stderr::Log };
-    let sandbox = Sandbox::load(&guest, options).expect("it is a guest");
+    let minute = Duration::from_secs(60);
+    let loading =
+        Loading { guest, digest: None, cache: None, compile_timeout: minute, isolation: Isolation::Thread };
+    let options = sandbox::Options {
+        limits: Limits::default(),
+        grants: Grants::default(),
+        deterministic: false,
+        args: Vec::new(),
+        stderr: Stderr::Log,
+    };
+    Sandbox::load(loading, options).await.expect("it is a guest")
+}
+
+fn worker(mode: Mode, concurrency: usize, sandbox: Sandbox, sink: Sink) -> Worker {
     let policy = Policy {
         max_attempts: 2,
         exits: ExitMap::default(),
@@ -305,9 +316,9 @@ proptest! {
             kinds.iter().enumerate().map(|(number, kind)| format!("{kind}{number}").into()).collect();
         let mode = count.map_or(Mode::Drain, Mode::Count);
         let written = std::sync::Arc::<std::sync::Mutex<Vec<bytes::Bytes>>>::default();
-        let worker = worker(mode, concurrency, Sink::Memory(written.clone()));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let (stopped, books) = runtime.block_on(async {
+            let worker = worker(mode, concurrency, sandbox().await, Sink::Memory(written.clone()));
             let prefetch = concurrency + more;
             let (subscription, books) = Bookkeeper::subscribe(messages.clone(), prefetch, lose_after, written.clone());
             let (_phases_tx, phases) = watch::channel(Phase::Running);

@@ -45,6 +45,29 @@ pub fn guest(name: &str) -> String {
     path.display().to_string()
 }
 
+/// The same guest as a component, by the adapter that toolchains use.
+pub fn component(name: &str) -> String {
+    use wasi_preview1_component_adapter_provider::{
+        WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER,
+    };
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("components");
+    std::fs::create_dir_all(&folder).expect("a folder under target/");
+    let path = folder.join(name).with_extension("wasm");
+    let module = wat::parse_file(guest(name)).expect("the text is correct");
+    let encode = || {
+        wit_component::ComponentEncoder::default()
+            .module(&module)?
+            .adapter(WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER)?
+            .encode()
+    };
+    let bytes = encode().unwrap_or_else(|error| panic!("{name} as a component: {error:#}"));
+    // Whole or not at all: tests run side by side.
+    let mut file = tempfile::NamedTempFile::new_in(&folder).expect("a file under target/");
+    file.write_all(&bytes).expect("there is room for it");
+    file.persist(&path).expect("it can be renamed");
+    path.display().to_string()
+}
+
 /// The guest of the Kubernetes page, compiled from Rust or C by `make guests`.
 pub fn page_guest(language: &str) -> Option<String> {
     let path = root().join(format!("build/guests/processing-{language}.wasm"));

@@ -1,0 +1,14 @@
+//! `wq-run compile`
+
+use super::say;
+use crate::cli;
+use crate::config::Compile;
+use crate::error::{Error, ExitStatus};
+use crate::sandbox::{self, Entry};
+
+pub fn run(args: cli::Compile) -> Result<u8, Error> {
+    let config = Compile::resolve(args)?;
+    let Entry { path, size, digest } = sandbox::compile(&config.loading, &config.sandbox)?;
+    say(&format!("{digest} compiled: {size} bytes in {}", path.display()));
+    Ok(ExitStatus::Done.code())
+}

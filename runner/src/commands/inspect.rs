@@ -1,0 +1,88 @@
+//! `wq-run inspect`
+
+use std::fmt::Write as _;
+
+use bytesize::ByteSize;
+
+use super::say;
+use crate::cli;
+use crate::error::{Error, ExitStatus};
+use crate::sandbox::{self, Inspection};
+
+/// Kubernetes' limit for a ConfigMap, less some room for its names.
+const CONFIG_MAP: u64 = 1_048_576 - 4_096;
+
+/// `kubectl apply` keeps a copy of the object, bytes as base64, in an annotation of at most 262,144 bytes.
+const CLIENT_SIDE_APPLY: u64 = 190_000;
+
+pub fn run(args: cli::Inspect) -> Result<u8, Error> {
+    let inspection = sandbox::inspect(&args.path)?;
+    if args.json {
+        let text = serde_json::to_string_pretty(&inspection)
+            .map_err(|error| Error::Io { doing: "write JSON".into(), source: error.into() })?;
+        say(&text);
+    } else {
+        say(&for_people(&inspection));
+    }
+    Ok(if inspection.foreign.is_empty() { ExitStatus::Done } else { ExitStatus::NoGuest }.code())
+}
+
+fn for_people(inspection: &Inspection) -> String {
+    let Inspection { name, kind, wasi, digest, size, memory, imports, foreign, asks_for } = inspection;
+    let bytes = |size: u64| ByteSize::b(size).to_string();
+    let mut text = String::new();
+    let mut line = |label: &str, value: &str| {
+        let _ = writeln!(text, "{label:<11}{value}");
+    };
+    line("guest", name);
+    line("kind", &format!("{kind}, WASI {wasi}"));
+    line("digest", digest);
+    line("size", &format!("{}; {} by gzip, {} by zstd", bytes(size.wasm), bytes(size.gzip), bytes(size.zstd)));
+    line("ConfigMap", &config_map(size));
+    let most = memory.maximum.map_or("no maximum of its own".to_owned(), |most| format!("{} at most", bytes(most)));
+    line("memory", &format!("{} at the start, {most}", bytes(memory.initial)));
+    let mut label = "imports";
+    for (from, names) in imports {
+        line(label, &format!("{from}: {}", names.join(", ")));
+        label = "";
+    }
+    let mut label = "asks for";
+    for grant in asks_for {
+        line(label, grant);
+        label = "";
+    }
+    if !foreign.is_empty() {
+        line("REFUSED", &format!("no guest gets {}", foreign.join(", ")));
+    }
+    text.trim_end().to_owned()
+}
+
+/// How the guest gets into the cluster.
+fn config_map(size: &sandbox::Sizes) -> String {
+    let server_side = |size: u64| if size > CLIENT_SIDE_APPLY { ", with kubectl apply --server-side" } else { "" };
+    if size.wasm <= CONFIG_MAP {
+        format!("fits{}", server_side(size.wasm))
+    } else if size.gzip <= CONFIG_MAP {
+        format!("fits packed: gzip -9{}", server_side(size.gzip))
+    } else if size.zstd <= CONFIG_MAP {
+        format!("fits packed: zstd -19{}", server_side(size.zstd))
+    } else {
+        let pieces = size.zstd.div_ceil(CONFIG_MAP);
+        format!("no: {pieces} pieces by zstd -19 and split -b 1000000 -d -a 3, or a volume")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_a_guest_gets_into_a_config_map_follows_its_size() {
+        let said = |wasm, gzip, zstd| config_map(&sandbox::Sizes { stored: wasm, wasm, gzip, zstd });
+        assert_eq!(said(50_000, 0, 0), "fits");
+        assert_eq!(said(500_000, 0, 0), "fits, with kubectl apply --server-side");
+        assert_eq!(said(2_000_000, 150_000, 0), "fits packed: gzip -9");
+        assert_eq!(said(3_000_000, 1_100_000, 900_000), "fits packed: zstd -19, with kubectl apply --server-side");
+        assert!(said(18_000_000, 6_000_000, 5_000_000).starts_with("no: 5 pieces"));
+    }
+}

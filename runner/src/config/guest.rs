@@ -1,0 +1,164 @@
+//! The guest's part of it.
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use crate::cli;
+use crate::error::Error;
+use crate::sandbox::{self, Dir, Grants, Isolation, Limits, Loading, Stderr};
+
+/// Less holds no program's first call; more would have to be there for each guest that runs.
+const STACKS: RangeInclusive<u64> = 16 << 10..=64 << 20;
+
+/// What even `--inherit-env` keeps back: they hold the broker's password.
+const SECRETS: [&str; 2] = ["BROKER_URL", "AMQP_URL"];
+
+/// Where the guest is and how it is brought to run.
+pub fn loading(guest: &cli::Guest) -> Loading {
+    Loading {
+        guest: guest.path.clone(),
+        digest: guest.guest_digest,
+        cache: if guest.no_cache { None } else { guest.cache_dir.clone().or_else(default_cache) },
+        compile_timeout: guest.compile_timeout,
+        isolation: match guest.isolation {
+            cli::Isolation::Thread => Isolation::Thread,
+            cli::Isolation::Process => Isolation::Process,
+        },
+    }
+}
+
+/// Where programs keep what they can make again, by the XDG base directory specification.
+fn default_cache() -> Option<PathBuf> {
+    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|folder| folder.is_absolute());
+    let caches = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")));
+    caches.map(|caches| caches.join("wq-run"))
+}
+
+/// What the guest runs under.
+pub fn options(guest: &cli::Guest, stderr: Stderr) -> Result<sandbox::Options, Error> {
+    let (limits, grants) = (&guest.limits, &guest.grants);
+    if limits.timeout.is_zero() {
+        return Err(Error::configuration("a guest that may run for 0s can't run", "see --timeout (WQ_TIMEOUT)"));
+    }
+    let stack = limits.max_wasm_stack.as_u64();
+    if !STACKS.contains(&stack) {
+        return Err(Error::configuration(
+            format!("a stack of {stack} bytes is too small or too large"),
+            "--max-wasm-stack is from 16KiB to 64MiB",
+        ));
+    }
+    let zero_byte = |text: &String| text.contains('\0');
+    if guest.args.iter().any(zero_byte) || grants.env.iter().any(zero_byte) {
+        return Err(Error::configuration(
+            "arguments and variables of a guest can't hold a zero byte",
+            "see --env and ARGS",
+        ));
+    }
+    let mut env = if grants.inherit_env { inherited() } else { Vec::new() };
+    for entry in &grants.env {
+        let (name, value) = variable(entry)?;
+        // wasmtime-wasi would hand on both.
+        env.retain(|(inherited, _)| *inherited != name);
+        env.push((name, value));
+    }
+    Ok(sandbox::Options {
+        limits: Limits {
+            timeout: limits.timeout,
+            memory: limits.max_memory_size.as_u64(),
+            stdout: limits.max_stdout.as_u64(),
+            stderr: limits.max_stderr.as_u64(),
+            fuel: limits.fuel,
+            stack,
+            resources: limits.max_resources,
+            hostcall: limits.max_hostcall.as_u64(),
+            random: limits.max_random_size.as_u64(),
+            instances: limits.max_instances,
+        },
+        grants: Grants {
+            env,
+            dirs: grants.dir.iter().map(|entry| dir(entry)).collect::<Result<_, _>>()?,
+            net: grants.allow_net.clone(),
+            scratch: grants.scratch.map(|size| size.as_u64()),
+        },
+        deterministic: grants.deterministic,
+        args: guest.args.clone(),
+        stderr,
+    })
+}
+
+/// What is in our environment and no secret of ours.
+fn inherited() -> Vec<(String, String)> {
+    let text = |value: std::ffi::OsString| value.into_string().ok();
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((text(name)?, text(value)?)))
+        .filter(|(name, _)| !SECRETS.contains(&name.as_str()))
+        .collect()
+}
+
+/// `K=V`, or `K` for the value that it has with us.
+fn variable(entry: &str) -> Result<(String, String), Error> {
+    let (name, value) = match entry.split_once('=') {
+        Some((name, value)) => (name, Ok(value.to_owned())),
+        None => (entry, std::env::var(entry)),
+    };
+    if name.is_empty() {
+        return Err(Error::configuration(format!("`--env {entry}` has no name"), "write --env NAME=VALUE"));
+    }
+    match value {
+        Ok(value) => Ok((name.to_owned(), value)),
+        Err(_) => Err(Error::configuration(
+            format!("`--env {name}` takes its value from our environment, where it is not set, or is no UTF-8"),
+            format!("set it, or write --env {name}=VALUE"),
+        )),
+    }
+}
+
+/// `HOST[::GUEST][:ro|:rw]`
+fn dir(entry: &str) -> Result<Dir, Error> {
+    let (folders, writable) = match (entry.strip_suffix(":rw"), entry.strip_suffix(":ro")) {
+        (Some(folders), _) => (folders, true),
+        (None, Some(folders)) => (folders, false),
+        (None, None) => (entry, false),
+    };
+    let (host, guest) = folders.split_once("::").unwrap_or((folders, folders));
+    if host.is_empty() || guest.is_empty() {
+        return Err(Error::configuration(
+            format!("`--dir {entry}` names no folder"),
+            "write --dir HOST, --dir HOST::GUEST or --dir HOST::GUEST:rw",
+        ));
+    }
+    // A missing grant would fail every run; better to fail before a message is taken.
+    match std::fs::metadata(host) {
+        Ok(metadata) if metadata.is_dir() => {}
+        Ok(_) => return Err(Error::configuration(format!("`--dir {entry}`: {host} is no folder"), "name a folder")),
+        Err(error) => {
+            return Err(Error::configuration(format!("`--dir {entry}`: {error}"), "the folder has to be there"));
+        }
+    }
+    Ok(Dir { host: host.into(), guest: guest.to_owned(), writable })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_are_read_only_unless_told_otherwise() {
+        let dir = |entry: &str| super::dir(entry).unwrap();
+        assert_eq!(dir("/tmp"), Dir { host: "/tmp".into(), guest: "/tmp".into(), writable: false });
+        assert_eq!(dir("/tmp::/data"), Dir { host: "/tmp".into(), guest: "/data".into(), writable: false });
+        assert_eq!(dir("/tmp::/data:rw"), Dir { host: "/tmp".into(), guest: "/data".into(), writable: true });
+        assert_eq!(dir("/tmp:ro"), Dir { host: "/tmp".into(), guest: "/tmp".into(), writable: false });
+        for bad in ["", "::/data", "/tmp::", "/no/such/folder", "/etc/hostname"] {
+            assert!(super::dir(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_variable_has_a_name_and_a_value() {
+        assert_eq!(variable("A=b=c").unwrap(), ("A".into(), "b=c".into()));
+        assert_eq!(variable("A=").unwrap(), ("A".into(), String::new()));
+        assert!(variable("=b").is_err());
+        assert!(variable("WQ_RUN_TEST_NOT_SET").is_err());
+    }
+}

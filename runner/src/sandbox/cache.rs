@@ -1,0 +1,192 @@
+//! Compiled code, kept between processes.
+//!
+//! What is kept is native code, so it is trusted as far as the folder is and no further: an entry is used only if it
+//! belongs to us or to root, if nobody else may write it, and if it is what was written, byte for byte. Its name holds
+//! all that it depends on: the guest, the engine's version and options, and the processor's features. An entry that
+//! fails any of it is made again.
+
+use std::fs::{File, Permissions};
+use std::hash::{Hash as _, Hasher};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+use wasmtime::component::Component;
+use wasmtime::{Engine, Module};
+
+use super::guest::{Digest, Kind};
+use super::program::Compiled;
+
+/// A folder of entries: `KEY/CHECKSUM.cwasm`, where the checksum is the entry's own.
+#[derive(Debug)]
+pub struct Cache {
+    folder: PathBuf,
+    key: String,
+}
+
+const ENDING: &str = ".cwasm";
+
+impl Cache {
+    /// The place for one guest and one engine in `folder`.
+    pub fn new(folder: &Path, engine: &Engine, digest: Digest) -> Cache {
+        let mut key = Key(Sha256::new_with_prefix(b"wq-run compiled code 1"));
+        digest.hash(&mut key);
+        // Version, target, options, and the features of the processor that code was made for.
+        engine.precompile_compatibility_hash().hash(&mut key);
+        Cache { folder: folder.to_owned(), key: hex(&key.0.finalize()) }
+    }
+
+    /// The entry, if there is one that holds what was written.
+    pub fn find(&self) -> Option<File> {
+        let entries = std::fs::read_dir(self.folder.join(&self.key)).ok()?;
+        entries.flatten().find_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let checksum = name.strip_suffix(ENDING)?.to_owned();
+            let mut file = File::open(entry.path()).ok()?;
+            match verify(&mut file, &checksum) {
+                Ok(true) => Some(file),
+                Ok(false) => {
+                    tracing::warn!(entry = %entry.path().display(), "a cache entry is damaged or not ours alone: it is made again");
+                    let _ = std::fs::remove_file(entry.path());
+                    None
+                }
+                Err(_) => None,
+            }
+        })
+    }
+
+    /// Writes an entry: whole, or not at all.
+    ///
+    /// # Errors
+    /// When the folder can't be written. The guest runs all the same.
+    pub fn keep(&self, compiled: &[u8]) -> io::Result<PathBuf> {
+        let folder = self.folder.join(&self.key);
+        std::fs::create_dir_all(&folder)?;
+        let mut file = tempfile::NamedTempFile::new_in(&folder)?;
+        file.write_all(compiled)?;
+        // Read by all: what an init container made as root, a worker may use.
+        file.as_file().set_permissions(Permissions::from_mode(0o644))?;
+        let path = folder.join(format!("{}{ENDING}", blake3::hash(compiled).to_hex()));
+        file.persist(&path)?;
+        Ok(path)
+    }
+}
+
+/// A hasher that loses nothing of what it is fed.
+struct Key(Sha256);
+
+impl Hasher for Key {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// Not asked for: the whole digest is taken instead.
+    fn finish(&self) -> u64 {
+        0
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Whether a file is what its name says, and can't be something else a moment later.
+fn verify(file: &mut File, checksum: &str) -> io::Result<bool> {
+    const WRITABLE_BY_OTHERS: u32 = 0o022;
+    let metadata = file.metadata()?;
+    let ours = metadata.uid() == rustix::process::geteuid().as_raw() || metadata.uid() == 0;
+    if !metadata.is_file() || !ours || metadata.mode() & WRITABLE_BY_OTHERS != 0 {
+        return Ok(false);
+    }
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        let read = file.read(&mut buffer)?;
+        if read == 0 {
+            break;
+        }
+        hasher.update(&buffer[..read]);
+    }
+    file.rewind()?;
+    // blake3's own comparison is in constant time, and names come from a stranger's folder.
+    Ok(blake3::Hash::from_hex(checksum).is_ok_and(|expected| expected == hasher.finalize()))
+}
+
+/// Maps compiled code that this very version wrote.
+///
+/// # Errors
+/// When it was made for another engine after all.
+#[allow(unsafe_code)]
+pub fn load(engine: &Engine, kind: Kind, file: &File) -> wasmtime::Result<Compiled> {
+    // By its descriptor, so that what is mapped is what was looked at.
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    // SAFETY: the file is compiled code that wasmtime serialized: either just now into memory that only this process and
+    // its children see, or into an entry whose checksum was verified and which only our user, or root, can write. Entries
+    // are never changed in place, only replaced.
+    Ok(match kind {
+        Kind::Module => Compiled::Module(unsafe { Module::deserialize_file(engine, path) }?),
+        Kind::Component => Compiled::Component(unsafe { Component::deserialize_file(engine, path) }?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn cache(folder: &Path) -> Cache {
+        Cache { folder: folder.to_owned(), key: "key".into() }
+    }
+
+    #[test]
+    fn what_is_kept_is_found_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = cache(&folder.path().join("made/on/demand"));
+        assert!(cache.find().is_none());
+        cache.keep(b"native code").unwrap();
+        let mut found = String::new();
+        cache.find().unwrap().read_to_string(&mut found).unwrap();
+        assert_eq!(found, "native code");
+    }
+
+    #[test]
+    fn an_entry_that_others_may_write_is_not_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = cache(folder.path());
+        let path = cache.keep(b"native code").unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
+        assert!(cache.find().is_none());
+        assert!(!path.exists(), "it is in the way of a good one");
+    }
+
+    proptest! {
+        #[test]
+        fn no_damage_goes_unnoticed(code in prop::collection::vec(any::<u8>(), 1..400), at: prop::sample::Index, kind in 0..3) {
+            let folder = tempfile::tempdir().unwrap();
+            let cache = cache(folder.path());
+            let path = cache.keep(&code).unwrap();
+            let mut damaged = code.clone();
+            let at = at.index(code.len());
+            match kind {
+                0 => damaged[at] ^= 1 << (at % 8),
+                1 => damaged.truncate(at),
+                _ => damaged.push(0),
+            }
+            std::fs::write(&path, damaged).unwrap();
+            prop_assert!(cache.find().is_none());
+            prop_assert!(!path.exists());
+        }
+
+        #[test]
+        fn no_name_in_the_folder_can_make_the_search_panic(name in "[a-f0-9.cwsm]{1,80}") {
+            let folder = tempfile::tempdir().unwrap();
+            let cache = cache(folder.path());
+            std::fs::create_dir_all(folder.path().join("key")).unwrap();
+            let _ = std::fs::write(folder.path().join("key").join(name), b"x");
+            prop_assert!(cache.find().is_none());
+        }
+    }
+}

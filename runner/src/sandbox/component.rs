@@ -1,0 +1,163 @@
+//! Components of the world `wasi:cli/command`: WASI 0.2.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use wasmtime::component::{Component, HasData, Linker, Resource, ResourceTable};
+use wasmtime::{Engine, Store};
+use wasmtime_wasi::p2::bindings::sockets::ip_name_lookup::{self, Host, HostResolveAddressStream, ResolveAddressStream};
+use wasmtime_wasi::p2::bindings::sockets::network::{self, ErrorCode, IpAddress, Network};
+use wasmtime_wasi::p2::bindings::{Command, CommandPre};
+use wasmtime_wasi::p2::{self, DynPollable, IoError, SocketError, SocketResult};
+use wasmtime_wasi::sockets::WasiSocketsView as _;
+use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
+
+use super::grants::Net;
+use super::guest::Kind;
+use super::limits::{Limiter, Limits};
+use super::program::{Ended, World, store};
+
+/// A compiled component with its imports resolved.
+pub struct ComponentProgram(CommandPre<State>);
+
+struct State {
+    wasi: WasiCtx,
+    table: ResourceTable,
+    limiter: Limiter,
+    net: Arc<Net>,
+    /// The names whose addresses the guest is reading, by their stream.
+    lookups: HashMap<u32, String>,
+}
+
+/// Packages that the linker has, all at some 0.2.
+const PACKAGES: [&str; 6] = ["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:io/", "wasi:random/", "wasi:sockets/"];
+
+impl ComponentProgram {
+    pub fn link(engine: &Engine, component: &Component) -> wasmtime::Result<ComponentProgram> {
+        let mut linker = Linker::new(engine);
+        // The whole world, sockets included, or else many components could not be instantiated. What is not granted is
+        // denied by the context.
+        p2::add_to_linker_async(&mut linker)?;
+        // wasmtime-wasi can switch name lookups on or off, and not by name.
+        linker.allow_shadowing(true);
+        ip_name_lookup::add_to_linker::<State, Lookups>(&mut linker, |state| state)?;
+        CommandPre::new(linker.instantiate_pre(component)?).map(ComponentProgram)
+    }
+
+    pub async fn run(&self, engine: &Engine, mut world: World, limits: &Limits) -> Ended {
+        let resources = usize::try_from(limits.resources).unwrap_or(usize::MAX);
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(resources);
+        let limiter = Limiter::new(Kind::Component, limits);
+        let state = State { wasi: world.wasi.build(), table, limiter, net: world.net, lookups: HashMap::new() };
+        let mut store = match store(engine, state, limits, |state| &mut state.limiter) {
+            Ok(store) => store,
+            Err(error) => return Ended { result: Err(error), memory_refused: false },
+        };
+        store.set_max_component_handles(resources);
+        let result = self.call(&mut store).await;
+        Ended { result, memory_refused: store.data().limiter.refused() }
+    }
+
+    async fn call(&self, store: &mut Store<State>) -> wasmtime::Result<()> {
+        let command: Command = self.0.instantiate_async(&mut *store).await?;
+        match command.wasi_cli_run().call_run(&mut *store).await? {
+            Ok(()) => Ok(()),
+            // All that the world's first versions can say of a failure.
+            Err(()) => Err(I32Exit(1).into()),
+        }
+    }
+}
+
+/// What a component may import is told by names here; whether the types fit is the linker's to say.
+pub fn foreign_imports(imports: &BTreeSet<String>) -> Vec<String> {
+    let known = |import: &&String| {
+        let version = import.split_once('@').map_or("", |(_, version)| version);
+        PACKAGES.iter().any(|package| import.starts_with(package)) && version.starts_with("0.2.") && !version.contains('-')
+    };
+    imports.iter().filter(|import| !known(import)).cloned().collect()
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+// === name lookups, by name ===
+
+struct Lookups;
+
+impl HasData for Lookups {
+    type Data<'a> = &'a mut State;
+}
+
+impl network::HostNetwork for State {
+    fn drop(&mut self, network: Resource<Network>) -> wasmtime::Result<()> {
+        network::HostNetwork::drop(&mut self.sockets(), network)
+    }
+}
+
+impl network::Host for State {
+    fn convert_error_code(&mut self, error: SocketError) -> wasmtime::Result<ErrorCode> {
+        self.sockets().convert_error_code(error)
+    }
+
+    fn network_error_code(&mut self, error: Resource<IoError>) -> wasmtime::Result<Option<ErrorCode>> {
+        self.sockets().network_error_code(error)
+    }
+}
+
+impl Host for State {
+    fn resolve_addresses(
+        &mut self,
+        network: Resource<Network>,
+        name: String,
+    ) -> SocketResult<Resource<ResolveAddressStream>> {
+        if !self.net.may_resolve(&name) {
+            return Err(ErrorCode::AccessDenied.into());
+        }
+        let stream = self.sockets().resolve_addresses(network, name.clone())?;
+        self.lookups.insert(stream.rep(), name);
+        Ok(stream)
+    }
+}
+
+impl HostResolveAddressStream for State {
+    fn resolve_next_address(&mut self, stream: Resource<ResolveAddressStream>) -> SocketResult<Option<IpAddress>> {
+        let name = self.lookups.get(&stream.rep()).cloned();
+        let address = self.sockets().resolve_next_address(stream)?;
+        if let (Some(name), Some(address)) = (name, &address) {
+            let address = match *address {
+                IpAddress::Ipv4((a, b, c, d)) => Ipv4Addr::new(a, b, c, d).into(),
+                IpAddress::Ipv6((a, b, c, d, e, f, g, h)) => Ipv6Addr::new(a, b, c, d, e, f, g, h).into(),
+            };
+            self.net.resolved(&name, address);
+        }
+        Ok(address)
+    }
+
+    fn subscribe(&mut self, stream: Resource<ResolveAddressStream>) -> wasmtime::Result<Resource<DynPollable>> {
+        HostResolveAddressStream::subscribe(&mut self.sockets(), stream)
+    }
+
+    fn drop(&mut self, stream: Resource<ResolveAddressStream>) -> wasmtime::Result<()> {
+        self.lookups.remove(&stream.rep());
+        HostResolveAddressStream::drop(&mut self.sockets(), stream)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_wasi_0_2_is_known() {
+        let imports = |names: &[&str]| foreign_imports(&names.iter().map(|name| (*name).to_owned()).collect());
+        assert!(imports(&["wasi:cli/stdin@0.2.0", "wasi:io/poll@0.2.12", "wasi:sockets/tcp@0.2.3"]).is_empty());
+        let foreign =
+            ["wasi:http/types@0.2.0", "wasi:cli/stdin@0.3.0", "wasi:cli/stdin@0.2.0-rc-2023", "wasi:io/poll", "a:b/c"];
+        assert_eq!(imports(&foreign).len(), foreign.len());
+    }
+}

@@ -1,0 +1,150 @@
+//! From a file to something that runs: read, check, compile or take from the cache, link. All of it before a message is
+//! taken.
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use wasmtime::Engine;
+
+use super::cache::{self, Cache};
+use super::engine::engine;
+use super::error::Error;
+use super::guest::{self, Digest, Guest, Kind};
+use super::program::{Compiled, Program, foreign_imports};
+use super::run::Core;
+use super::{Isolation, Options, scratch};
+
+/// How a guest is found, checked and brought to run.
+#[derive(Clone, Debug)]
+pub struct Loading {
+    pub guest: PathBuf,
+    /// Any other guest is refused.
+    pub digest: Option<Digest>,
+    /// Where compiled code is kept.
+    pub cache: Option<PathBuf>,
+    pub compile_timeout: Duration,
+    pub isolation: Isolation,
+}
+
+/// A guest that is ready to run.
+pub struct Prepared {
+    pub core: Core,
+    pub digest: Digest,
+    /// Its compiled code, as a file for other processes to map.
+    pub code: io::Result<File>,
+}
+
+/// What [`compile`] left in the cache.
+#[derive(Debug)]
+pub struct Entry {
+    pub path: PathBuf,
+    pub size: u64,
+    pub digest: Digest,
+}
+
+pub fn prepare(loading: &Loading, options: Options) -> Result<Prepared, Error> {
+    let (guest, engine) = check(loading, &options)?;
+    let (compiled, code) = compiled(loading, &engine, &guest)?;
+    let program = Program::link(&engine, &compiled).map_err(|source| compile_error(loading, source))?;
+    let code = match (loading.isolation, code) {
+        (Isolation::Process, None) => in_memory(&compiled),
+        (_, Some(entry)) => Ok(entry),
+        (Isolation::Thread, None) => Err(io::ErrorKind::NotFound.into()),
+    };
+    if options.grants.scratch.is_some() {
+        scratch::sweep();
+    }
+    let Guest { name, digest, shape, .. } = guest;
+    if shape.kind == Kind::Module && !options.grants.net.is_empty() {
+        return Err(Error::Grant(
+            "--allow-net: a preview 1 module has no way to open a connection; build the guest for wasm32-wasip2".into(),
+        ));
+    }
+    let core = Core::new(name, shape.kind, options, engine, program);
+    core.try_grants().map_err(Error::Grant)?;
+    Ok(Prepared { core, digest, code })
+}
+
+/// Compiles a guest into the cache, for others to find.
+///
+/// # Errors
+/// As for running it, and when the cache can't be written.
+pub fn compile(loading: &Loading, options: &Options) -> Result<Entry, Error> {
+    let folder = loading.cache.clone().ok_or_else(|| Error::Cache {
+        path: PathBuf::new(),
+        source: io::Error::new(io::ErrorKind::NotFound, "no folder is named"),
+    })?;
+    let (guest, engine) = check(loading, options)?;
+    let compiled = from_source(loading, &engine, &guest)?;
+    let code = compiled.serialize().map_err(|source| compile_error(loading, source))?;
+    let path = Cache::new(&folder, &engine, guest.digest)
+        .keep(&code)
+        .map_err(|source| Error::Cache { path: folder, source })?;
+    Ok(Entry { path, size: code.len() as u64, digest: guest.digest })
+}
+
+/// Everything that can be said of a guest without compiling it.
+fn check(loading: &Loading, options: &Options) -> Result<(Guest, Engine), Error> {
+    let guest = guest::read(&loading.guest)?;
+    if loading.digest.is_some_and(|expected| expected != guest.digest) {
+        return Err(Error::Digest { path: guest.path, found: guest.digest });
+    }
+    let engine = engine(options).map_err(|source| compile_error(loading, source))?;
+    let foreign = foreign_imports(&engine, &guest.shape).map_err(|source| compile_error(loading, source))?;
+    if foreign.is_empty() { Ok((guest, engine)) } else { Err(Error::Imports { path: guest.path, imports: foreign }) }
+}
+
+/// The guest's code from the cache, or else from the compiler and into the cache; with the entry, if there is one.
+fn compiled(loading: &Loading, engine: &Engine, guest: &Guest) -> Result<(Compiled, Option<File>), Error> {
+    let Some(folder) = &loading.cache else { return Ok((from_source(loading, engine, guest)?, None)) };
+    let cache = Cache::new(folder, engine, guest.digest);
+    if let Some(entry) = cache.find() {
+        match cache::load(engine, guest.shape.kind, &entry) {
+            Ok(compiled) => return Ok((compiled, Some(entry))),
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "a cache entry can't be used: it is made again"),
+        }
+    }
+    let compiled = from_source(loading, engine, guest)?;
+    let kept = compiled.serialize().map_err(wasmtime::Error::into_boxed_dyn_error).and_then(|code| Ok(cache.keep(&code)?));
+    if let Err(error) = kept {
+        tracing::info!(error, folder = %folder.display(), "the compiled guest is not kept (--cache-dir)");
+    }
+    Ok((compiled, None))
+}
+
+/// Compiles, within bounds: there are small modules that take hours.
+fn from_source(loading: &Loading, engine: &Engine, guest: &Guest) -> Result<Compiled, Error> {
+    let (done_tx, done_rx) = channel();
+    let (thread_engine, kind, wasm) = (engine.clone(), guest.shape.kind, guest.wasm.clone());
+    std::thread::Builder::new()
+        .name("compiler".into())
+        .spawn(move || {
+            let _ = done_tx.send(Compiled::new(&thread_engine, kind, &wasm));
+        })
+        .map_err(|source| Error::Compile { path: loading.guest.clone(), source: source.into() })?;
+    match done_rx.recv_timeout(loading.compile_timeout) {
+        Ok(compiled) => compiled.map_err(|source| compile_error(loading, source)),
+        // The thread can't be stopped. It ends with the process, which has nothing else to do now.
+        Err(RecvTimeoutError::Timeout) => {
+            Err(Error::CompileTimeout { path: loading.guest.clone(), after: loading.compile_timeout })
+        }
+        Err(RecvTimeoutError::Disconnected) => Err(Error::Panic("the compiler panicked".into())),
+    }
+}
+
+/// Compiled code as a file that has no name and that nobody can change any more.
+fn in_memory(compiled: &Compiled) -> io::Result<File> {
+    let code = compiled.serialize().map_err(|error| io::Error::other(error.into_boxed_dyn_error()))?;
+    let mut file = File::from(memfd_create("guest", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+    file.write_all(&code)?;
+    fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
+    Ok(file)
+}
+
+fn compile_error(loading: &Loading, source: wasmtime::Error) -> Error {
+    Error::Compile { path: loading.guest.clone(), source: source.into_boxed_dyn_error() }
+}

@@ -1,0 +1,97 @@
+//! A guest that is compiled and linked, of either kind: what is left to do for a run is to instantiate and call it.
+
+use std::sync::Arc;
+
+use wasmtime::component::Component;
+use wasmtime::{Engine, Module, ResourceLimiter, Store};
+use wasmtime_wasi::WasiCtxBuilder;
+
+use super::component::{self, ComponentProgram};
+use super::grants::Net;
+use super::guest::Kind;
+use super::limits::Limits;
+use super::module::{self, ModuleProgram};
+
+/// What the compiler makes of a guest.
+pub enum Compiled {
+    Module(Module),
+    Component(Component),
+}
+
+pub enum Program {
+    Module(ModuleProgram),
+    Component(ComponentProgram),
+}
+
+/// What one run gets.
+pub struct World {
+    pub wasi: WasiCtxBuilder,
+    pub net: Arc<Net>,
+}
+
+/// How the guest's code came back, with what its limiter saw.
+pub struct Ended {
+    pub result: wasmtime::Result<()>,
+    pub memory_refused: bool,
+}
+
+impl Compiled {
+    pub fn new(engine: &Engine, kind: Kind, wasm: &[u8]) -> wasmtime::Result<Compiled> {
+        Ok(match kind {
+            Kind::Module => Compiled::Module(Module::from_binary(engine, wasm)?),
+            Kind::Component => Compiled::Component(Component::from_binary(engine, wasm)?),
+        })
+    }
+
+    pub fn serialize(&self) -> wasmtime::Result<Vec<u8>> {
+        match self {
+            Compiled::Module(module) => module.serialize(),
+            Compiled::Component(component) => component.serialize(),
+        }
+    }
+}
+
+impl Program {
+    pub fn link(engine: &Engine, compiled: &Compiled) -> wasmtime::Result<Program> {
+        Ok(match compiled {
+            Compiled::Module(module) => Program::Module(ModuleProgram::link(engine, module)?),
+            Compiled::Component(component) => Program::Component(ComponentProgram::link(engine, component)?),
+        })
+    }
+
+    /// Runs the guest once. To stop it, drop the future: it yields at every tick of the engine's epoch.
+    pub async fn run(&self, engine: &Engine, world: World, limits: &Limits) -> Ended {
+        match self {
+            Program::Module(program) => program.run(engine, world, limits).await,
+            Program::Component(program) => program.run(engine, world, limits).await,
+        }
+    }
+}
+
+/// The imports that nobody here has. To be asked before compiling, which can take minutes over a guest that could never
+/// run.
+pub fn foreign_imports(engine: &Engine, shape: &super::guest::Shape) -> wasmtime::Result<Vec<String>> {
+    match shape.kind {
+        Kind::Module => module::foreign_imports(engine, &shape.imports),
+        Kind::Component => Ok(component::foreign_imports(&shape.imports)),
+    }
+}
+
+/// A store for one run, with its limits set.
+pub fn store<T: 'static>(
+    engine: &Engine,
+    state: T,
+    limits: &Limits,
+    limiter: impl (FnMut(&mut T) -> &mut dyn ResourceLimiter) + Send + Sync + 'static,
+) -> wasmtime::Result<Store<T>> {
+    let mut store = Store::try_new(engine, state)?;
+    store.limiter(limiter);
+    // The first deadline has to be near too: with a far one nothing would yield before it.
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_async_yield_and_update(1);
+    if let Some(fuel) = limits.fuel {
+        store.set_fuel(fuel)?;
+    }
+    store.set_hostcall_fuel(usize::try_from(limits.hostcall).unwrap_or(usize::MAX));
+    Ok(store)
+}

@@ -1,0 +1,202 @@
+//! One run: the guest's world is made, the guest is called, and how it ended is named.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+use wasmtime::component::ResourceTableError;
+use wasmtime::{Engine, Trap};
+use wasmtime_wasi::p2::pipe::MemoryInputPipe;
+use wasmtime_wasi::{FsPerms, I32Exit, WasiCtxBuilder};
+
+use super::engine::Ticker;
+use super::grants::{self, Dir, Net, SCRATCH};
+use super::guest::Kind;
+use super::limits::Limits;
+use super::program::{Ended, Program, World};
+use super::scratch::Scratch;
+use super::stdio::{Capture, Lines, Stream};
+use super::{Input, Options};
+use crate::task::{Limit, Outcome, Report};
+
+/// What all runs of a guest share.
+pub struct Core {
+    pub name: String,
+    pub kind: Kind,
+    pub options: Options,
+    pub engine: Engine,
+    pub program: Program,
+    pub ticker: Arc<Ticker>,
+}
+
+/// How a component says more than "failed", if its toolchain is older than `exit-with-code`: as its last line on stderr.
+const EXIT_LINE: &str = "wq-run-exit: ";
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.ticker.close();
+    }
+}
+
+impl Core {
+    pub fn new(name: String, kind: Kind, options: Options, engine: Engine, program: Program) -> Core {
+        let ticker = Ticker::start(engine.clone());
+        Core { name, kind, options, engine, program, ticker }
+    }
+
+    /// Tries all grants once without a message: what can't be granted now would fail every run.
+    pub fn try_grants(&self) -> Result<(), String> {
+        let input = Input { stdin: Bytes::new(), env: Vec::new(), cancel: CancellationToken::new() };
+        let scratch = self.scratch()?;
+        self.world(&input, scratch.as_ref(), &Capture::new(0), &Lines::null()).map(drop)
+    }
+
+    pub async fn run(&self, input: Input, stderr: &Lines) -> Report {
+        let started = Instant::now();
+        let Limits { timeout, stdout: stdout_limit, .. } = self.options.limits;
+        let stdout = Capture::new(stdout_limit);
+        let made = self.scratch().and_then(|scratch| {
+            let world = self.world(&input, scratch.as_ref(), &stdout, stderr)?;
+            Ok((scratch, world))
+        });
+        let (scratch, world) = match made {
+            Ok(made) => made,
+            Err(fault) => return Report::bare(Outcome::HostFault(fault), started.elapsed()),
+        };
+        let overflows = async {
+            match &scratch {
+                Some(scratch) => scratch.overflows().await,
+                None => std::future::pending().await,
+            }
+        };
+        let _ticking = self.ticker.run();
+        // Stopped runs end by being dropped here, with their store and instance.
+        let ended = tokio::select! {
+            biased;
+            () = input.cancel.cancelled() => Err(Outcome::Interrupted),
+            () = tokio::time::sleep(timeout) => Err(Outcome::TimedOut(timeout)),
+            () = overflows => Err(Outcome::LimitExceeded(Limit::Scratch(self.options.grants.scratch.unwrap_or(0)))),
+            ended = self.program.run(&self.engine, world, &self.options.limits) => Ok(ended),
+        };
+        let stderr_tail = stderr.finish();
+        let outcome = match ended {
+            Err(stopped) => stopped,
+            // Checked before the result: an output over its limit fails the run, whatever the guest made of it.
+            Ok(_) if stdout.exceeded() => Outcome::LimitExceeded(Limit::Stdout(stdout_limit)),
+            Ok(_) if scratch.as_ref().is_some_and(Scratch::is_over) => {
+                Outcome::LimitExceeded(Limit::Scratch(self.options.grants.scratch.unwrap_or(0)))
+            }
+            Ok(ended) => match outcome(ended, &self.options.limits) {
+                Outcome::Exited(1) if self.kind == Kind::Component => {
+                    Outcome::Exited(said_exit(&stderr_tail).unwrap_or(1))
+                }
+                outcome => outcome,
+            },
+        };
+        Report { outcome, stdout: stdout.take(), stderr_tail, duration: started.elapsed() }
+    }
+
+    fn scratch(&self) -> Result<Option<Scratch>, String> {
+        let made = self.options.grants.scratch.map(Scratch::new).transpose();
+        made.map_err(|error| {
+            format!("cannot make a folder in {} (--scratch, TMPDIR): {error}", std::env::temp_dir().display())
+        })
+    }
+
+    /// The guest's whole world.
+    fn world(
+        &self,
+        input: &Input,
+        scratch: Option<&Scratch>,
+        stdout: &Capture,
+        stderr: &Lines,
+    ) -> Result<World, String> {
+        let Options { grants, limits, .. } = &self.options;
+        let mut wasi = WasiCtxBuilder::new();
+        wasi.arg(&self.name).args(&self.options.args);
+        wasi.envs(&grants.env).envs(&input.env);
+        wasi.stdin(MemoryInputPipe::new(input.stdin.clone()));
+        wasi.stdout(Stream(stdout.clone())).stderr(Stream(stderr.clone()));
+        wasi.max_random_size(limits.random);
+        let mut open = |host: &std::path::Path, guest: &str, perms, flag| {
+            wasi.preopened_dir(host, guest, perms)
+                .map(drop)
+                .map_err(|error| format!("cannot open the folder {} ({flag}): {error}", host.display()))
+        };
+        for Dir { host, guest, writable } in &grants.dirs {
+            let perms = if *writable { FsPerms::ReadWrite } else { FsPerms::ReadOnly };
+            open(host, guest, perms, "--dir")?;
+        }
+        if let Some(scratch) = scratch {
+            open(scratch.path(), SCRATCH, FsPerms::ReadWrite, "--scratch")?;
+        }
+        let net = Net::new(&grants.net);
+        net.grant(&mut wasi);
+        if self.options.deterministic {
+            grants::make_deterministic(&mut wasi, &input.stdin);
+        }
+        Ok(World { wasi, net })
+    }
+}
+
+/// The one mapping of exits and traps to outcomes.
+fn outcome(ended: Ended, limits: &Limits) -> Outcome {
+    let Err(error) = ended.result else { return Outcome::Succeeded };
+    if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
+        return match u8::try_from(*code) {
+            Ok(0) => Outcome::Succeeded,
+            Ok(code) => Outcome::Exited(code),
+            Err(_) => Outcome::Trapped(format!("it exited with {code}, which is no exit code")),
+        };
+    }
+    // A program that could not get memory mostly calls abort(), which is a trap. One that handles the refusal and exits
+    // with a code of its own has said more than we know.
+    if ended.memory_refused {
+        return Outcome::LimitExceeded(Limit::Memory(limits.memory));
+    }
+    if let Some(ResourceTableError::Full) = error.downcast_ref() {
+        return Outcome::LimitExceeded(Limit::Resources(limits.resources));
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::StackOverflow) => Outcome::LimitExceeded(Limit::Stack(limits.stack)),
+        Some(Trap::OutOfFuel) => Outcome::LimitExceeded(Limit::Fuel(limits.fuel.unwrap_or(0))),
+        Some(trap) => Outcome::Trapped(trap.to_string()),
+        None => by_text(&error.root_cause().to_string(), limits),
+    }
+}
+
+/// Limits that wasmtime tells by words only. The guests in `tests/guests` hold these words to the version in use.
+fn by_text(error: &str, limits: &Limits) -> Outcome {
+    let limit = if error.contains("fuel allocated for hostcalls") {
+        Limit::Hostcall(limits.hostcall)
+    } else if error.starts_with("requested len ") {
+        Limit::Random(limits.random)
+    } else if error.starts_with("resource limit exceeded") {
+        Limit::Instances(limits.instances)
+    } else if error.contains("handle limit exceeded") {
+        Limit::Resources(limits.resources)
+    } else {
+        return Outcome::Trapped(error.to_owned());
+    };
+    Outcome::LimitExceeded(limit)
+}
+
+fn said_exit(stderr: &str) -> Option<u8> {
+    let last = stderr.lines().rev().find(|line| !line.trim().is_empty())?;
+    last.trim().strip_prefix(EXIT_LINE)?.parse().ok().filter(|code| *code != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_component_can_say_its_exit_code_as_its_last_line() {
+        assert_eq!(said_exit("bad record\nwq-run-exit: 65\n"), Some(65));
+        assert_eq!(said_exit("wq-run-exit: 6\n\n"), Some(6));
+        for other in ["", "wq-run-exit: 65\nmore", "wq-run-exit: 0", "wq-run-exit: 300", "wq-run-exit:", "x wq-run-exit: 6"] {
+            assert_eq!(said_exit(other), None, "{other:?}");
+        }
+    }
+}

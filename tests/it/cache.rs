@@ -1,0 +1,141 @@
+//! Where guests come from, packed and in pieces, and the cache of compiled code.
+
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::harness::queue::on_every_queue;
+use crate::harness::{component, guest, run, run_with, wq_run};
+
+fn entries(cache: &Path) -> Vec<PathBuf> {
+    let list = |folder: &Path| -> Vec<PathBuf> {
+        std::fs::read_dir(folder).map_or(Vec::new(), |entries| entries.flatten().map(|entry| entry.path()).collect())
+    };
+    list(cache).iter().flat_map(|key| list(key)).collect()
+}
+
+fn exec(guest: &str, cache: &Path) -> Command {
+    let mut command = wq_run(&["exec", guest, "--cache-dir"]);
+    command.arg(cache);
+    command
+}
+
+#[test]
+fn a_guest_is_compiled_once_for_each_engine() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    for (made, path) in [guest("echo"), component("echo")].iter().enumerate() {
+        for isolation in ["thread", "process", "thread"] {
+            run_with(exec(path, &cache).args(["--isolation", isolation]), b"x").exits(0).prints("x");
+            assert_eq!(entries(&cache).len(), made + 1);
+        }
+    }
+    run_with(exec(&guest("echo"), &cache).args(["--fuel", "1000000"]), b"x").exits(0).prints("x");
+    assert_eq!(entries(&cache).len(), 3, "code that counts fuel is other code");
+    // A time stamp that does not move says that it was used and not written.
+    let written = || entries(&cache).iter().map(|entry| entry.metadata().unwrap().modified().unwrap()).max();
+    let before = written();
+    run_with(&mut exec(&guest("echo"), &cache), b"x").exits(0);
+    assert_eq!(written(), before);
+}
+
+#[test]
+fn compile_makes_the_entry_that_a_worker_finds() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut compile = wq_run(&["compile", &guest("echo"), "--cache-dir"]);
+    let said = run(compile.arg(folder.path())).exits(0).out();
+    let entry = entries(folder.path()).pop().expect("there is an entry");
+    assert!(said.contains(&entry.display().to_string()) && said.contains("sha256:"), "{said}");
+    // A folder that can only be read is enough now.
+    let before = entry.metadata().unwrap().modified().unwrap();
+    run_with(&mut exec(&guest("echo"), folder.path()), b"x").exits(0).prints("x");
+    assert_eq!(entries(folder.path()), [entry.clone()]);
+    assert_eq!(entry.metadata().unwrap().modified().unwrap(), before);
+    run(&mut wq_run(&["compile", &guest("echo")])).exits(78).says("--cache-dir");
+    run(&mut wq_run(&["compile", &guest("echo"), "--cache-dir", "/proc/no"])).exits(74).says("--cache-dir");
+}
+
+#[test]
+fn a_damaged_entry_never_runs_and_is_made_again() {
+    let folder = tempfile::tempdir().unwrap();
+    run_with(&mut exec(&guest("echo"), folder.path()), b"x").exits(0);
+    let entry = entries(folder.path()).pop().unwrap();
+    let good = std::fs::read(&entry).unwrap();
+    let flipped = |at: usize| {
+        let mut bytes = good.clone();
+        bytes[at] ^= 4;
+        bytes
+    };
+    let damages = [flipped(100), flipped(good.len() / 2), flipped(good.len() - 1), good[..good.len() / 2].to_vec(), vec![]];
+    for damage in damages {
+        std::fs::write(&entry, &damage).unwrap();
+        run_with(&mut exec(&guest("echo"), folder.path()), b"x").exits(0).prints("x").says("damaged");
+        assert!(std::fs::read(&entry).unwrap() == good, "it was not made again");
+    }
+    // Nor one that somebody else could have written.
+    std::fs::set_permissions(&entry, std::fs::Permissions::from_mode(0o666)).unwrap();
+    run_with(&mut exec(&guest("echo"), folder.path()), b"x").exits(0).prints("x").says("not ours alone");
+}
+
+#[test]
+fn a_cache_that_can_not_be_written_does_no_harm() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "no folder").unwrap();
+    for cache in [Path::new("/proc/no-such-folder"), &file] {
+        run_with(&mut exec(&guest("echo"), cache), b"x").exits(0).prints("x");
+    }
+    // A file that may not grow is like a disk that is full. 64 blocks are 32 KiB, less than any compiled guest.
+    let cache = folder.path().join("cache");
+    let mut full = Command::new("sh");
+    full.args(["-c", r#"trap '' XFSZ; ulimit -f 4; exec "$@""#, "sh", env!("CARGO_BIN_EXE_wq-run"), "exec"]);
+    full.args([&guest("echo"), "--cache-dir"]).arg(&cache).env_clear();
+    run_with(&mut full, b"x").exits(0).prints("x");
+    assert_eq!(entries(&cache), [] as [PathBuf; 0], "no piece of an entry is left behind");
+}
+
+#[test]
+fn a_guest_may_come_packed_and_in_pieces() {
+    let folder = tempfile::tempdir().unwrap();
+    let wasm = std::fs::read(component("echo")).unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+        path.display().to_string()
+    };
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gzip.write_all(&wasm).unwrap();
+    let gzip = gzip.finish().unwrap();
+    let zstd = zstd::encode_all(wasm.as_slice(), 3).unwrap();
+    let mut guests = vec![file("a.wasm.gz", &gzip), file("b.wasm.zst", &zstd)];
+    for (number, piece) in zstd.chunks(zstd.len() / 3 + 1).enumerate() {
+        file(&format!("pieces/c.wasm.zst.{number:03}"), piece);
+    }
+    guests.push(folder.path().join("pieces").display().to_string());
+    guests.push(folder.path().join("pieces/c.wasm.zst").display().to_string());
+    for path in &guests {
+        run_with(&mut wq_run(&["exec", path]), b"x").exits(0).prints("x");
+    }
+    std::fs::remove_file(folder.path().join("pieces/c.wasm.zst.001")).unwrap();
+    run(&mut wq_run(&["exec", &guests[2]])).exits(66).says("c.wasm.zst.001");
+    run(&mut wq_run(&["exec", &file("cut.wasm.zst", &zstd[..zstd.len() / 2])])).exits(66).says("cannot unpack");
+}
+
+#[test]
+fn a_guest_that_takes_for_ever_to_compile_is_refused_before_a_message_is_taken() {
+    // A few hundred kilobytes that keep the compiler busy for much longer than it is given.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bomb.wat");
+    let body = "(i32.add (local.get 0) (i32.const 1)) (local.set 0)".repeat(4_000);
+    let functions = format!("(func (param i32) {body})").repeat(40);
+    std::fs::write(&path, format!(r#"(module (memory (export "memory") 1) {functions} (func (export "_start")))"#)).unwrap();
+    on_every_queue(|queue| {
+        queue.publish(&["untouched"]);
+        let refused = run(&mut queue.command(&["work", &path.display().to_string(), "--compile-timeout", "50ms"]));
+        refused.exits(66).says("is not compiled after 50ms").says("--compile-timeout");
+        let untouched = run(&mut queue.command(&["work", &guest("environ")])).exits(0).out();
+        assert!(untouched.contains("WQ_REDELIVERED=false") && untouched.contains("WQ_ATTEMPT=1"), "{untouched:?}");
+    });
+}

@@ -1,0 +1,255 @@
+//! The sandbox: what guests may use and see, of every kind and wherever they run.
+
+use std::process::Command;
+
+use crate::harness::{Run, component, guest, run, run_with, start, wq_run};
+
+const WHERE: [&str; 2] = ["thread", "process"];
+
+fn exec(path: &str, flags: &[&str], stdin: &[u8]) -> Run {
+    run_with(wq_run(&["exec", path]).args(flags), stdin)
+}
+
+#[test]
+fn guests_end_alike_as_modules_and_components_in_threads_and_processes() {
+    let table: [(&str, &[&str], i32, &str); 18] = [
+        ("exit-0", &[], 0, ""),
+        ("nothing", &[], 0, ""),
+        ("fail", &[], 1, "exit code is: 1"),
+        ("trap", &[], 134, "unreachable"),
+        ("deep", &[], 134, "--max-wasm-stack"),
+        ("deep", &["--max-wasm-stack", "4MiB"], 134, "4194304"),
+        ("spin", &["--timeout", "100ms"], 124, "--timeout"),
+        ("spin", &["--fuel", "1000000"], 134, "--fuel"),
+        ("spin-in-start", &["--timeout", "100ms"], 124, "--timeout"),
+        ("spin-in-start", &["--fuel", "1000000"], 134, "--fuel"),
+        ("sleep", &["--timeout", "100ms"], 124, "--timeout"),
+        ("memory", &["--max-memory-size", "4MiB"], 137, "--max-memory-size"),
+        ("memory-at-once", &[], 137, "--max-memory-size"),
+        ("memory-coped", &["--max-memory-size", "4MiB"], 0, ""),
+        ("tables", &["--max-memory-size", "4MiB"], 137, "--max-memory-size"),
+        ("flood", &["--max-stdout", "1MiB"], 153, "--max-stdout"),
+        ("flood-stderr", &["--max-stderr", "100000"], 0, "--max-stderr"),
+        ("random", &[], 134, "--max-random-size"),
+    ];
+    for (name, flags, code, text) in table {
+        for path in [guest(name), component(name)] {
+            for isolation in WHERE {
+                let flags = [flags, &["--isolation", isolation]].concat();
+                exec(&path, &flags, b"").exits(code).says(text);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_message_goes_in_and_comes_out_whole_wherever_the_guest_runs() {
+    let every_byte: Vec<u8> = (0..=255).cycle().take(3_000_000).collect();
+    for path in [guest("echo"), component("echo")] {
+        for isolation in WHERE {
+            let flags = ["--isolation", isolation];
+            assert!(exec(&path, &flags, &every_byte).exits(0).stdout == every_byte, "{path} {isolation}");
+            exec(&path, &flags, b"").exits(0).prints("");
+        }
+    }
+}
+
+#[test]
+fn a_component_can_say_its_exit_code() {
+    // By `exit-with-code`, which the adapter of this year calls.
+    exec(&component("reject"), &[], b"").exits(3);
+    // By its last line, where all it can do is fail. A module has its own code, and needs no line.
+    exec(&component("say-exit"), &[], b"").exits(65);
+    exec(&guest("say-exit"), &[], b"").exits(1);
+}
+
+#[test]
+fn what_only_one_kind_can_do_has_its_limit_too() {
+    exec(&guest("twenty-memories"), &[], b"").exits(66).says("not valid WebAssembly");
+    // 48 is WASI's ENOMEM: no array of 20 million buffers is read.
+    exec(&guest("iovecs"), &[], b"").exits(48);
+    exec(&component("flood"), &["--max-hostcall", "1000"], b"").exits(134).says("--max-hostcall");
+    exec(&component("nothing"), &["--max-instances", "2"], b"").exits(134).says("--max-instances");
+    exec(&guest("exit-200"), &[], b"").exits(134).says("exit");
+}
+
+#[test]
+fn open_files_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("in"), "x").unwrap();
+    let dir = folder.path().display().to_string();
+    for isolation in WHERE {
+        let flags = ["--dir", &dir, "--isolation", isolation];
+        exec(&guest("open-files"), &flags, b"").exits(134).says("--max-resources");
+        let few = [&flags[..], &["--max-resources", "50"]].concat();
+        exec(&component("open-files"), &few, b"").exits(134).says("--max-resources");
+    }
+}
+
+#[test]
+fn a_scratch_folder_is_empty_bounded_and_gone_afterwards() {
+    let temporary = tempfile::tempdir().unwrap();
+    let exec = |name: &str, flags: &[&str]| {
+        let mut command = wq_run(&["exec", &guest(name)]);
+        run(command.args(flags).env("TMPDIR", temporary.path()))
+    };
+    let left = || std::fs::read_dir(temporary.path()).unwrap().count();
+    exec("scratch", &[]).exits(10);
+    for isolation in WHERE {
+        let flags = ["--isolation", isolation, "--scratch", "8MiB"];
+        exec("scratch", &flags).exits(134).says("--scratch");
+        assert_eq!(left(), 0);
+        // `files` finds no `in`, since there is nothing there.
+        exec("files", &flags).exits(11);
+    }
+    // One of a worker that was killed is removed by the next.
+    let mut killed = wq_run(&["exec", &guest("sleep"), "--scratch", "1MiB"]);
+    let mut killed = start(killed.env("TMPDIR", temporary.path()));
+    killed.write(b"");
+    killed.wait_for("started");
+    killed.signal("KILL");
+    killed.end();
+    assert_eq!(left(), 1);
+    exec("nothing", &["--scratch", "1MiB"]).exits(0);
+    assert_eq!(left(), 0);
+}
+
+#[test]
+fn two_deterministic_runs_of_one_message_are_the_same() {
+    for path in [guest("dice"), component("dice")] {
+        let fixed = exec(&path, &["--deterministic"], b"a").exits(0).stdout.clone();
+        assert_eq!(fixed.len(), 96);
+        for isolation in WHERE {
+            let again = exec(&path, &["--deterministic", "--isolation", isolation], b"a");
+            assert_eq!(again.exits(0).stdout, fixed);
+        }
+        let free = exec(&path, &[], b"a");
+        assert_ne!(free.exits(0).stdout[..64], fixed[..64]);
+        assert_ne!(free.stdout[64..72], fixed[64..72]);
+        let other_message = exec(&path, &["--deterministic"], b"b");
+        assert_ne!(other_message.exits(0).stdout[..64], fixed[..64], "randomness is the message's own");
+    }
+    exec(&guest("dice"), &["--deterministic", "--allow-net", "h:1"], b"").exits(2);
+}
+
+#[test]
+fn the_environment_is_inherited_only_on_request_and_never_the_brokers_url() {
+    let environment = |flags: &[&str]| {
+        let mut command = wq_run(&["exec", &guest("environ")]);
+        command.args(flags).env("COLOUR", "red").env("BROKER_URL", "amqp://u:s3cret@h").env("AMQP_URL", "amqp://u:s3cret@h");
+        let told = run(&mut command).exits(0).out();
+        assert!(!told.contains("s3cret"), "{told}");
+        told
+    };
+    assert!(!environment(&[]).contains("COLOUR"));
+    assert!(environment(&["--inherit-env"]).contains("COLOUR=red\0"));
+    let replaced = environment(&["--inherit-env", "--env", "COLOUR=blue"]);
+    assert!(replaced.contains("COLOUR=blue\0") && !replaced.contains("red"), "{replaced}");
+    exec(&guest("nothing"), &["--allow-net", "127.0.0.1:80"], b"").exits(78).says("--allow-net");
+}
+
+#[test]
+fn a_guest_that_nothing_stops_ends_its_process_or_its_child() {
+    let flags = ["--timeout", "200ms", "--max-memory-size", "4GiB"];
+    // The process that computes is the child, and it is killed.
+    let apart = exec(&guest("fill"), &[&flags[..], &["--isolation", "process"]].concat(), b"");
+    assert!(matches!(apart.code, Some(0 | 124)), "{apart:?}");
+}
+
+#[test]
+fn a_guest_can_be_pinned() {
+    let printed = run(&mut wq_run(&["inspect", &guest("echo"), "--json"]));
+    let inspection: serde_json::Value = serde_json::from_slice(&printed.exits(0).stdout).unwrap();
+    let digest = inspection["digest"].as_str().unwrap();
+    exec(&guest("echo"), &["--guest-digest", digest], b"x").exits(0).prints("x");
+    exec(&guest("nothing"), &["--guest-digest", digest], b"x").exits(66).says(digest.split_at(3).0).says("--guest-digest");
+    exec(&guest("echo"), &["--guest-digest", "sha256:abc"], b"x").exits(2).says("64 hexadecimal digits");
+    let mut by_variable = wq_run(&["exec", &guest("nothing")]);
+    run(by_variable.env("WQ_GUEST_DIGEST", digest)).exits(66);
+}
+
+#[test]
+fn inspect_says_what_a_guest_is_and_needs() {
+    let inspect = |path: &str| run(&mut wq_run(&["inspect", path]));
+    let said = inspect(&guest("files")).exits(0).out();
+    for text in ["module, WASI preview 1", "sha256:", "fits", "path_open", "--dir", "64.0 KiB at the start"] {
+        assert!(said.contains(text), "no {text} in:\n{said}");
+    }
+    let said = inspect(&component("echo")).exits(0).out();
+    for text in ["component, WASI 0.2.", "wasi:io: ", "streams@0.2"] {
+        assert!(said.contains(text), "no {text} in:\n{said}");
+    }
+    let refused = inspect(&guest("foreign-import"));
+    assert!(refused.exits(66).out().contains("env::launch_rocket"));
+    inspect("/no/such/file").exits(66).says("No such file");
+}
+
+#[test]
+fn a_hostile_guest_costs_the_worker_neither_memory_nor_its_connection() {
+    const LIMIT_KIB: u64 = 300 * 1024;
+    crate::harness::queue::on_rabbitmq(|queue| {
+        let table: [(&str, &[&str]); 8] = [
+            ("memory", &["--max-memory-size", "64MiB"]),
+            ("tables", &["--max-memory-size", "64MiB"]),
+            ("flood", &[]),
+            ("flood-stderr", &["--exit-map", "0=dead-letter"]),
+            ("spin", &["--timeout", "4s", "--max-attempts", "1"]),
+            ("iovecs", &[]),
+            ("random", &[]),
+            ("deep", &[]),
+        ];
+        for (name, flags) in table {
+            queue.publish(&["hostile"]);
+            let url = format!("{}?heartbeat=1", queue.url());
+            let args = ["work", &guest(name), "--forever", "--backoff-initial", "1ms", "--backoff-max", "1ms"];
+            let mut working = start(queue.command(&args).args(flags).env("BROKER_URL", url));
+            working.wait_for("\"settlement\":\"dead-letter\"");
+            let peak = peak_memory(working.id());
+            working.signal("TERM");
+            let ended = working.end();
+            ended.exits(0);
+            assert!(!ended.stderr.contains("connection"), "{name}: {}", ended.stderr);
+            assert!(peak < LIMIT_KIB, "{name}: {peak} KiB");
+            queue.take_dead();
+        }
+    });
+}
+
+/// The most memory that a process has had, in KiB.
+fn peak_memory(id: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn a_guest_that_kills_its_process_costs_one_attempt_and_not_the_worker() {
+    crate::harness::queue::on_every_queue(|queue| {
+        queue.publish(&["deadly"]);
+        let args = ["work", &guest("sleep"), "--forever", "--isolation", "process", "--max-attempts", "2"];
+        let mut working = start(queue.command(&args).args(["--backoff-initial", "1ms", "--backoff-max", "1ms"]));
+        for _ in 0..2 {
+            working.wait_for("started");
+            let child = child_of(working.id());
+            let environment = std::fs::read(format!("/proc/{child}/environ")).unwrap();
+            assert_eq!(environment, b"", "a guest's process has nothing of our environment");
+            assert!(Command::new("kill").args(["-KILL", &child.to_string()]).status().unwrap().success());
+        }
+        working.wait_for("\"settlement\":\"dead-letter\"");
+        assert!(working.is_running());
+        working.signal("TERM");
+        working.end().exits(0);
+        let dead = queue.take_dead();
+        assert_eq!(dead.headers["x-wq-outcome"], "crash");
+        assert_eq!(dead.headers["x-wq-attempt"], "2");
+    });
+}
+
+/// The one process that another has started.
+fn child_of(id: u32) -> u32 {
+    let children = std::fs::read_dir(format!("/proc/{id}/task")).unwrap().flatten().find_map(|task| {
+        let children = std::fs::read_to_string(task.path().join("children")).ok()?;
+        children.split_whitespace().next()?.parse().ok()
+    });
+    children.expect("there is a child")
+}
