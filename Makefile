@@ -33,11 +33,12 @@ lint: ## formatting, clippy, shellcheck
 test: deps-test lint ## everything: guests, lint, all tests (as root on Debian it installs a broker and podman)
 	guest-examples/build.sh rust
 	guest-examples/build.sh c || test -z "$$CI"
+	guest-examples/build.sh tests || test -z "$$CI"
 	# Most tests wait for a broker or a clock most of the time.
 	RUST_TEST_THREADS=6 cargo test --locked
 
 test-rabbitmq4: deps-test ## the tests on RabbitMQ 4 (as root on Debian)
-	guest-examples/build.sh
+	guest-examples/build.sh rust c tests
 	scripts/rabbitmq4.sh build/rabbitmq4
 	WQ_TEST_RABBITMQ_ROOT=$(CURDIR)/build/rabbitmq4 RUST_TEST_THREADS=6 cargo test --locked --test it
 

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Builds the example guests into build/guests, and puts the Rust one where deploy/job makes its ConfigMap from.
-#   guest-examples/build.sh [rust] [c]        without an argument: both
+#   guest-examples/build.sh [rust] [c] [tests]    without an argument: the first two; `tests` is the tests' own guest
 # It installs nothing: `make guests` runs `scripts/install.sh guests-rust guests-c` first.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -13,7 +13,8 @@ main() {
         case $guest in
             rust) build_rust ;;
             c) build_c ;;
-            *) fail "there is no guest '$guest' (rust, c)" ;;
+            tests) build_tests ;;
+            *) fail "there is no guest '$guest' (rust, c, tests)" ;;
         esac
     done
 }
@@ -24,7 +25,20 @@ fail() {
 }
 
 build_rust() {
-    local rustc target
+    cargo_wasi Cargo.toml
+    cp "target/$target/release/processing-rust.wasm" "$out/"
+    mkdir -p ../deploy/job
+    cp "$out/processing-rust.wasm" ../deploy/job/task.wasm
+}
+
+build_tests() {
+    cargo_wasi ../tests/guests/sockets/Cargo.toml
+    cp "target/$target/release/sockets.wasm" "$out/"
+}
+
+# Builds the package of the manifest $1 for WASI; leaves the target's name in $target.
+cargo_wasi() {
+    local rustc
     # rustup's Rust first, then a distribution's, which ships the target as a package.
     for rustc in rustc /usr/bin/rustc; do
         target=$(wasi_target "$rustc") && break
@@ -35,10 +49,7 @@ build_rust() {
     fi
     # Flags that somebody set for the host are none for WASI.
     env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS RUSTC="$rustc" \
-        "${rustc%rustc}cargo" build --release --locked --target "$target" --target-dir target
-    cp "target/$target/release/processing-rust.wasm" "$out/"
-    mkdir -p ../deploy/job
-    cp "$out/processing-rust.wasm" ../deploy/job/task.wasm
+        "${rustc%rustc}cargo" build --release --locked --manifest-path "$1" --target "$target" --target-dir target
 }
 
 # The name by which the compiler $1 knows WASI preview 1 (before 1.78: wasm32-wasi), if its library is there.

@@ -79,6 +79,9 @@ impl Error {
         match self {
             Error::Configuration { .. } => ExitStatus::Configuration,
             Error::Guest(sandbox::Error::Grant(_)) => ExitStatus::Configuration,
+            Error::Guest(sandbox::Error::Cache { .. }) => ExitStatus::NotDelivered,
+            Error::Guest(sandbox::Error::Isolation(_)) => ExitStatus::Configuration,
+            Error::Guest(sandbox::Error::Panic(_)) => ExitStatus::Bug,
             Error::Guest(_) => ExitStatus::NoGuest,
             Error::Broker(error) | Error::Unpublished { source: error, .. } => broker_status(error),
             Error::Io { .. } => ExitStatus::NotDelivered,

@@ -19,4 +19,5 @@ mod publish;
 mod refusals;
 mod sandbox;
 mod soak;
+mod testsuite;
 mod tidy;

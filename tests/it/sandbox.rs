@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::harness::{Run, component, guest, run, run_with, start, wq_run};
+use crate::harness::{Run, component, guest, run, run_with, sockets_guest, start, wq_run};
 
 const WHERE: [&str; 2] = ["thread", "process"];
 
@@ -56,8 +56,9 @@ fn a_message_goes_in_and_comes_out_whole_wherever_the_guest_runs() {
 
 #[test]
 fn a_component_can_say_its_exit_code() {
-    // By `exit-with-code`, which the adapter of this year calls.
-    exec(&component("reject"), &[], b"").exits(3);
+    exec(&guest("exit-code"), &[], b"").exits(6);
+    // The adapter that makes components of modules knows only success and failure.
+    exec(&component("reject"), &[], b"").exits(1);
     // By its last line, where all it can do is fail. A module has its own code, and needs no line.
     exec(&component("say-exit"), &[], b"").exits(65);
     exec(&guest("say-exit"), &[], b"").exits(1);
@@ -146,6 +147,47 @@ fn the_environment_is_inherited_only_on_request_and_never_the_brokers_url() {
     let replaced = environment(&["--inherit-env", "--env", "COLOUR=blue"]);
     assert!(replaced.contains("COLOUR=blue\0") && !replaced.contains("red"), "{replaced}");
     exec(&guest("nothing"), &["--allow-net", "127.0.0.1:80"], b"").exits(78).says("--allow-net");
+}
+
+#[test]
+fn a_component_reaches_what_was_granted_and_nothing_else() {
+    use std::io::{Read as _, Write as _};
+    let Some(sockets) = sockets_guest() else { return };
+    // Answers each connection once, and says so.
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    let other_server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let other_port = other_server.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut connection in server.incoming().flatten() {
+            let mut ping = [0; 4];
+            connection.read_exact(&mut ping).unwrap();
+            connection.write_all(b"pong").unwrap();
+        }
+    });
+    let try_with = |grants: &[String], words: &[&str]| {
+        let mut command = wq_run(&["exec", &sockets]);
+        command.args(grants.iter().flat_map(|grant| ["--allow-net", grant])).arg("--").args(words);
+        run(&mut command)
+    };
+    let (port, other_port) = (port.to_string(), other_port.to_string());
+    let (by_address, by_name) = (format!("127.0.0.1:{port}"), format!("localhost:{port}"));
+    try_with(&[by_address.clone()], &["connect", "127.0.0.1", &port]).exits(0).prints("pong");
+    try_with(&[by_name.clone()], &["connect", "localhost", &port]).exits(0).prints("pong");
+    let refused = |grants: &[String], words: &[&str]| {
+        try_with(grants, words).exits(1).says("refused: ErrorCode::AccessDenied").prints("");
+    };
+    refused(&[], &["connect", "127.0.0.1", &port]);
+    refused(&[], &["connect", "localhost", &port]);
+    refused(&[by_address.clone()], &["connect", "127.0.0.1", &other_port]);
+    refused(&[by_address.clone()], &["connect", "localhost", &port]);
+    refused(&[by_name.clone()], &["connect", "127.0.0.1", &port]);
+    for words in [["listen"], ["udp"]] {
+        refused(&[], &words);
+        refused(&[by_address.clone(), by_name.clone()], &words);
+    }
+    other_server.set_nonblocking(true).unwrap();
+    assert!(other_server.accept().is_err(), "nobody came");
 }
 
 #[test]

@@ -45,18 +45,29 @@ pub fn guest(name: &str) -> String {
     path.display().to_string()
 }
 
-/// The same guest as a component, by the adapter that toolchains use.
+/// The same guest as a component.
 pub fn component(name: &str) -> String {
+    componentize(name, &wat::parse_file(guest(name)).expect("the text is correct"))
+}
+
+/// The guest that tries sockets, as a component.
+pub fn sockets_guest() -> Option<String> {
+    let module = std::fs::read(root().join("build/guests/sockets.wasm")).ok();
+    let module = required(module, "`guest-examples/build.sh tests` has not built the guest that tries sockets")?;
+    Some(componentize("sockets", &module))
+}
+
+/// Makes a component of a module, by the adapter that toolchains use.
+fn componentize(name: &str, module: &[u8]) -> String {
     use wasi_preview1_component_adapter_provider::{
         WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER,
     };
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("components");
     std::fs::create_dir_all(&folder).expect("a folder under target/");
     let path = folder.join(name).with_extension("wasm");
-    let module = wat::parse_file(guest(name)).expect("the text is correct");
     let encode = || {
         wit_component::ComponentEncoder::default()
-            .module(&module)?
+            .module(module)?
             .adapter(WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER)?
             .encode()
     };
