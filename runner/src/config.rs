@@ -143,7 +143,10 @@ impl Compile {
     pub fn resolve(compile: cli::Compile) -> Result<Compile, Error> {
         let loading = guest::loading(&compile.guest);
         if loading.cache.is_none() {
-            return Err(Error::configuration("there is no cache to compile into", "name a folder with --cache-dir (WQ_CACHE_DIR)"));
+            return Err(Error::configuration(
+                "there is no cache to compile into",
+                "name a folder with --cache-dir (WQ_CACHE_DIR)",
+            ));
         }
         Ok(Compile { sandbox: guest::options(&compile.guest, Stderr::Inherit)?, loading })
     }

@@ -31,7 +31,7 @@ impl ExitStatus {
         (ExitStatus::Done, "done: acked, drained, or nothing to do"),
         (ExitStatus::Usage, "the command line was not understood"),
         (ExitStatus::DeadLettered, "a message was dead-lettered"),
-        (ExitStatus::NoGuest, "the guest is missing, malformed or of the wrong kind; no message was taken"),
+        (ExitStatus::NoGuest, "the guest is missing, malformed, of the wrong kind or digest; no message was taken"),
         (ExitStatus::BrokerUnavailable, "the broker cannot be reached"),
         (ExitStatus::Bug, "a bug in wq-run"),
         (

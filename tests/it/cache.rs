@@ -50,7 +50,7 @@ fn compile_makes_the_entry_that_a_worker_finds() {
     // A folder that can only be read is enough now.
     let before = entry.metadata().unwrap().modified().unwrap();
     run_with(&mut exec(&guest("echo"), folder.path()), b"x").exits(0).prints("x");
-    assert_eq!(entries(folder.path()), [entry.clone()]);
+    assert_eq!(entries(folder.path()), std::slice::from_ref(&entry));
     assert_eq!(entry.metadata().unwrap().modified().unwrap(), before);
     run(&mut wq_run(&["compile", &guest("echo")])).exits(78).says("--cache-dir");
     run(&mut wq_run(&["compile", &guest("echo"), "--cache-dir", "/proc/no"])).exits(74).says("--cache-dir");
@@ -67,7 +67,8 @@ fn a_damaged_entry_never_runs_and_is_made_again() {
         bytes[at] ^= 4;
         bytes
     };
-    let damages = [flipped(100), flipped(good.len() / 2), flipped(good.len() - 1), good[..good.len() / 2].to_vec(), vec![]];
+    let damages =
+        [flipped(100), flipped(good.len() / 2), flipped(good.len() - 1), good[..good.len() / 2].to_vec(), vec![]];
     for damage in damages {
         std::fs::write(&entry, &damage).unwrap();
         run_with(&mut exec(&guest("echo"), folder.path()), b"x").exits(0).prints("x").says("damaged");
@@ -130,7 +131,8 @@ fn a_guest_that_takes_for_ever_to_compile_is_refused_before_a_message_is_taken()
     let path = folder.path().join("bomb.wat");
     let body = "(i32.add (local.get 0) (i32.const 1)) (local.set 0)".repeat(4_000);
     let functions = format!("(func (param i32) {body})").repeat(40);
-    std::fs::write(&path, format!(r#"(module (memory (export "memory") 1) {functions} (func (export "_start")))"#)).unwrap();
+    std::fs::write(&path, format!(r#"(module (memory (export "memory") 1) {functions} (func (export "_start")))"#))
+        .unwrap();
     on_every_queue(|queue| {
         queue.publish(&["untouched"]);
         let refused = run(&mut queue.command(&["work", &path.display().to_string(), "--compile-timeout", "50ms"]));

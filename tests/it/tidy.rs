@@ -25,7 +25,7 @@ const HOMES: [(&str, &[&str]); 5] = [
     ("wasmtime_wasi", &["sandbox/", "telemetry.rs"]),
     ("lapin", &["broker/amqp/", "telemetry.rs"]),
     ("rusqlite", &["broker/sqlite/"]),
-    ("clap", &["cli.rs", "main.rs"]),
+    ("clap", &["cli.rs", "cli/", "main.rs"]),
 ];
 
 const MAX_LINES: usize = 500;

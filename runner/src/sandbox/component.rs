@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use wasmtime::component::{Component, HasData, Linker, Resource, ResourceTable};
 use wasmtime::{Engine, Store};
-use wasmtime_wasi::p2::bindings::sockets::ip_name_lookup::{self, Host, HostResolveAddressStream, ResolveAddressStream};
+use wasmtime_wasi::p2::bindings::sockets::ip_name_lookup::{
+    self, Host, HostResolveAddressStream, ResolveAddressStream,
+};
 use wasmtime_wasi::p2::bindings::sockets::network::{self, ErrorCode, IpAddress, Network};
 use wasmtime_wasi::p2::bindings::{Command, CommandPre};
 use wasmtime_wasi::p2::{self, DynPollable, IoError, SocketError, SocketResult};
@@ -31,7 +33,8 @@ struct State {
 }
 
 /// Packages that the linker has, all at some 0.2.
-const PACKAGES: [&str; 6] = ["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:io/", "wasi:random/", "wasi:sockets/"];
+const PACKAGES: [&str; 6] =
+    ["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:io/", "wasi:random/", "wasi:sockets/"];
 
 impl ComponentProgram {
     pub fn link(engine: &Engine, component: &Component) -> wasmtime::Result<ComponentProgram> {
@@ -74,7 +77,9 @@ impl ComponentProgram {
 pub fn foreign_imports(imports: &BTreeSet<String>) -> Vec<String> {
     let known = |import: &&String| {
         let version = import.split_once('@').map_or("", |(_, version)| version);
-        PACKAGES.iter().any(|package| import.starts_with(package)) && version.starts_with("0.2.") && !version.contains('-')
+        PACKAGES.iter().any(|package| import.starts_with(package))
+            && version.starts_with("0.2.")
+            && !version.contains('-')
     };
     imports.iter().filter(|import| !known(import)).cloned().collect()
 }

@@ -108,8 +108,9 @@ impl Net {
 pub fn make_deterministic(wasi: &mut WasiCtxBuilder, message: &[u8]) {
     let seed = Sha256::digest(message);
     let random = |of: u8| {
-        let blocks = (0..RANDOM_BLOCKS)
-            .flat_map(|block| Sha256::new().chain_update(seed).chain_update([of]).chain_update(block.to_le_bytes()).finalize());
+        let blocks = (0..RANDOM_BLOCKS).flat_map(|block| {
+            Sha256::new().chain_update(seed).chain_update([of]).chain_update(block.to_le_bytes()).finalize()
+        });
         Deterministic::new(blocks.collect())
     };
     wasi.secure_random(random(0)).insecure_random(random(1));

@@ -54,7 +54,8 @@ const ZSTD_LEVEL: i32 = 19;
 /// When it is no guest at all. One with foreign imports is described.
 pub fn inspect(path: &Path) -> Result<Inspection, Error> {
     let guest = guest::read(path)?;
-    let failed = |source: wasmtime::Error| Error::Compile { path: path.to_owned(), source: source.into_boxed_dyn_error() };
+    let failed =
+        |source: wasmtime::Error| Error::Compile { path: path.to_owned(), source: source.into_boxed_dyn_error() };
     let foreign = foreign_imports(&Engine::default(), &guest.shape).map_err(failed)?;
     let size = sizes(&guest).map_err(|source| Error::Packed { path: path.to_owned(), source })?;
     let Guest { name, digest, shape, .. } = guest;
@@ -97,11 +98,9 @@ fn sizes(guest: &Guest) -> std::io::Result<Sizes> {
 fn wasi<'a>(kind: Kind, exports: impl IntoIterator<Item = &'a String>) -> String {
     match kind {
         Kind::Module => "preview 1".to_owned(),
-        Kind::Component => exports
-            .into_iter()
-            .find_map(|export| export.strip_prefix("wasi:cli/run@"))
-            .unwrap_or("0.2")
-            .to_owned(),
+        Kind::Component => {
+            exports.into_iter().find_map(|export| export.strip_prefix("wasi:cli/run@")).unwrap_or("0.2").to_owned()
+        }
     }
 }
 
@@ -110,7 +109,10 @@ fn asks_for<'a>(imports: impl Iterator<Item = &'a str> + Clone) -> Vec<&'static 
         (&["::path_open", "wasi:filesystem/preopens"], "files: --dir HOST::GUEST[:rw], --scratch BYTES"),
         (&["::environ_get", "wasi:cli/environment"], "environment: --env K=V (WQ_* it gets by itself)"),
         (&["wasi:sockets/tcp@", "wasi:sockets/ip-name-lookup"], "network: --allow-net HOST:PORT"),
-        (&["::random_get", "::clock_time_get", "wasi:random/", "wasi:clocks/"], "clocks and randomness: --deterministic fixes them"),
+        (
+            &["::random_get", "::clock_time_get", "wasi:random/", "wasi:clocks/"],
+            "clocks and randomness: --deterministic fixes them",
+        ),
     ];
     FLAGS
         .into_iter()

@@ -109,7 +109,8 @@ fn compiled(loading: &Loading, engine: &Engine, guest: &Guest) -> Result<(Compil
         }
     }
     let compiled = from_source(loading, engine, guest)?;
-    let kept = compiled.serialize().map_err(wasmtime::Error::into_boxed_dyn_error).and_then(|code| Ok(cache.keep(&code)?));
+    let kept =
+        compiled.serialize().map_err(wasmtime::Error::into_boxed_dyn_error).and_then(|code| Ok(cache.keep(&code)?));
     if let Err(error) = kept {
         tracing::info!(error, folder = %folder.display(), "the compiled guest is not kept (--cache-dir)");
     }

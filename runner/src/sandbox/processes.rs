@@ -164,7 +164,9 @@ impl Child {
             let _ = self.process.start_kill();
         }
         match self.process.wait().await {
-            Ok(status) if status.signal() == Some(KILLED) => format!("{status}, as the kernel does when memory is short"),
+            Ok(status) if status.signal() == Some(KILLED) => {
+                format!("{status}, as the kernel does when memory is short")
+            }
             Ok(status) => status.to_string(),
             Err(error) => error.to_string(),
         }

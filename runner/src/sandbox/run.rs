@@ -195,7 +195,9 @@ mod tests {
     fn a_component_can_say_its_exit_code_as_its_last_line() {
         assert_eq!(said_exit("bad record\nwq-run-exit: 65\n"), Some(65));
         assert_eq!(said_exit("wq-run-exit: 6\n\n"), Some(6));
-        for other in ["", "wq-run-exit: 65\nmore", "wq-run-exit: 0", "wq-run-exit: 300", "wq-run-exit:", "x wq-run-exit: 6"] {
+        for other in
+            ["", "wq-run-exit: 65\nmore", "wq-run-exit: 0", "wq-run-exit: 300", "wq-run-exit:", "x wq-run-exit: 6"]
+        {
             assert_eq!(said_exit(other), None, "{other:?}");
         }
     }

@@ -279,8 +279,7 @@ fn a_guest_that_can_not_be_stopped_ends_the_worker() {
 async fn sandbox() -> Sandbox {
     let guest = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/guests/obey.wat");
     let minute = Duration::from_secs(60);
-    let loading =
-        Loading { guest, digest: None, cache: None, compile_timeout: minute, isolation: Isolation::Thread };
+    let loading = Loading { guest, digest: None, cache: None, compile_timeout: minute, isolation: Isolation::Thread };
     let options = sandbox::Options {
         limits: Limits::default(),
         grants: Grants::default(),
