@@ -6,6 +6,7 @@
 mod harness;
 
 mod amqps;
+mod clock;
 mod deploy;
 mod exec;
 mod faults;

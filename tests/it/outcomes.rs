@@ -271,3 +271,22 @@ fn what_a_publisher_wrote_survives_a_retry() {
         assert_eq!((dead.body.as_slice(), dead.expires), (&b"y"[..], false));
     });
 }
+
+#[test]
+fn two_messages_with_one_id_are_two_messages() {
+    // No deduplication is claimed: who publishes twice gets two results, and can tell by the id that they belong together.
+    on_every_queue(|queue| {
+        queue.publish_as("m-3", "first\n");
+        queue.publish_as("m-3", "second\n");
+        let both = run(&mut queue.command(&["work", &guest("echo"), "--drain"]));
+        both.exits(0).prints("first\nsecond\n").says("\"acked\":2");
+        let told = |line: &&str| line.contains("\"message.id\":\"m-3\"") && line.contains("\"settlement\":\"ack\"");
+        assert_eq!(both.stderr.lines().filter(told).count(), 2, "{}", both.stderr);
+        // One after the other, too: nothing remembers an id.
+        for body in ["third", "fourth"] {
+            queue.publish_as("m-3", body);
+            let told = run(&mut queue.command(&["work", &guest("environ")])).exits(0).out();
+            assert!(told.split('\0').any(|string| string == "WQ_MESSAGE_ID=m-3"), "{told:?}");
+        }
+    });
+}

@@ -79,6 +79,19 @@ impl Queue<'_> {
         run(self.command(&["publish"]).args(bodies)).exits(0);
     }
 
+    /// Publishes with an identity that is not of our making.
+    pub fn publish_as(&self, message_id: &str, body: &str) {
+        if let Broker::Sqlite(_) = self.broker {
+            self.publish(&[body]);
+            let sql = "UPDATE message SET properties = json_set(properties, '$.message_id', ?1)
+                 WHERE id = (SELECT max(id) FROM message)";
+            assert_eq!(self.sql().execute(sql, [message_id]).expect("changed"), 1);
+        } else {
+            let properties = BasicProperties::default().with_delivery_mode(2).with_message_id(message_id.into());
+            self.publish_with(properties, body.as_bytes());
+        }
+    }
+
     /// Publishes with properties and headers that `wq-run publish` has no flags for.
     pub fn publish_with(&self, properties: BasicProperties, body: &[u8]) {
         let (Broker::Quorum(rabbitmq) | Broker::Classic(rabbitmq)) = &self.broker else { panic!("for AMQP") };
@@ -109,8 +122,8 @@ impl Queue<'_> {
             Broker::Sqlite(_) => self
                 .sql()
                 .query_row(
-                    "SELECT count(*) FROM message WHERE queue = ?1 AND (lease IS NULL OR lease_until < unixepoch() * 1000)",
-                    [name],
+                    "SELECT count(*) FROM message WHERE queue = ?1 AND (lease IS NULL OR lease_until < ?2)",
+                    rusqlite::params![name, uptime()],
                     |row| row.get::<_, i64>(0),
                 )
                 .expect("counted")
@@ -156,10 +169,10 @@ impl Queue<'_> {
                     .sql()
                     .query_row(
                         "DELETE FROM message WHERE id = (
-                             SELECT min(id) FROM message WHERE queue = ?1 AND available_at <= unixepoch('subsec') * 1000
-                             AND (lease IS NULL OR lease_until < unixepoch() * 1000))
+                             SELECT min(id) FROM message WHERE queue = ?1 AND available_at <= ?2
+                             AND (lease IS NULL OR lease_until < ?2))
                          RETURNING body, headers",
-                        [name],
+                        rusqlite::params![name, uptime()],
                         |row| Ok((row.get(0)?, row.get(1)?)),
                     )
                     .optional()
@@ -199,6 +212,12 @@ impl Drop for Queue<'_> {
             assert_eq!(rows, 0, "messages are left unsettled");
         }
     }
+}
+
+/// The clock of the embedded queue, in milliseconds.
+fn uptime() -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec * 1000 + now.tv_nsec / 1_000_000
 }
 
 /// Does something on a channel of its own, and waits for it.
