@@ -173,12 +173,20 @@ impl RabbitMq {
         *self.process.lock().expect("no test panics here") = Some(Process { shell, alive });
     }
 
-    /// Kills the node without a warning, as a power cut does.
-    ///
+    /// Kills the node without a warning, as a power cut does; the queues that were declared survive it.
+    pub fn kill(&self) {
+        self.sync();
+        self.cut_power();
+    }
+
     /// RabbitMQ 3.10 writes its queues to the disk some time after they were declared; one that is missing there is gone,
     /// or never gets a leader again. The queues of an operator are older than that; these are made so.
-    pub fn kill(&self) {
+    pub fn sync(&self) {
         self.ctl(&["eval", "[dets:sync(Table) || Table <- dets:all()], mnesia:sync_log(), mnesia:dump_log()."]);
+    }
+
+    /// Kills the node at this very moment.
+    pub fn cut_power(&self) {
         drop(self.process.lock().expect("no test panics here").take());
     }
 
