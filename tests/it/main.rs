@@ -6,6 +6,7 @@
 mod harness;
 
 mod amqps;
+mod arguments;
 mod clock;
 mod deploy;
 mod exec;

@@ -273,18 +273,19 @@ impl<'a> Books<'a> {
     fn close(self, kind: &str) {
         let seed = self.seed;
         // Messages that too many killed workers had taken: put aside, and not lost.
-        let mut dead = BTreeSet::new();
+        let mut dead: BTreeMap<String, u64> = BTreeMap::new();
         while self.queue.dead_depth() > 0 {
             let letter = String::from_utf8(self.queue.take_dead().body).expect("it is one of ours");
-            assert!(dead.insert(letter), "put aside twice, seed {seed}");
+            *dead.entry(letter).or_default() += 1;
         }
         let left = self.queue.depth();
-        let written: BTreeSet<String> = self.results.keys().cloned().collect();
-        let accounted: BTreeSet<String> = written.union(&dead).cloned().collect();
+        let accounted: BTreeSet<String> = self.results.keys().chain(dead.keys()).cloned().collect();
         let lost: Vec<_> = self.published.difference(&accounted).collect();
         let broken: Vec<_> = accounted.iter().filter(|line| !is_whole(line)).collect();
         let phantoms: Vec<_> = accounted.difference(&self.published).filter(|line| is_whole(line)).collect();
-        let duplicates: u64 = self.results.values().map(|count| count - 1).sum();
+        // A worker can also die after it has put a message aside, or after its result was written the last time.
+        let ends: u64 = self.results.values().chain(dead.values()).sum();
+        let duplicates = ends - accounted.len() as u64;
         let hits = |id: &String| self.hits.get(id).copied().unwrap_or_default();
         let unexplained: u64 = self.attempts.iter().map(|(id, attempt)| (attempt - 1).saturating_sub(hits(id))).sum();
         let counted: u64 = self.attempts.values().map(|attempt| attempt - 1).sum();
@@ -302,7 +303,7 @@ impl<'a> Books<'a> {
             self.faults,
             self.published.len(),
             self.results.values().sum::<u64>(),
-            dead.len(),
+            dead.values().sum::<u64>(),
             lost.len(),
             300.0 / struck as f64,
             phantoms.len(),

@@ -32,6 +32,8 @@ pub struct Found {
     pub body: Vec<u8>,
     /// Headers as text.
     pub headers: BTreeMap<String, String>,
+    /// Whether it was handed over before.
+    pub redelivered: bool,
     /// Whether it goes away by itself after a time.
     pub expires: bool,
 }
@@ -160,29 +162,31 @@ impl Queue<'_> {
                 let headers = got.delivery.properties.headers().iter().flat_map(|table| table.inner());
                 Some(Found {
                     headers: headers.map(|(name, value)| (name.to_string(), text(value))).collect(),
+                    redelivered: got.delivery.redelivered,
                     expires: got.delivery.properties.expiration().is_some(),
                     body: got.delivery.data,
                 })
             }),
             Broker::Sqlite(_) => {
-                let found: Option<(Vec<u8>, String)> = self
+                let found: Option<(Vec<u8>, String, i64)> = self
                     .sql()
                     .query_row(
                         "DELETE FROM message WHERE id = (
                              SELECT min(id) FROM message WHERE queue = ?1 AND available_at <= ?2
                              AND (lease IS NULL OR lease_until < ?2))
-                         RETURNING body, headers",
+                         RETURNING body, headers, handovers",
                         rusqlite::params![name, uptime()],
-                        |row| Ok((row.get(0)?, row.get(1)?)),
+                        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
                     )
                     .optional()
                     .expect("looked");
-                found.map(|(body, headers)| {
+                found.map(|(body, headers, handovers)| {
                     let headers: BTreeMap<String, serde_json::Value> =
                         serde_json::from_str(&headers).expect("headers are JSON");
                     let text = |value: serde_json::Value| value.as_str().map_or(value.to_string(), str::to_owned);
                     Found {
                         body,
+                        redelivered: handovers > 0,
                         expires: false,
                         headers: headers.into_iter().map(|(name, value)| (name, text(value))).collect(),
                     }
