@@ -42,12 +42,13 @@ test-rabbitmq4: deps-test ## the tests on RabbitMQ 4 (as root on Debian)
 	scripts/rabbitmq4.sh build/rabbitmq4
 	WQ_TEST_RABBITMQ_ROOT=$(CURDIR)/build/rabbitmq4 RUST_TEST_THREADS=6 cargo test --locked --test it
 
-soak: deps-test ## the ledger over thousands of kills: WQ_SOAK_MESSAGES, WQ_SOAK_KILLS and WQ_SOAK_SEED set it
-	WQ_SOAK_MESSAGES=$${WQ_SOAK_MESSAGES:-12000} WQ_SOAK_KILLS=$${WQ_SOAK_KILLS:-3000} cargo test --locked --test it soak -- --nocapture
+soak: deps-test ## the ledger over thousands of kills: WQ_SOAK_MESSAGES, _KILLS, _BROKER_KILLS and _SEED set it
+	WQ_SOAK_MESSAGES=$${WQ_SOAK_MESSAGES:-12000} WQ_SOAK_KILLS=$${WQ_SOAK_KILLS:-3000} \
+		WQ_SOAK_BROKER_KILLS=$${WQ_SOAK_BROKER_KILLS:-60} cargo test --locked --test it ledger -- --nocapture
 
 deps-test:
 	scripts/install.sh build guests-rust
-	scripts/install.sh --optional guests-c rabbitmq containers
+	scripts/install.sh --optional guests-c rabbitmq faketime containers
 
 clean: ## remove all that was built
 	cargo clean

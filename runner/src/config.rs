@@ -60,8 +60,8 @@ impl Work {
         let timeout = work.guest.limits.timeout;
         if matches!(broker, Url::Amqp(_)) && timeout >= ACKNOWLEDGEMENT_TIMEOUT {
             tracing::warn!(
-                "--timeout (WQ_TIMEOUT) is {}, and a broker takes a message back after 30m unless its consumer_timeout \
-                 says otherwise",
+                "--timeout (WQ_TIMEOUT) is {}, and a broker before RabbitMQ 4.3 takes a message back after 30m unless \
+                 its consumer_timeout says otherwise",
                 humantime::format_duration(timeout)
             );
         }
@@ -73,20 +73,19 @@ impl Work {
                 "leave one of them out (WQ_WAIT, WQ_MODE)",
             ));
         }
-        let prefetch = match (work.prefetch, mode) {
-            (Some(prefetch), _) if prefetch < work.concurrency => {
+        let prefetch = match work.prefetch {
+            Some(prefetch) if prefetch < work.concurrency => {
                 return Err(Error::configuration(
                     "--prefetch is smaller than --concurrency, so that some guests would never run",
                     "leave --prefetch out: it follows --concurrency (WQ_CONCURRENCY)",
                 ));
             }
-            // More than are wanted would only have to be given back.
-            (prefetch, Mode::Count(count)) => {
-                let prefetch = prefetch.unwrap_or(work.concurrency);
-                u16::try_from(count).map_or(prefetch, |count| prefetch.min(count))
-            }
-            (prefetch, _) => prefetch.unwrap_or(work.concurrency),
+            prefetch => prefetch.unwrap_or(work.concurrency),
         };
+        let count = if let Mode::Count(count) = mode { Some(count) } else { None };
+        // The last of those at hand waits for all others, each of which may take as long as it can.
+        let rounds = prefetch.div_ceil(work.concurrency.max(1));
+        let longest_hold = timeout.saturating_mul(rounds.into());
         let dead_letter_by = match work.dead_letter_by {
             cli::DeadLetterBy::WqRun => DeadLetterBy::WqRun,
             cli::DeadLetterBy::Broker if matches!(broker, Url::Sqlite(_)) => {
@@ -110,6 +109,8 @@ impl Work {
             subscription: broker::Options {
                 queue,
                 prefetch,
+                count,
+                longest_hold,
                 dead_letter_queue,
                 dead_letter_by,
                 connect_timeout: work.connect_timeout,

@@ -193,7 +193,7 @@ fn a_dead_letter_that_the_broker_refuses_leaves_the_message_where_it_was() {
 }
 
 #[test]
-fn a_service_keeps_its_memory_and_its_descriptors_over_a_thousand_messages() {
+fn the_ledgers_service_keeps_its_memory_and_its_descriptors_over_a_thousand_messages() {
     let folder = tempfile::tempdir().unwrap();
     let lines = folder.path().join("lines");
     let count = |name: &str, pid: u32| -> usize {
@@ -225,10 +225,16 @@ fn a_service_keeps_its_memory_and_its_descriptors_over_a_thousand_messages() {
         let [rss_later, descriptors_later, threads_later] = measure(1000);
         service.signal("TERM");
         service.end().exits(0);
+        println!(
+            "{}: I8 from 100 to 1,100 messages: {rss} to {rss_later} kB, {descriptors} to {descriptors_later} \
+             descriptors, {threads} to {threads_later} threads",
+            queue.name
+        );
         // Allocators keep some; a leak of one message or instance each would be far more.
         assert!(rss_later < rss + 8 * 1024, "{rss} kB became {rss_later} kB");
         assert!(descriptors_later <= descriptors + 1, "{descriptors} descriptors became {descriptors_later}");
-        assert!(threads_later <= threads + 1, "{threads} threads became {threads_later}");
+        // The pool for calls that block grows with the number of those that fall together: two guests, one queue file.
+        assert!(threads_later <= threads + 4, "{threads} threads became {threads_later}");
     });
 }
 

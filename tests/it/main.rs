@@ -6,11 +6,15 @@
 mod harness;
 
 mod amqps;
+mod arguments;
 mod cache;
+mod clock;
+mod cluster;
 mod deploy;
 mod exec;
 mod faults;
 mod image;
+mod large;
 mod network;
 mod outcomes;
 mod page;

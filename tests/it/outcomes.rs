@@ -1,7 +1,7 @@
 //! How a run can end, and what becomes of its message: the contract's table, on every kind of queue.
 
 use crate::harness::queue::{on_every_queue, on_rabbitmq};
-use crate::harness::{guest, run};
+use crate::harness::{guest, run, start};
 
 /// Short pauses, so that a retried message is back at once.
 const FAST: [&str; 4] = ["--backoff-initial", "10ms", "--backoff-max", "10ms"];
@@ -269,5 +269,61 @@ fn what_a_publisher_wrote_survives_a_retry() {
         run(&mut queue.command(&["work", &guest("reject")])).exits(65);
         let dead = queue.take_dead();
         assert_eq!((dead.body.as_slice(), dead.expires), (&b"y"[..], false));
+    });
+}
+
+#[test]
+fn two_messages_with_one_id_are_two_messages() {
+    // No deduplication is claimed: who publishes twice gets two results, and can tell by the id that they belong together.
+    on_every_queue(|queue| {
+        queue.publish_as("m-3", "first\n");
+        queue.publish_as("m-3", "second\n");
+        let both = run(&mut queue.command(&["work", &guest("echo"), "--drain"]));
+        both.exits(0).prints("first\nsecond\n").says("\"acked\":2");
+        let told = |line: &&str| line.contains("\"message.id\":\"m-3\"") && line.contains("\"settlement\":\"ack\"");
+        assert_eq!(both.stderr.lines().filter(told).count(), 2, "{}", both.stderr);
+        // One after the other, too: nothing remembers an id.
+        for body in ["third", "fourth"] {
+            queue.publish_as("m-3", body);
+            let told = run(&mut queue.command(&["work", &guest("environ")])).exits(0).out();
+            assert!(told.split('\0').any(|string| string == "WQ_MESSAGE_ID=m-3"), "{told:?}");
+        }
+    });
+}
+
+#[test]
+fn a_count_takes_as_many_messages_as_it_counts_and_no_more() {
+    // With more than one at a time the broker would push more than are wanted; what is given back shows that it was
+    // handed over, and a quorum queue counts that.
+    on_every_queue(|queue| {
+        let bodies = ["1", "2", "3", "4", "5", "6", "7", "8", "9"];
+        queue.publish(&bodies);
+        let flags = ["--count", "5", "--concurrency", "3", "--prefetch", "4"];
+        let taken = run(queue.command(&["work", &guest("line")]).args(flags));
+        taken.exits(0).says("\"acked\":5");
+        queue.wait_for_depth(4);
+        let mut left = std::collections::BTreeSet::new();
+        for _ in 0..4 {
+            let message = queue.take();
+            assert!(!message.redelivered, "{message:?}");
+            left.insert(String::from_utf8(message.body).unwrap());
+        }
+        left.extend(taken.out().lines().map(str::to_owned));
+        assert_eq!(left.len(), bodies.len(), "{left:?}");
+
+        // The same for messages that come one by one.
+        let mut worker = start(queue.command(&["work", &guest("line")]).args(flags));
+        for _ in 0..4 {
+            queue.publish(&["early"]);
+            worker.wait_for("\"settlement\":\"ack\"");
+        }
+        queue.publish(&["last", "late", "late", "late"]);
+        let run = worker.end();
+        assert_eq!(run.exits(0).says("\"acked\":5").out().lines().count(), 5);
+        queue.wait_for_depth(3);
+        for _ in 0..3 {
+            let message = queue.take();
+            assert!(message.body == b"late" && !message.redelivered, "{message:?}");
+        }
     });
 }

@@ -1,27 +1,49 @@
-//! The ledger: many messages, workers that are killed at random points of a message's way, and the books at the end.
+//! The ledger: many messages, workers that are killed at random points of a message's way, a broker that loses its power at
+//! random moments, and the books at the end.
 //!
-//! Published, results, dead letters and what is left in the queue have to add up: nothing lost, nothing that was never
-//! published, no more duplicates than the faults explain, nothing again after an exit 0, no dead letter that fewer kills
-//! than three explain, and an empty queue once the faults stop.
+//! Published (P), results (R), dead letters (D) and what is left in the queue (Q) have to add up:
 //!
-//! `make test` keeps short books, `make soak` long ones: `WQ_SOAK_MESSAGES`, `WQ_SOAK_KILLS` and `WQ_SOAK_SEED` set them. The
-//! seed is printed, and the same seed gives the same faults.
+//! - I1: nothing is lost. Each message has a result, or is put aside.
+//! - I2: there is no result and no dead letter of what was never published.
+//! - I3: each result is whole.
+//! - I4: there are no more duplicates than the faults explain.
+//! - I5: nothing comes again after its worker exited with 0.
+//! - I6: no attempt is counted that no fault explains, and nothing is put aside by fewer than three of them.
+//! - I7: a worker goes on once its broker is back, and the queue empties once the faults stop.
+//! - I8: memory, descriptors and threads stay as they are: `the_ledgers_service…` in `faults.rs`.
+//!
+//! `make test` keeps short books, `make soak` long ones: `WQ_SOAK_MESSAGES`, `WQ_SOAK_KILLS`, `WQ_SOAK_BROKER_KILLS`, for each
+//! kind of queue, and `WQ_SOAK_SEED` set them. The seed is printed, and the same seed gives the same faults.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
 use crate::harness::queue::{Broker, Queue};
 use crate::harness::rabbitmq::RabbitMq;
-use crate::harness::{guest, run};
+use crate::harness::{Run, guest, run, start};
 
-/// The points where a worker can be killed, in the order of a message's way, with whether a kill there can leave a
-/// second result behind: the first is written, and the broker does not know.
-const POINTS: [(&str, bool); 6] = [
-    ("idle", false),
-    ("delivered", false),
-    ("finished", false),
-    ("recorded", true),
-    ("settled", true),
-    ("closed", false),
+/// Where a worker can be killed.
+struct Point {
+    name: &'static str,
+    /// Whether a worker comes here once for each message.
+    every_message: bool,
+    /// Second results that a kill here can leave behind: the first is written, and the broker does not know.
+    repeats: u64,
+    /// Messages that may have been with the worker without its log having told of them.
+    unseen: u64,
+}
+
+/// In the order of a message's way. Two guests run at a time, and the other one may be as far, or may have made place for
+/// a message that the broker has just sent.
+const POINTS: [Point; 6] = [
+    Point { name: "idle", every_message: false, repeats: 0, unseen: 2 },
+    Point { name: "delivered", every_message: true, repeats: 1, unseen: 1 },
+    Point { name: "finished", every_message: true, repeats: 1, unseen: 1 },
+    Point { name: "recorded", every_message: true, repeats: 2, unseen: 1 },
+    Point { name: "settled", every_message: true, repeats: 2, unseen: 2 },
+    Point { name: "closed", every_message: false, repeats: 0, unseen: 0 },
 ];
 
 fn setting(name: &str, default: u64) -> u64 {
@@ -29,98 +51,278 @@ fn setting(name: &str, default: u64) -> u64 {
 }
 
 #[test]
-fn the_books_balance_after_kills_at_random_points() {
-    let seed = setting("WQ_SOAK_SEED", 20_261_122);
-    let kinds: [fn() -> Option<Broker<'static>>; 3] = [
-        || Some(Broker::Sqlite(tempfile::tempdir().unwrap())),
-        || RabbitMq::shared().map(Broker::Quorum),
-        || RabbitMq::shared().map(Broker::Classic),
-    ];
-    for (number, kind) in (0u64..).zip(kinds) {
-        if let Some(broker) = kind() {
-            balance(Queue::new(broker), seed + number);
-        }
-    }
+fn the_ledger_of_an_embedded_queue_balances_after_kills_at_random_points() {
+    balance(Queue::new(Broker::Sqlite(tempfile::tempdir().unwrap())), "embedded", 0);
 }
 
-fn balance(queue: Queue, seed: u64) {
+#[test]
+fn the_ledger_of_a_quorum_queue_balances_after_kills_of_workers_and_of_the_broker() {
+    let Some(rabbitmq) = RabbitMq::start() else { return };
+    balance(Queue::new(Broker::Quorum(&rabbitmq)), "quorum", 1);
+}
+
+#[test]
+fn the_ledger_of_a_classic_queue_balances_after_kills_of_workers_and_of_the_broker() {
+    let Some(rabbitmq) = RabbitMq::start() else { return };
+    balance(Queue::new(Broker::Classic(&rabbitmq)), "classic", 2);
+}
+
+fn balance(queue: Queue, kind: &str, number: u64) {
+    let seed = setting("WQ_SOAK_SEED", 20_261_122) + number;
     let messages = setting("WQ_SOAK_MESSAGES", 60);
     let kills = setting("WQ_SOAK_KILLS", 18);
+    let broker_kills = setting("WQ_SOAK_BROKER_KILLS", 1);
     let mut random = fastrand::Rng::with_seed(seed);
-    // A line each, so that the results can be told apart in one stream.
-    let published: BTreeSet<String> = (0..messages).map(|number| format!("message {number} of {seed}")).collect();
-    let lines = tempfile::NamedTempFile::new().unwrap();
-    let all: String = published.iter().map(|body| format!("{body}\n")).collect();
-    std::fs::write(lines.path(), all).unwrap();
-    run(queue.command(&["publish", "--lines"]).arg(lines.path())).exits(0);
+    let mut books = Books::new(&queue, seed);
+    // Made now, so that a broker that dies can't forget it: see `RabbitMq::sync`.
+    run(queue.command(&["queue", "declare"]).env("QUEUE", format!("{}.dead", queue.name))).exits(0);
+    books.publish(messages, &mut random);
 
-    let mut results: BTreeMap<String, u64> = BTreeMap::new();
-    let mut faults: BTreeMap<&str, u64> = BTreeMap::new();
-    let mut take = |run: &crate::harness::Run| {
-        for line in run.out().lines() {
-            *results.entry(line.to_owned()).or_default() += 1;
+    let mut power_cuts = 0;
+    let mut runs = 0;
+    while books.kills() < kills && runs < 3 * kills {
+        runs += 1;
+        let rabbitmq = match queue.broker {
+            Broker::Quorum(rabbitmq) | Broker::Classic(rabbitmq) => Some(rabbitmq),
+            Broker::Sqlite(_) => None,
+        };
+        if let Some(rabbitmq) = rabbitmq
+            && books.kills() * broker_kills >= (power_cuts + 1) * kills / 2
+            && power_cuts < broker_kills
+        {
+            power_cuts += 1;
+            // Enough for as long as it lives.
+            books.publish(60, &mut random);
+            books.cut_power(rabbitmq, &mut random);
         }
-    };
-    let mut may_repeat = 0;
-    let mut finished: BTreeSet<String> = BTreeSet::new();
-    let mut after_success = 0;
-    for _ in 0..kills {
-        let (point, repeats) = POINTS[random.usize(..POINTS.len())];
-        // Idle and closed are reached once a run.
-        let count = if matches!(point, "idle" | "closed") { 1 } else { random.u64(1..=3) };
-        let mut command =
-            queue.command(&["work", &guest("line"), "--count", "4", "--wait", "1s", "--concurrency", "2"]);
-        let killed = run(command.env("WQ_FAULT", format!("{point}@{count}:kill")));
-        // No false success: what a run with exit 0 has printed never comes again.
-        after_success += killed.out().lines().filter(|line| finished.contains(*line)).count();
-        take(&killed);
-        match killed.code {
+        let point = &POINTS[random.usize(..POINTS.len())];
+        let count = if point.every_message { random.u64(1..=3) } else { 1 };
+        let mut command = books.work(&["--count", "4", "--wait", "1s", "--concurrency", "2"]);
+        // One in four ends in peace: its messages must not be the worse for it.
+        if random.u8(..4) > 0 {
+            command.env("WQ_FAULT", format!("{}@{count}:kill", point.name));
+        }
+        let ended = run(&mut command);
+        match ended.code {
             // By SIGABRT: the fault struck.
-            None => {
-                *faults.entry(point).or_default() += 1;
-                // Two guests run at a time, and the other one may be as far.
-                may_repeat += if repeats { 2 } else { 0 };
-            }
-            // The queue was empty before it could, or fewer messages came: all that it printed has left the queue.
-            Some(0) => finished.extend(killed.out().lines().map(str::to_owned)),
-            other => panic!("exit {other:?}:\n{}", killed.stderr),
+            None => books.killed(&ended, point),
+            // In peace, or the queue was empty before the fault could strike.
+            Some(0) => books.succeeded(&ended),
+            // A message was put aside, which has to be explained below.
+            Some(65) => books.take(&ended),
+            other => panic!("exit {other:?}, seed {seed}:\n{}", ended.stderr),
         }
     }
     // The faults stop: the queue empties, once the leases of the dead are over.
-    let last = run(&mut queue.command(&["work", &guest("line"), "--drain", "--wait", "16s"]));
-    after_success += last.out().lines().filter(|line| finished.contains(*line)).count();
-    take(&last);
-    // 65 if a message was put aside, which has to be explained below.
-    assert!(matches!(last.code, Some(0 | 65)), "exit {:?}:\n{}", last.code, last.stderr);
+    let last = run(&mut books.work(&["--drain", "--wait", "16s", "--concurrency", "2"]));
+    assert!(matches!(last.code, Some(0 | 65)), "exit {:?}, seed {seed}:\n{}", last.code, last.stderr);
+    books.take(&last);
+    books.close(kind);
+}
 
-    // Messages that too many killed workers had taken: put aside, and not lost.
-    let mut dead = BTreeSet::new();
-    while queue.dead_depth() > 0 {
-        let letter = String::from_utf8(queue.take_dead().body).expect("it is one of ours");
-        assert!(dead.insert(letter), "put aside twice, seed {seed}");
+struct Books<'a> {
+    queue: &'a Queue<'a>,
+    seed: u64,
+    published: BTreeSet<String>,
+    results: BTreeMap<String, u64>,
+    faults: BTreeMap<&'static str, u64>,
+    may_repeat: u64,
+    /// Printed by a worker that exited with 0.
+    finished: BTreeSet<String>,
+    /// Such, before the broker lost its power: it may not have written the acknowledgement down.
+    finished_before: BTreeSet<String>,
+    after_success: u64,
+    forgotten: u64,
+    /// By id: faults that struck while the message was with their worker.
+    hits: BTreeMap<String, u64>,
+    unseen_hits: u64,
+    /// By id: the highest number of an attempt.
+    attempts: BTreeMap<String, u64>,
+    resumed: u64,
+}
+
+/// A message with the hash of what it says.
+fn message(text: &str) -> String {
+    let hash: String = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{text} {hash}")
+}
+
+fn is_whole(line: &str) -> bool {
+    line.rsplit_once(' ').is_some_and(|(text, _)| message(text) == line)
+}
+
+/// What a worker's log tells: the attempt of each message that it took, and which of them it settled.
+fn log_of(stderr: &str) -> (Vec<(String, u64)>, BTreeSet<String>) {
+    let (mut taken, mut settled) = (Vec::new(), BTreeSet::new());
+    for line in stderr.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+        let Some(id) = line["span"]["message.id"].as_str() else { continue };
+        if line["message"] == "taken" {
+            taken.push((id.to_owned(), line["span"]["attempt"].as_u64().expect("a number")));
+        } else if matches!(line["settlement"].as_str(), Some(settlement) if settlement != "lost") {
+            settled.insert(id.to_owned());
+        }
     }
-    let written: BTreeSet<String> = results.keys().cloned().collect();
-    let accounted: BTreeSet<String> = written.union(&dead).cloned().collect();
-    let lost: Vec<_> = published.difference(&accounted).collect();
-    let phantoms: Vec<_> = accounted.difference(&published).collect();
-    let duplicates: u64 = results.values().map(|count| count - 1).sum();
-    let struck: u64 = faults.values().sum();
-    println!(
-        "{}: seed {seed}, {messages} messages, {struck} kills {faults:?}: {} results, {duplicates} duplicates, \
-         {} put aside, {} lost",
-        queue.name,
-        results.values().sum::<u64>(),
-        dead.len(),
-        lost.len(),
-    );
-    assert!(lost.is_empty(), "lost, seed {seed}: {lost:?}");
-    assert!(
-        dead.len() as u64 * 3 <= struck,
-        "{} put aside of {struck} kills, three of which it takes, seed {seed}",
-        dead.len()
-    );
-    assert_eq!(after_success, 0, "came again after a success, seed {seed}");
-    assert!(phantoms.is_empty(), "never published, seed {seed}: {phantoms:?}");
-    assert!(duplicates <= may_repeat, "{duplicates} duplicates of {may_repeat} that the faults explain, seed {seed}");
-    assert_eq!(queue.depth(), 0, "left, seed {seed}");
+    (taken, settled)
+}
+
+impl<'a> Books<'a> {
+    fn new(queue: &'a Queue<'a>, seed: u64) -> Books<'a> {
+        Books {
+            queue,
+            seed,
+            published: BTreeSet::new(),
+            results: BTreeMap::new(),
+            faults: BTreeMap::new(),
+            may_repeat: 0,
+            finished: BTreeSet::new(),
+            finished_before: BTreeSet::new(),
+            after_success: 0,
+            forgotten: 0,
+            hits: BTreeMap::new(),
+            unseen_hits: 0,
+            attempts: BTreeMap::new(),
+            resumed: 0,
+        }
+    }
+
+    fn publish(&mut self, count: u64, random: &mut fastrand::Rng) {
+        let first = self.published.len() as u64;
+        // A line each, so that the results can be told apart in one stream; of any length up to a kilobyte.
+        let lines: Vec<String> = (first..first + count)
+            .map(|number| message(&format!("message {number} of {} {}", self.seed, "=".repeat(random.usize(..1000)))))
+            .collect();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), lines.join("\n")).unwrap();
+        run(self.queue.command(&["publish", "--lines"]).arg(file.path())).exits(0);
+        self.published.extend(lines);
+    }
+
+    fn work(&self, flags: &[&str]) -> std::process::Command {
+        let mut command = self.queue.command(&["work", &guest("line")]);
+        command.args(flags).env("RUST_LOG", "info,wq_run=debug");
+        command
+    }
+
+    fn kills(&self) -> u64 {
+        self.faults.iter().filter(|(name, _)| **name != "power cut").map(|(_, count)| count).sum()
+    }
+
+    /// Books what a worker printed and logged.
+    fn take(&mut self, run: &Run) {
+        for line in run.out().lines() {
+            *self.results.entry(line.to_owned()).or_default() += 1;
+            if self.finished.contains(line) {
+                self.after_success += 1;
+            } else if self.finished_before.contains(line) {
+                self.forgotten += 1;
+            }
+        }
+        for (id, attempt) in log_of(&run.stderr).0 {
+            let highest = self.attempts.entry(id).or_default();
+            *highest = attempt.max(*highest);
+        }
+    }
+
+    fn killed(&mut self, run: &Run, point: &Point) {
+        self.take(run);
+        *self.faults.entry(point.name).or_default() += 1;
+        self.may_repeat += point.repeats;
+        self.unseen_hits += point.unseen;
+        self.hit(&run.stderr);
+    }
+
+    /// What was with a worker by this log, and not settled, was hit.
+    fn hit(&mut self, log: &str) {
+        let (taken, settled) = log_of(log);
+        for (id, _) in taken.into_iter().filter(|(id, _)| !settled.contains(id)) {
+            *self.hits.entry(id).or_default() += 1;
+        }
+    }
+
+    fn succeeded(&mut self, run: &Run) {
+        self.take(run);
+        // No false success: what it has printed never comes again.
+        self.finished.extend(run.out().lines().map(str::to_owned));
+    }
+
+    /// Kills the broker under a service, at a moment that the seed gives.
+    fn cut_power(&mut self, rabbitmq: &RabbitMq, random: &mut fastrand::Rng) {
+        rabbitmq.sync();
+        let mut service = start(&mut self.work(&["--forever", "--concurrency", "2"]));
+        for _ in 0..random.u32(1..=12) {
+            service.wait_for("\"settlement\":\"ack\"");
+        }
+        rabbitmq.cut_power();
+        service.wait_for("no connection to the broker");
+        let before = service.seen().to_owned();
+        // Sent, and maybe not written down.
+        self.may_repeat += log_of(&before).1.len() as u64 + 2;
+        self.hit(&before);
+        self.unseen_hits += 2;
+        self.finished_before.append(&mut self.finished);
+        *self.faults.entry("power cut").or_default() += 1;
+        rabbitmq.restart();
+        service.wait_for("\"settlement\":\"ack\"");
+        self.resumed += 1;
+        service.signal("TERM");
+        let ended = service.end();
+        assert_eq!(ended.code, Some(0), "seed {}:\n{}", self.seed, ended.stderr);
+        self.take(&ended);
+    }
+
+    fn close(self, kind: &str) {
+        let seed = self.seed;
+        // Messages that too many killed workers had taken: put aside, and not lost.
+        let mut dead: BTreeMap<String, u64> = BTreeMap::new();
+        while self.queue.dead_depth() > 0 {
+            let letter = String::from_utf8(self.queue.take_dead().body).expect("it is one of ours");
+            *dead.entry(letter).or_default() += 1;
+        }
+        let left = self.queue.depth();
+        let accounted: BTreeSet<String> = self.results.keys().chain(dead.keys()).cloned().collect();
+        let lost: Vec<_> = self.published.difference(&accounted).collect();
+        let broken: Vec<_> = accounted.iter().filter(|line| !is_whole(line)).collect();
+        let phantoms: Vec<_> = accounted.difference(&self.published).filter(|line| is_whole(line)).collect();
+        // A worker can also die after it has put a message aside, or after its result was written the last time.
+        let ends: u64 = self.results.values().chain(dead.values()).sum();
+        let duplicates = ends - accounted.len() as u64;
+        let hits = |id: &String| self.hits.get(id).copied().unwrap_or_default();
+        let unexplained: u64 = self.attempts.iter().map(|(id, attempt)| (attempt - 1).saturating_sub(hits(id))).sum();
+        let counted: u64 = self.attempts.values().map(|attempt| attempt - 1).sum();
+        let struck: u64 = self.faults.values().sum();
+        let cuts = self.faults.get("power cut").copied().unwrap_or_default();
+        println!(
+            "{kind}: seed {seed}, {struck} faults {:?}\n  \
+             P {} published, R {} results, D {} put aside, Q {left} left\n  \
+             I1 {} lost; with 0 of {struck}, fewer than {:.2} % of such faults lose a message (95 % confidence)\n  \
+             I2 {} never published; I3 {} not whole\n  \
+             I4 {duplicates} duplicates of {} that the faults explain, {} of them forgotten by a broker\n  \
+             I5 {} again after {} in runs with exit 0\n  \
+             I6 {counted} attempts counted for faults; {unexplained} of them not seen to be hit, {} explained\n  \
+             I7 {} of {cuts} services went on after their broker was back",
+            self.faults,
+            self.published.len(),
+            self.results.values().sum::<u64>(),
+            dead.values().sum::<u64>(),
+            lost.len(),
+            300.0 / struck as f64,
+            phantoms.len(),
+            broken.len(),
+            self.may_repeat + self.forgotten,
+            self.forgotten,
+            self.after_success,
+            self.finished.len() + self.finished_before.len(),
+            self.unseen_hits,
+            self.resumed,
+        );
+        assert!(lost.is_empty(), "I1, seed {seed}: {lost:?}");
+        assert!(phantoms.is_empty(), "I2, seed {seed}: {phantoms:?}");
+        assert!(broken.is_empty(), "I3, seed {seed}: {broken:?}");
+        assert!(duplicates <= self.may_repeat + self.forgotten, "I4, seed {seed}: {duplicates} of {}", self.may_repeat);
+        assert_eq!(self.after_success, 0, "I5, seed {seed}");
+        assert!(unexplained <= self.unseen_hits, "I6, seed {seed}: {unexplained} of {}", self.unseen_hits);
+        assert!(dead.len() as u64 * 3 <= 2 * struck, "I6, seed {seed}: {} put aside of {struck} faults", dead.len());
+        assert_eq!(self.resumed, cuts, "I7, seed {seed}");
+        assert_eq!(left, 0, "I7, seed {seed}");
+    }
 }

@@ -20,11 +20,12 @@ const LAYERS: [&[&str]; 6] = [
 ];
 
 /// Which crate is named only where.
-const HOMES: [(&str, &[&str]); 5] = [
+const HOMES: [(&str, &[&str]); 6] = [
     ("wasmtime", &["sandbox/"]),
     ("wasmtime_wasi", &["sandbox/", "telemetry.rs"]),
     ("lapin", &["broker/amqp/", "telemetry.rs"]),
     ("rusqlite", &["broker/sqlite/"]),
+    ("rustix", &["broker/sqlite/clock.rs", "sandbox/"]),
     ("clap", &["cli.rs", "cli/", "main.rs"]),
 ];
 

@@ -82,6 +82,7 @@ impl Bookkeeper {
         written: Arc<Mutex<Vec<Bytes>>>,
     ) -> (Subscription, Arc<Mutex<Books>>) {
         let (link, notices, commands) = Link::channel();
+        let wanted = link.wanted.clone();
         let books = Arc::new(Mutex::new(Books::default()));
         let keeper = Bookkeeper {
             link,
@@ -94,7 +95,7 @@ impl Bookkeeper {
             books: books.clone(),
         };
         let task = tokio::spawn(keeper.serve(written));
-        (Subscription { notices, commands, task }, books)
+        (Subscription { notices, commands, wanted, task }, books)
     }
 
     async fn serve(mut self, written: Arc<Mutex<Vec<Bytes>>>) {

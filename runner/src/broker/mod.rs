@@ -20,6 +20,8 @@ pub(crate) mod fake;
 pub mod sqlite;
 mod url;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
@@ -37,6 +39,10 @@ pub struct Options {
     pub queue: String,
     /// Deliveries that may be with us at the same time.
     pub prefetch: u16,
+    /// How many messages are wanted in all; `None` is no limit. More are not taken, so that none has to be given back.
+    pub count: Option<u64>,
+    /// How long a delivery may be with us at most, if all goes as it should.
+    pub longest_hold: Duration,
     /// Where dead letters go.
     pub dead_letter_queue: String,
     pub dead_letter_by: DeadLetterBy,
@@ -60,6 +66,7 @@ pub enum DeadLetterBy {
 pub struct Subscription {
     notices: mpsc::UnboundedReceiver<Notice>,
     commands: mpsc::UnboundedSender<Command>,
+    wanted: Arc<AtomicU64>,
     task: JoinHandle<()>,
 }
 
@@ -163,6 +170,7 @@ pub(crate) struct Link {
     /// Kept for the receipts.
     commands_tx: mpsc::WeakUnboundedSender<Command>,
     pub(crate) commands: mpsc::UnboundedReceiver<Command>,
+    wanted: Arc<AtomicU64>,
     session: u64,
     established: bool,
     /// The worker wants nothing more; a new session then need not take anything.
@@ -184,8 +192,10 @@ pub fn subscribe(url: &Url, options: Options) -> Subscription {
 
 pub(crate) fn start(adapter: Adapter, options: Options) -> Subscription {
     let (link, notices, commands) = Link::channel();
+    let wanted = link.wanted.clone();
+    wanted.store(options.count.unwrap_or(u64::MAX), Ordering::Relaxed);
     let task = tokio::spawn(supervise(adapter, link, options));
-    Subscription { notices, commands, task }
+    Subscription { notices, commands, wanted, task }
 }
 
 /// Keeps a session going until the worker is done, the broker refuses us, or it has been away for too long.
@@ -240,6 +250,12 @@ impl Subscription {
         self.notices.recv().await
     }
 
+    /// Says how many messages are still wanted, for the sessions that follow: those that were handed over and not started
+    /// come again there.
+    pub fn want(&self, count: u64) {
+        self.wanted.store(count, Ordering::Relaxed);
+    }
+
     /// Asks for no further deliveries. Some that are under way may still come.
     pub fn cancel(&self) {
         let _ = self.commands.send(Command::Cancel);
@@ -255,7 +271,7 @@ impl Subscription {
     /// # Errors
     /// When the end was not clean, so that the last settlements may not have reached the broker.
     pub async fn close(self) -> Result<(), Error> {
-        let Subscription { notices, commands, task } = self;
+        let Subscription { notices, commands, task, .. } = self;
         // First of all: deliveries that nobody looked at give themselves back, which has to come before the end.
         drop(notices);
         let (reply, closed_rx) = oneshot::channel();
@@ -320,6 +336,7 @@ impl Link {
             notices: notices_tx,
             commands_tx: commands_weak,
             commands,
+            wanted: Arc::new(AtomicU64::new(u64::MAX)),
             session: 0,
             established: false,
             cancelled: false,
@@ -330,6 +347,11 @@ impl Link {
     fn notify(&self, notice: Notice) {
         // The worker has gone; it will be seen at the next command.
         let _ = self.notices.send(notice);
+    }
+
+    /// How many messages a new session may take.
+    pub(crate) fn wanted(&self) -> u64 {
+        self.wanted.load(Ordering::Relaxed)
     }
 
     pub(crate) fn established(&mut self) {

@@ -154,6 +154,7 @@ impl Worker {
         let mut subscribed = true;
         let reason = loop {
             let probe_at = state.probe_at;
+            subscription.want(state.wanted());
             let event = tokio::select! {
                 biased;
                 Ok(()) = phases.changed() => Event::Phase(*phases.borrow_and_update()),
@@ -286,6 +287,14 @@ impl State {
         self.fill(acts);
         if self.running == 0 {
             self.wait_for_work(now);
+        }
+    }
+
+    /// How many more messages can be started.
+    fn wanted(&self) -> u64 {
+        match self.mode {
+            Mode::Count(count) => count.saturating_sub(self.started),
+            Mode::Drain | Mode::Forever => u64::MAX,
         }
     }
 

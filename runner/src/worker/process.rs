@@ -54,6 +54,7 @@ pub(super) async fn process(context: Arc<Context>, delivery: Delivery) -> Finish
 async fn process_in_span(context: Arc<Context>, delivery: Delivery) -> Finished {
     let Delivery { message, origin, attempt, unfinished, receipt } = delivery;
     let attempt = Attempt { number: attempt, max: context.policy.max_attempts };
+    tracing::debug!("taken");
     fault::reach(Point::Delivered);
     let mut report = if context.policy.gives_up(unfinished) {
         Report::bare(Outcome::Abandoned(unfinished), Duration::ZERO)

@@ -172,6 +172,11 @@ impl Running {
         }
     }
 
+    /// All that was said up to the last line that was waited for.
+    pub fn seen(&self) -> &str {
+        &self.seen
+    }
+
     /// Waits for a line of the log that holds `text`.
     pub fn wait_for(&mut self, text: &str) {
         self.wait_for_within(text, PATIENCE);

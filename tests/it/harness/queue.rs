@@ -32,6 +32,8 @@ pub struct Found {
     pub body: Vec<u8>,
     /// Headers as text.
     pub headers: BTreeMap<String, String>,
+    /// Whether it was handed over before.
+    pub redelivered: bool,
     /// Whether it goes away by itself after a time.
     pub expires: bool,
 }
@@ -79,6 +81,19 @@ impl Queue<'_> {
         run(self.command(&["publish"]).args(bodies)).exits(0);
     }
 
+    /// Publishes with an identity that is not of our making.
+    pub fn publish_as(&self, message_id: &str, body: &str) {
+        if let Broker::Sqlite(_) = self.broker {
+            self.publish(&[body]);
+            let sql = "UPDATE message SET properties = json_set(properties, '$.message_id', ?1)
+                 WHERE id = (SELECT max(id) FROM message)";
+            assert_eq!(self.sql().execute(sql, [message_id]).expect("changed"), 1);
+        } else {
+            let properties = BasicProperties::default().with_delivery_mode(2).with_message_id(message_id.into());
+            self.publish_with(properties, body.as_bytes());
+        }
+    }
+
     /// Publishes with properties and headers that `wq-run publish` has no flags for.
     pub fn publish_with(&self, properties: BasicProperties, body: &[u8]) {
         let (Broker::Quorum(rabbitmq) | Broker::Classic(rabbitmq)) = &self.broker else { panic!("for AMQP") };
@@ -109,8 +124,8 @@ impl Queue<'_> {
             Broker::Sqlite(_) => self
                 .sql()
                 .query_row(
-                    "SELECT count(*) FROM message WHERE queue = ?1 AND (lease IS NULL OR lease_until < unixepoch() * 1000)",
-                    [name],
+                    "SELECT count(*) FROM message WHERE queue = ?1 AND (lease IS NULL OR lease_until < ?2)",
+                    rusqlite::params![name, uptime()],
                     |row| row.get::<_, i64>(0),
                 )
                 .expect("counted")
@@ -147,29 +162,31 @@ impl Queue<'_> {
                 let headers = got.delivery.properties.headers().iter().flat_map(|table| table.inner());
                 Some(Found {
                     headers: headers.map(|(name, value)| (name.to_string(), text(value))).collect(),
+                    redelivered: got.delivery.redelivered,
                     expires: got.delivery.properties.expiration().is_some(),
                     body: got.delivery.data,
                 })
             }),
             Broker::Sqlite(_) => {
-                let found: Option<(Vec<u8>, String)> = self
+                let found: Option<(Vec<u8>, String, i64)> = self
                     .sql()
                     .query_row(
                         "DELETE FROM message WHERE id = (
-                             SELECT min(id) FROM message WHERE queue = ?1 AND available_at <= unixepoch('subsec') * 1000
-                             AND (lease IS NULL OR lease_until < unixepoch() * 1000))
-                         RETURNING body, headers",
-                        [name],
-                        |row| Ok((row.get(0)?, row.get(1)?)),
+                             SELECT min(id) FROM message WHERE queue = ?1 AND available_at <= ?2
+                             AND (lease IS NULL OR lease_until < ?2))
+                         RETURNING body, headers, handovers",
+                        rusqlite::params![name, uptime()],
+                        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
                     )
                     .optional()
                     .expect("looked");
-                found.map(|(body, headers)| {
+                found.map(|(body, headers, handovers)| {
                     let headers: BTreeMap<String, serde_json::Value> =
                         serde_json::from_str(&headers).expect("headers are JSON");
                     let text = |value: serde_json::Value| value.as_str().map_or(value.to_string(), str::to_owned);
                     Found {
                         body,
+                        redelivered: handovers > 0,
                         expires: false,
                         headers: headers.into_iter().map(|(name, value)| (name, text(value))).collect(),
                     }
@@ -199,6 +216,12 @@ impl Drop for Queue<'_> {
             assert_eq!(rows, 0, "messages are left unsettled");
         }
     }
+}
+
+/// The clock of the embedded queue, in milliseconds.
+fn uptime() -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec * 1000 + now.tv_nsec / 1_000_000
 }
 
 /// Does something on a channel of its own, and waits for it.

@@ -1,14 +1,16 @@
 //! A RabbitMQ of our own: its own node name, ports and folder, so that it can be stopped, killed and started again.
 
 use std::ffi::OsString;
+use std::fs::Permissions;
 use std::io::{BufRead as _, BufReader};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 
-use super::installed;
+use super::{eventually, installed};
 
 pub struct RabbitMq {
     folder: tempfile::TempDir,
@@ -18,7 +20,7 @@ pub struct RabbitMq {
     pub tls_port: u16,
     dist_port: u16,
     epmd_port: u16,
-    settings: &'static str,
+    settings: String,
     lasts: Lasts,
     process: Mutex<Option<Process>>,
 }
@@ -35,6 +37,18 @@ enum Lasts {
 struct Process {
     shell: Child,
     alive: Option<ChildStdin>,
+}
+
+/// Nodes that share their queues.
+pub struct Cluster {
+    pub nodes: [RabbitMq; 3],
+    _port_mapper: PortMapper,
+}
+
+/// Where the nodes of a cluster find each other. It outlives each of them.
+struct PortMapper {
+    port: u16,
+    _process: Process,
 }
 
 /// Runs a command and the port mapper until stdin ends, then kills the whole process group. A folder that nobody will
@@ -77,11 +91,17 @@ impl RabbitMq {
     }
 
     /// A node with more lines in its configuration.
-    pub fn start_with(settings: &'static str) -> Option<RabbitMq> {
+    pub fn start_with(settings: &str) -> Option<RabbitMq> {
         RabbitMq::launch(settings, Lasts::UntilDropped)
     }
 
-    fn launch(settings: &'static str, lasts: Lasts) -> Option<RabbitMq> {
+    fn launch(settings: &str, lasts: Lasts) -> Option<RabbitMq> {
+        let rabbitmq = RabbitMq::prepare(settings, lasts)?;
+        rabbitmq.restart();
+        Some(rabbitmq)
+    }
+
+    fn prepare(settings: &str, lasts: Lasts) -> Option<RabbitMq> {
         let mut server = installed("rabbitmq-server")?;
         // Debian's wrapper in /usr/sbin wants to change the user; the script behind it runs as anybody.
         let inner = Path::new("/usr/lib/rabbitmq/bin/rabbitmq-server");
@@ -97,12 +117,11 @@ impl RabbitMq {
             tls_port,
             dist_port,
             epmd_port,
-            settings,
+            settings: settings.to_owned(),
             lasts,
             process: Mutex::default(),
         };
         rabbitmq.make_certificates();
-        rabbitmq.restart();
         Some(rabbitmq)
     }
 
@@ -173,12 +192,20 @@ impl RabbitMq {
         *self.process.lock().expect("no test panics here") = Some(Process { shell, alive });
     }
 
-    /// Kills the node without a warning, as a power cut does.
-    ///
+    /// Kills the node without a warning, as a power cut does; the queues that were declared survive it.
+    pub fn kill(&self) {
+        self.sync();
+        self.cut_power();
+    }
+
     /// RabbitMQ 3.10 writes its queues to the disk some time after they were declared; one that is missing there is gone,
     /// or never gets a leader again. The queues of an operator are older than that; these are made so.
-    pub fn kill(&self) {
+    pub fn sync(&self) {
         self.ctl(&["eval", "[dets:sync(Table) || Table <- dets:all()], mnesia:sync_log(), mnesia:dump_log()."]);
+    }
+
+    /// Kills the node at this very moment.
+    pub fn cut_power(&self) {
         drop(self.process.lock().expect("no test panics here").take());
     }
 
@@ -225,6 +252,79 @@ impl Drop for Process {
     fn drop(&mut self) {
         drop(self.alive.take());
         let _ = self.shell.wait();
+    }
+}
+
+// === impl Cluster ===
+
+impl Cluster {
+    /// Three nodes, each of which can be killed. A node on the smaller side of a partition stops serving.
+    pub fn start() -> Option<Cluster> {
+        let mut nodes = [(); 3].map(|()| RabbitMq::prepare("", Lasts::UntilDropped));
+        let names = nodes.each_ref().map(|node| node.as_ref().map(|node| node.node.clone()));
+        let port_mapper = PortMapper::start();
+        for node in nodes.iter_mut().flatten() {
+            let list = names.iter().flatten().zip(1..);
+            let list = list.map(|(name, number)| format!("cluster_formation.classic_config.nodes.{number} = {name}\n"));
+            node.settings = format!(
+                "cluster_partition_handling = pause_minority\n\
+                 cluster_formation.peer_discovery_backend = classic_config\n{}",
+                list.collect::<String>()
+            );
+            node.epmd_port = port_mapper.port;
+            let cookie = node.folder.path().join(".erlang.cookie");
+            std::fs::write(&cookie, "wq-run-tests").expect("a cookie");
+            std::fs::set_permissions(&cookie, Permissions::from_mode(0o400)).expect("for us alone");
+        }
+        let [first, second, third] = nodes;
+        let nodes = [first?, second?, third?];
+        // They find each other, and agree on who makes the cluster that the others join.
+        std::thread::scope(|scope| {
+            for node in &nodes {
+                scope.spawn(|| node.restart());
+            }
+        });
+        Some(Cluster { nodes, _port_mapper: port_mapper })
+    }
+
+    /// The nodes as a list of URLs, beginning with this one. A node that is silent is given up soon.
+    pub fn urls(&self, first: usize) -> String {
+        let url = |number: usize| format!("{}?heartbeat=2&connection_timeout=3000", self.nodes[number % 3].url());
+        [first, first + 1, first + 2].map(url).join(",")
+    }
+
+    /// The node that leads a quorum queue, by its number.
+    pub fn leader(&self, asked: usize, queue: &str) -> Option<usize> {
+        let leaders = self.nodes[asked].ctl(&["list_queues", "name", "leader"]);
+        let line = leaders.lines().find_map(|line| line.strip_prefix(&format!("{queue}\t")))?;
+        self.nodes.iter().position(|node| node.node == line.trim())
+    }
+}
+
+impl RabbitMq {
+    /// Cuts a node off from the others of its cluster: they are not let in any more, nor is it.
+    pub fn isolate(&self) {
+        self.ctl(&["eval", "[begin erlang:set_cookie(N, no), erlang:disconnect_node(N) end || N <- nodes()]."]);
+    }
+}
+
+impl PortMapper {
+    fn start() -> PortMapper {
+        let [port] = free_ports();
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", WATCH, "sh", "true"])
+            .env("ERL_EPMD_PORT", port.to_string())
+            .env("WQ_REMOVE", "")
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let mut shell = command.spawn().expect("sh runs");
+        let alive = shell.stdin.take();
+        // Before the first node would start one, and take it with it when it is killed.
+        eventually("the port mapper listens", || TcpStream::connect(("127.0.0.1", port)).ok());
+        PortMapper { port, _process: Process { shell, alive } }
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod admin;
 mod connection;
+mod consumers;
 mod convert;
 mod publisher;
 mod url;
@@ -10,18 +11,15 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
-use lapin::options::{
-    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, BasicRejectOptions,
-    QueueDeclareOptions,
-};
-use lapin::types::FieldTable;
-use lapin::{BasicProperties, Channel, Connection, Consumer};
+use lapin::options::{BasicAckOptions, BasicNackOptions, BasicRejectOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{BasicProperties, Channel, Connection};
 use tokio_util::sync::CancellationToken;
 
 pub use url::Url;
 
 use self::connection::queue_error;
+use self::consumers::{Consumers, Next};
 use self::publisher::{Publisher, short};
 use super::error::Kind;
 use super::{Command, DeadLetterBy, Depth, Ended, Error, Handed, Link, Options, Tag};
@@ -35,6 +33,12 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How soon a lost connection is seen by a worker that takes no more messages.
 const LOOK_AFTER_CONNECTION: Duration = Duration::from_millis(250);
 
+/// RabbitMQ's own timeout for acknowledgements, below which we do not go.
+const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+
+/// For what follows a run: writing its result, publishing a retry, the broker's look at the clock once a minute.
+const ACKNOWLEDGEMENT_MARGIN: Duration = Duration::from_secs(5 * 60);
+
 pub(crate) struct Adapter {
     nodes: Vec<Url>,
     options: Options,
@@ -45,7 +49,7 @@ struct Session<'a> {
     adapter: &'a Adapter,
     connection: Connection,
     channel: Channel,
-    consumer: Consumer,
+    consumers: Consumers,
     /// What the worker has and has not settled, by delivery tag.
     held: HashMap<u64, Held>,
     /// Connected when the first message has to be published.
@@ -55,6 +59,7 @@ struct Session<'a> {
 /// A delivery that is with the worker. Once this is gone, so is the worker's claim on the message.
 struct Held {
     acker: lapin::Acker,
+    consumer: ShortString,
     properties: BasicProperties,
     body: Bytes,
     lost: CancellationToken,
@@ -72,7 +77,7 @@ impl Adapter {
     }
 
     pub(crate) async fn session(&mut self, link: &mut Link) -> Ended {
-        let opened = tokio::time::timeout(OPEN_TIMEOUT, Session::open(self)).await;
+        let opened = tokio::time::timeout(OPEN_TIMEOUT, Session::open(self, link.wanted())).await;
         let mut session = match opened {
             Ok(Ok(session)) => session,
             Ok(Err(error)) => return ended(error),
@@ -86,15 +91,13 @@ impl Adapter {
             let step = tokio::select! {
                 biased;
                 command = link.commands.recv() => session.on_command(command, link).await,
-                delivery = session.consumer.next() => match delivery {
-                    Some(Ok(delivery)) => session.on_delivery(delivery, link),
+                next = session.consumers.next() => match next {
+                    Next::Delivery(consumer, delivery) => session.on_delivery(consumer, delivery, link),
                     // A refusal at this point (an acknowledgement that took too long) ends the channel, and not us.
-                    Some(Err(error)) => Err(Error::Lost { source: Some(error.into()) }),
-                    None if link.cancelled => {
-                        // The end that we asked for. Nothing more can come, but there may be something to settle.
-                        session.settle_the_rest(link).await
-                    }
-                    None => Err(session.why_cancelled().await),
+                    Next::Failed(error) => Err(Error::Lost { source: Some(error.into()) }),
+                    // The end that we asked for. Nothing more can come, but there may be something to settle.
+                    Next::Ended => session.settle_the_rest(link).await,
+                    Next::Cancelled => Err(session.why_cancelled().await),
                 },
             };
             match step {
@@ -119,20 +122,26 @@ fn ended(error: Error) -> Ended {
 }
 
 impl<'a> Session<'a> {
-    async fn open(adapter: &'a Adapter) -> Result<Session<'a>, Error> {
-        let Options { queue, prefetch, .. } = &adapter.options;
+    async fn open(adapter: &'a Adapter, wanted: u64) -> Result<Session<'a>, Error> {
+        let Options { queue, prefetch, longest_hold, .. } = &adapter.options;
         let connection = connection::connect(&adapter.nodes, &adapter.connection_name("takes")).await?;
         let lost = |error: lapin::Error| Error::Lost { source: Some(error.into()) };
-        let channel = connection.create_channel().await.map_err(lost)?;
-        channel.basic_qos(*prefetch, BasicQosOptions::default()).await.map_err(lost)?;
-        let consumer = channel
-            .basic_consume(short(queue)?, "".into(), BasicConsumeOptions::default(), FieldTable::default())
-            .await
-            .map_err(|error| queue_error(error, queue, "consume from"))?;
-        Ok(Session { adapter, connection, channel, consumer, held: HashMap::new(), publisher: None })
+        let mut channel = connection.create_channel().await.map_err(lost)?;
+        let mut consumers = Consumers::open(&channel, queue, *prefetch, wanted, &arguments(*longest_hold)).await;
+        if let Err(Error::Mismatch { .. }) = consumers {
+            // A broker may know an argument, and refuse it for this type of queue. The channel is gone with that.
+            channel = connection.create_channel().await.map_err(lost)?;
+            consumers = Consumers::open(&channel, queue, *prefetch, wanted, &FieldTable::default()).await;
+        }
+        Ok(Session { adapter, connection, channel, consumers: consumers?, held: HashMap::new(), publisher: None })
     }
 
-    fn on_delivery(&mut self, delivery: lapin::message::Delivery, link: &Link) -> Result<Step, Error> {
+    fn on_delivery(
+        &mut self,
+        consumer: ShortString,
+        delivery: lapin::message::Delivery,
+        link: &Link,
+    ) -> Result<Step, Error> {
         let lapin::message::Delivery { delivery_tag, exchange, routing_key, redelivered, properties, data, acker } =
             delivery;
         let body = Bytes::from(data);
@@ -150,7 +159,7 @@ impl<'a> Session<'a> {
         };
         let (attempt, unfinished) = convert::attempt(&properties);
         let lost = CancellationToken::new();
-        self.held.insert(delivery_tag, Held { acker, properties, body, lost: lost.clone() });
+        self.held.insert(delivery_tag, Held { acker, consumer, properties, body, lost: lost.clone() });
         link.deliver(link.tag(delivery_tag), lost, Handed { message, origin, attempt, unfinished });
         Ok(Step::Go)
     }
@@ -175,10 +184,7 @@ impl<'a> Session<'a> {
                     link.cancelled = true;
                     // Awaited before anything is settled: otherwise the broker would fill the free place with the next
                     // message, whose return counts as a failed delivery.
-                    self.channel
-                        .basic_cancel(self.consumer.tag(), BasicCancelOptions::default())
-                        .await
-                        .map_err(|error| Error::Lost { source: Some(error.into()) })?;
+                    self.consumers.cancel_all(&self.channel).await?;
                 }
                 Ok(Step::Go)
             }
@@ -215,6 +221,7 @@ impl<'a> Session<'a> {
         // Of an earlier connection, or settled before.
         let held = if tag.session == link.session { self.held.remove(&tag.number) } else { None };
         let Some(held) = held else { return Err(Error::Lost { source: None }) };
+        self.consumers.make_room(&self.channel, &held.consumer).await?;
         let published = match settlement {
             Settlement::Ack => return acknowledge(&held).await,
             Settlement::Release => return give_back(&held).await,
@@ -264,7 +271,7 @@ impl<'a> Session<'a> {
         Ok(self.publisher.insert(publisher))
     }
 
-    async fn depth(&self) -> Result<Depth, Error> {
+    async fn depth(&mut self) -> Result<Depth, Error> {
         let queue = &self.adapter.options.queue;
         let declared = self
             .channel
@@ -275,7 +282,7 @@ impl<'a> Session<'a> {
     }
 
     /// The broker ended the consumer: because the queue is gone, or its leader is, or an acknowledgement took too long.
-    async fn why_cancelled(&self) -> Error {
+    async fn why_cancelled(&mut self) -> Error {
         let queue = &self.adapter.options.queue;
         let cancelled = || Error::Lost { source: Some("the broker cancelled the consumer".into()) };
         let Ok(channel) = self.connection.create_channel().await else { return cancelled() };
@@ -312,6 +319,16 @@ impl Adapter {
         let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "localhost".into());
         format!("wq-run {does} {} ({host}, {})", self.options.queue, std::process::id())
     }
+}
+
+/// RabbitMQ 4.3 lets each consumer say how long it may have a message. Earlier ones take no notice.
+fn arguments(longest_hold: Duration) -> FieldTable {
+    let timeout = longest_hold.saturating_add(ACKNOWLEDGEMENT_MARGIN).max(ACKNOWLEDGEMENT_TIMEOUT);
+    // In milliseconds, and in 32 bits of them, which a timer of the broker can count: 49 days.
+    let timeout = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-consumer-timeout".into(), AMQPValue::LongLongInt(timeout.into()));
+    arguments
 }
 
 async fn acknowledge(held: &Held) -> Result<(), Error> {

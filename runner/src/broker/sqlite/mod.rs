@@ -4,6 +4,7 @@
 //! renewed while a guest runs, so a worker that dies loses its messages after at most one lease.
 
 pub mod admin;
+mod clock;
 mod store;
 
 use std::collections::HashMap;
@@ -41,6 +42,8 @@ struct Session {
     options: Options,
     held: HashMap<u64, Delivered>,
     next_number: u64,
+    /// Messages that may still be taken.
+    left: u64,
 }
 
 /// A delivery that is with the worker. Once this is gone, so is the worker's claim on the message.
@@ -66,12 +69,14 @@ impl Adapter {
             Ok(session) => session,
             Err(error) => return ended(error),
         };
+        session.left = link.wanted();
         link.established();
         let mut renew = tokio::time::interval_at(Instant::now() + RENEW, RENEW);
         renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut next_poll = Instant::now();
         loop {
             let room = usize::from(self.options.prefetch).saturating_sub(session.held.len());
+            let room = usize::try_from(session.left).map_or(room, |left| room.min(left));
             let taking = !link.cancelled && room > 0;
             let step = tokio::select! {
                 biased;
@@ -130,7 +135,7 @@ impl Session {
             Ok(store)
         })
         .await?;
-        Ok(Session { store: Arc::new(Mutex::new(store)), options, held: HashMap::new(), next_number: 1 })
+        Ok(Session { store: Arc::new(Mutex::new(store)), options, held: HashMap::new(), next_number: 1, left: 0 })
     }
 
     async fn take(&mut self, room: usize, link: &Link) -> Result<(), Error> {
@@ -140,6 +145,7 @@ impl Session {
         for Taken { id, message, attempt, unfinished, redelivered } in taken {
             let number = self.next_number;
             self.next_number += 1;
+            self.left = self.left.saturating_sub(1);
             let lost = CancellationToken::new();
             let delivered =
                 Delivered { lease: Lease { id, lease }, headers: message.headers.clone(), lost: lost.clone() };

@@ -1,18 +1,19 @@
 //! The queue file: all of its SQL, as verbs. Synchronous; every verb is one transaction.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
 use serde_json::{Map, Value};
 
+use super::clock::Clock;
 use crate::broker::{Depth, Error};
 use crate::task::{Failure, Message, Properties};
 
 /// Marks a file as ours (`wqrn`), so that another program's database is never taken for a queue.
 const APPLICATION_ID: i32 = 0x7771_726e;
-const SCHEMA_VERSION: i32 = 1;
+const SCHEMA_VERSION: i32 = 2;
 
 const SCHEMA: &str = "
     CREATE TABLE queue (name TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
@@ -26,12 +27,15 @@ const SCHEMA: &str = "
         -- Runs that count: incremented when a message is taken, so that a worker that dies has used one up.
         attempts INTEGER NOT NULL DEFAULT 0,
         handovers INTEGER NOT NULL DEFAULT 0,
-        -- Times are milliseconds since 1970.
+        -- Times are milliseconds of the clock below.
         available_at INTEGER NOT NULL,
         lease INTEGER,
         lease_until INTEGER
     ) STRICT;
     CREATE INDEX message_by_queue ON message (queue, id);
+    -- One row: what the times are measured by. See clock.rs.
+    CREATE TABLE clock (name TEXT NOT NULL) STRICT;
+    INSERT INTO clock VALUES ('none yet');
 ";
 
 /// The number of the run that failed last, as in the headers on an AMQP broker.
@@ -43,6 +47,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Store {
     path: PathBuf,
     connection: Connection,
+    clock: Clock,
 }
 
 /// A message that is leased to us.
@@ -92,7 +97,7 @@ impl Store {
         // No SQLITE_OPEN_URI: a `?` in a path is a part of the path.
         let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(failed)?;
         connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
-        let mut store = Store { path: path.to_owned(), connection };
+        let mut store = Store { path: path.to_owned(), connection, clock: Clock::of_this_host() };
         store.prepare_file()?;
         Ok(store)
     }
@@ -114,6 +119,7 @@ impl Store {
             transaction.execute_batch(SCHEMA).map_err(failed)?;
             transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(failed)?;
             transaction.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(failed)?;
+            set_clock(&transaction, &self.clock).map_err(failed)?;
             return transaction.commit().map_err(failed);
         }
         let not_ours = |reason: &str| Error::Settings {
@@ -126,7 +132,8 @@ impl Store {
         if pragma(&transaction, "user_version").map_err(failed)? != SCHEMA_VERSION {
             return Err(not_ours("it was made by another version of wq-run"));
         }
-        Ok(())
+        set_clock(&transaction, &self.clock).map_err(failed)?;
+        transaction.commit().map_err(failed)
     }
 
     pub fn declare(&mut self, queue: &str) -> Result<(), Error> {
@@ -144,18 +151,19 @@ impl Store {
 
     pub fn publish(&mut self, queue: &str, properties: &Properties, body: &Bytes) -> Result<(), Error> {
         self.require_queue(queue)?;
+        let now = self.clock.now();
         self.write(|db| {
             db.prepare_cached(
                 "INSERT INTO message (queue, body, properties, headers, available_at) VALUES (?1, ?2, ?3, '{}', ?4)",
             )?
-            .execute(params![queue, &body[..], json(properties)?, now()])
+            .execute(params![queue, &body[..], json(properties)?, now])
             .map(drop)
         })
     }
 
     /// Leases up to `count` messages, the oldest first.
     pub fn take(&mut self, queue: &str, count: usize, lease: i64, length: Duration) -> Result<Vec<Taken>, Error> {
-        let now = now();
+        let now = self.clock.now();
         // Most polls of an idle worker end here, without the lock that only one process can have.
         if self.depth(queue)?.ready == 0 {
             return Ok(Vec::new());
@@ -190,7 +198,7 @@ impl Store {
     pub fn renew(&mut self, lease: Lease, length: Duration) -> Result<Held, Error> {
         self.change(
             "UPDATE message SET lease_until = ?3 WHERE id = ?1 AND lease = ?2",
-            params![lease.id, lease.lease, now() + millis(length)],
+            params![lease.id, lease.lease, self.clock.now() + millis(length)],
         )
     }
 
@@ -219,7 +227,7 @@ impl Store {
         self.change(
             "UPDATE message SET lease = NULL, lease_until = NULL, available_at = ?3, headers = ?4
              WHERE id = ?1 AND lease = ?2",
-            params![lease.id, lease.lease, now() + millis(after), headers],
+            params![lease.id, lease.lease, self.clock.now() + millis(after), headers],
         )
     }
 
@@ -238,7 +246,7 @@ impl Store {
         self.change(
             "UPDATE message SET lease = NULL, lease_until = NULL, available_at = ?3, headers = ?4, queue = ?5,
              attempts = 0 WHERE id = ?1 AND lease = ?2",
-            params![lease.id, lease.lease, now(), headers, dead_letter_queue],
+            params![lease.id, lease.lease, self.clock.now(), headers, dead_letter_queue],
         )
     }
 
@@ -249,7 +257,7 @@ impl Store {
         );
         counts
             .and_then(|mut statement| {
-                statement.query_row(params![queue, now()], |row| {
+                statement.query_row(params![queue, self.clock.now()], |row| {
                     Ok(Depth { ready: count(row.get(0)?), delayed: count(row.get(1)?) })
                 })
             })
@@ -261,7 +269,7 @@ impl Store {
         self.connection
             .query_row(
                 "SELECT count(*) FROM message WHERE queue = ?1 AND lease IS NOT NULL AND lease_until > ?2",
-                params![queue, now()],
+                params![queue, self.clock.now()],
                 |row| row.get(0).map(count),
             )
             .map_err(|error| storage_error(&self.path, error))
@@ -269,10 +277,11 @@ impl Store {
 
     /// Deletes what no worker has.
     pub fn purge(&mut self, queue: &str) -> Result<u64, Error> {
+        let now = self.clock.now();
         self.write(|db| {
             db.execute(
                 "DELETE FROM message WHERE queue = ?1 AND (lease IS NULL OR lease_until <= ?2)",
-                params![queue, now()],
+                params![queue, now],
             )
             .map(|rows| rows as u64)
         })
@@ -294,6 +303,16 @@ impl Store {
             })
             .map_err(|error| storage_error(&self.path, error))
     }
+}
+
+/// Under another clock the times in a file mean nothing: whoever had leases then is gone, with the boot or with the host,
+/// and what waited for a moment has waited.
+fn set_clock(db: &Connection, clock: &Clock) -> rusqlite::Result<()> {
+    let set = db.execute("UPDATE clock SET name = ?1 WHERE name <> ?1", [clock.name()])?;
+    if set > 0 {
+        db.execute("UPDATE message SET lease = NULL, lease_until = NULL, available_at = 0", [])?;
+    }
+    Ok(())
 }
 
 /// The headers of a message after a failed run, under the same names as on an AMQP broker.
@@ -340,11 +359,6 @@ fn count(rows: i64) -> u64 {
     rows.try_into().unwrap_or(0)
 }
 
-/// The clock of the host: processes have no other in common.
-fn now() -> i64 {
-    millis(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
-}
-
 fn millis(duration: Duration) -> i64 {
     // A century; leaves room for sums.
     const FAR: u128 = 100 * 365 * 24 * 3600 * 1000;
@@ -353,6 +367,8 @@ fn millis(duration: Duration) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     const LEASE: Duration = Duration::from_secs(60);
@@ -451,6 +467,23 @@ mod tests {
         let foreign = folder.path().join("foreign.db");
         Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
         assert!(matches!(Store::create(&foreign), Err(Error::Settings { .. })));
+    }
+
+    #[test]
+    fn leases_and_pauses_of_an_earlier_boot_are_over() {
+        let (folder, mut store) = store_with(&["with a worker", "waits"]);
+        let path = folder.path().join("q.db");
+        let taken = store.take("q", 2, 1, LEASE).unwrap();
+        let waits = Lease { id: taken[1].id, lease: 1 };
+        assert_eq!(store.retry(waits, LEASE, &Map::new(), &failure(), "q").unwrap(), Held::Yes);
+        let mut again = Store::open(&path, "q").unwrap();
+        assert_eq!(again.depth("q").unwrap(), depth(0, 1), "nothing has changed for another process of this boot");
+        store.connection.execute("UPDATE clock SET name = 'another boot'", []).unwrap();
+        let mut rebooted = Store::open(&path, "q").unwrap();
+        assert_eq!(rebooted.depth("q").unwrap(), depth(2, 0));
+        // Its worker would have to have survived the reboot, but a file can also be restored.
+        assert_eq!(store.ack(Lease { id: taken[0].id, lease: 1 }).unwrap(), Held::Lost);
+        assert_eq!(rebooted.take("q", 1, 2, LEASE).unwrap()[0].unfinished, 1);
     }
 
     #[test]

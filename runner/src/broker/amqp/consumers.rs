@@ -1,0 +1,199 @@
+//! The consumers of one session, as one stream of deliveries that never brings more than are wanted.
+//!
+//! A settlement makes room in a consumer's prefetch, and the broker fills it at once. What it hands over in vain has to be
+//! given back, and some queues count that as an attempt. So a consumer has to be cancelled in time; but a cancel may meet
+//! a delivery on its way, which a quorum queue then takes back, and counts as well. Only one whose places are all taken
+//! has nothing on its way. Therefore a count is shared out among consumers with one place each: before a settlement that
+//! would make room for one too many, the consumer that had the message is cancelled.
+
+use futures_util::StreamExt as _;
+use futures_util::stream::{self, BoxStream, SelectAll};
+use lapin::message::Delivery;
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::{FieldTable, ShortString};
+use lapin::{Channel, Consumer};
+
+use super::connection::queue_error;
+use super::publisher::short;
+use crate::broker::Error;
+
+pub struct Consumers {
+    /// A stream's last item is `None`.
+    streams: SelectAll<BoxStream<'static, (ShortString, Option<lapin::Result<Delivery>>)>>,
+    /// Those that are not cancelled.
+    live: Vec<ShortString>,
+    quota: Quota,
+}
+
+pub enum Next {
+    /// With the consumer that it came over.
+    Delivery(ShortString, Delivery),
+    Failed(lapin::Error),
+    /// The broker ended a consumer.
+    Cancelled,
+    /// We have ended all of them.
+    Ended,
+}
+
+/// What may still come: all that there is to know to settle without getting too much.
+#[derive(Debug)]
+struct Quota {
+    /// Deliveries that are still wanted.
+    left: u64,
+    /// Places for them at the broker. Never more than are wanted.
+    places: u64,
+}
+
+impl Consumers {
+    /// Starts to consume: `wanted` messages in all, `prefetch` of them at the same time.
+    ///
+    /// # Errors
+    /// When the broker will not have it. The channel is then closed.
+    pub async fn open(
+        channel: &Channel,
+        queue: &str,
+        prefetch: u16,
+        wanted: u64,
+        arguments: &FieldTable,
+    ) -> Result<Consumers, Error> {
+        let (count, places) = if wanted == u64::MAX {
+            (1, prefetch)
+        } else {
+            (u16::try_from(wanted).map_or(prefetch, |wanted| prefetch.min(wanted)), 1)
+        };
+        // For each consumer that follows on this channel.
+        let qos = channel.basic_qos(places, BasicQosOptions::default()).await;
+        qos.map_err(|error| Error::Lost { source: Some(error.into()) })?;
+        let quota = Quota { left: wanted, places: u64::from(count) * u64::from(places) };
+        let mut consumers = Consumers { streams: SelectAll::new(), live: Vec::new(), quota };
+        for _ in 0..count {
+            let consumer = channel
+                .basic_consume(short(queue)?, "".into(), BasicConsumeOptions::default(), arguments.clone())
+                .await
+                .map_err(|error| queue_error(error, queue, "consume from"))?;
+            consumers.add(consumer);
+        }
+        Ok(consumers)
+    }
+
+    fn add(&mut self, consumer: Consumer) {
+        let tag = consumer.tag();
+        self.live.push(tag.clone());
+        let named = consumer.map(Some).chain(stream::once(async { None })).map(move |item| (tag.clone(), item));
+        self.streams.push(named.boxed());
+    }
+
+    pub async fn next(&mut self) -> Next {
+        loop {
+            match self.streams.next().await {
+                Some((tag, Some(Ok(delivery)))) => {
+                    self.quota.delivered();
+                    return Next::Delivery(tag, delivery);
+                }
+                Some((_, Some(Err(error)))) => return Next::Failed(error),
+                Some((tag, None)) if self.live.contains(&tag) => return Next::Cancelled,
+                // As asked.
+                Some((_, None)) => {}
+                None => return Next::Ended,
+            }
+        }
+    }
+
+    /// To be called before a delivery of this consumer is settled.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    pub async fn make_room(&mut self, channel: &Channel, tag: &ShortString) -> Result<(), Error> {
+        // One that is cancelled makes no room.
+        if !self.live.contains(tag) || self.quota.has_room_for_one_more() {
+            return Ok(());
+        }
+        self.cancel(channel, tag.clone()).await
+    }
+
+    /// Takes nothing more. What is on its way still comes.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    pub async fn cancel_all(&mut self, channel: &Channel) -> Result<(), Error> {
+        while let Some(tag) = self.live.last().cloned() {
+            self.cancel(channel, tag).await?;
+        }
+        Ok(())
+    }
+
+    async fn cancel(&mut self, channel: &Channel, tag: ShortString) -> Result<(), Error> {
+        self.live.retain(|live| *live != tag);
+        let cancelled = channel.basic_cancel(tag, BasicCancelOptions::default()).await;
+        cancelled.map_err(|error| Error::Lost { source: Some(error.into()) })
+    }
+}
+
+impl Quota {
+    fn delivered(&mut self) {
+        self.left = self.left.saturating_sub(1);
+        self.places = self.places.saturating_sub(1);
+    }
+
+    /// Whether a place that becomes free may be filled. If so, it is taken to be.
+    fn has_room_for_one_more(&mut self) -> bool {
+        let room = self.places < self.left;
+        self.places += u64::from(room);
+        room
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Place {
+        Free,
+        OnTheWay,
+        Held,
+        Cancelled,
+    }
+
+    fn step(places: &mut [Place], quota: &mut Quota, which: usize, sent: &mut u64) {
+        let at = which % places.len();
+        places[at] = match places[at] {
+            Place::Free => {
+                *sent += 1;
+                Place::OnTheWay
+            }
+            Place::OnTheWay => {
+                quota.delivered();
+                Place::Held
+            }
+            // Settled.
+            Place::Held if quota.has_room_for_one_more() => Place::Free,
+            Place::Held | Place::Cancelled => Place::Cancelled,
+        };
+    }
+
+    proptest! {
+        /// By the books of a broker with a queue that is never empty.
+        #[test]
+        fn a_broker_hands_over_what_is_wanted_and_no_more(
+            wanted in 1u64..40, prefetch in 1u64..6, steps in proptest::collection::vec(0usize..60, 0..500),
+        ) {
+            let count = prefetch.min(wanted);
+            let mut quota = Quota { left: wanted, places: count };
+            let mut places = vec![Place::Free; count as usize];
+            let mut sent = 0;
+            for which in steps {
+                step(&mut places, &mut quota, which, &mut sent);
+                prop_assert!(sent <= wanted);
+            }
+            // And all of them, if everybody goes on.
+            for which in 0..3 * 40 * places.len() {
+                step(&mut places, &mut quota, which, &mut sent);
+            }
+            prop_assert_eq!(sent, wanted);
+            prop_assert!(places.iter().all(|place| *place == Place::Cancelled));
+        }
+    }
+}
