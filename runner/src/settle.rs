@@ -86,8 +86,8 @@ impl Policy {
             Outcome::LimitExceeded(Limit::Memory(_) | Limit::Stdout(_)) => Action::Retry,
             // It will be as large the next time.
             Outcome::LimitExceeded(Limit::Message(_)) => Action::DeadLetter,
-            Outcome::Abandoned(_) => Action::DeadLetter,
-            Outcome::Interrupted | Outcome::HostFault(_) => Action::Release,
+            Outcome::Abandoned(_) | Outcome::Undeliverable(_) | Outcome::Undecodable(_) => Action::DeadLetter,
+            Outcome::Interrupted | Outcome::HostFault(_) | Outcome::Refused(..) => Action::Release,
         }
     }
 }
@@ -161,6 +161,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::task::{Refused, Undeliverable};
 
     fn policy() -> Policy {
         Policy {
@@ -192,6 +193,11 @@ mod tests {
             (Outcome::LimitExceeded(Limit::Stdout(1)), "retry", "dead-letter"),
             (Outcome::LimitExceeded(Limit::Message(1)), "dead-letter", "dead-letter"),
             (Outcome::Abandoned(3), "dead-letter", "dead-letter"),
+            (Outcome::Undeliverable(Undeliverable::TooLarge(String::new())), "dead-letter", "dead-letter"),
+            (Outcome::Undeliverable(Undeliverable::NoReplyTo), "dead-letter", "dead-letter"),
+            (Outcome::Undeliverable(Undeliverable::NoRequester(String::new())), "dead-letter", "dead-letter"),
+            (Outcome::Undecodable(String::new()), "dead-letter", "dead-letter"),
+            (Outcome::Refused(Refused::Configuration, String::new()), "release", "release"),
             (Outcome::Interrupted, "release", "release"),
             (Outcome::HostFault(String::new()), "release", "release"),
         ];

@@ -16,5 +16,6 @@ mod page;
 mod peers;
 mod publish;
 mod refusals;
+mod sinks;
 mod soak;
 mod tidy;

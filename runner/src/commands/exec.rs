@@ -63,7 +63,11 @@ fn status(outcome: &Outcome, signal: Option<Signal>) -> u8 {
         Outcome::LimitExceeded(Limit::Stdout(_)) => OUTPUT,
         Outcome::LimitExceeded(Limit::Message(_)) => ExitStatus::DeadLettered.code(),
         Outcome::Interrupted => signal.map_or(ExitStatus::Bug.code(), Signal::exit_code),
-        Outcome::Abandoned(_) | Outcome::HostFault(_) => ExitStatus::NotDelivered.code(),
+        // The last three are about queues, and never come out of the sandbox.
+        Outcome::Abandoned(_) | Outcome::HostFault(_) | Outcome::Refused(..) | Outcome::Undeliverable(_) => {
+            ExitStatus::NotDelivered.code()
+        }
+        Outcome::Undecodable(_) => ExitStatus::DeadLettered.code(),
         Outcome::Stuck(_) => ExitStatus::Stuck.code(),
     }
 }

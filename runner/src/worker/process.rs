@@ -10,16 +10,17 @@ use crate::broker::{self, Delivery};
 use crate::fault::{self, Point};
 use crate::sandbox::{Input, Sandbox};
 use crate::settle::Policy;
-use crate::sink::{Record, Sink};
+use crate::sink::{Failed, Identity, Record, Sinks};
 use crate::task::{Attempt, Limit, Message, Origin, Outcome, Report, Settlement};
 use crate::telemetry::chain;
 
 /// What every run needs.
 pub(super) struct Context {
     pub(super) sandbox: Sandbox,
-    pub(super) sinks: Vec<Sink>,
+    pub(super) sinks: Sinks,
     pub(super) policy: Policy,
     pub(super) max_message: u64,
+    pub(super) result_content_type: Option<String>,
     pub(super) abort: CancellationToken,
 }
 
@@ -54,11 +55,15 @@ pub(super) async fn process(context: Arc<Context>, delivery: Delivery) -> Finish
 async fn process_in_span(context: Arc<Context>, delivery: Delivery) -> Finished {
     let Delivery { message, origin, attempt, unfinished, receipt } = delivery;
     let attempt = Attempt { number: attempt, max: context.policy.max_attempts };
+    let guest = context.sandbox.digest().to_string();
+    let identity = Identity::new(&message, &origin, &guest, attempt, context.result_content_type.as_deref());
     fault::reach(Point::Delivered);
     let mut report = if context.policy.gives_up(unfinished) {
         Report::bare(Outcome::Abandoned(unfinished), Duration::ZERO)
     } else if message.body.len() as u64 > context.max_message {
         Report::bare(Outcome::LimitExceeded(Limit::Message(context.max_message)), Duration::ZERO)
+    } else if let Some(undeliverable) = context.sinks.undeliverable(&message) {
+        Report::bare(Outcome::Undeliverable(undeliverable), Duration::ZERO)
     } else {
         let cancel = context.abort.child_token();
         let input = Input { env: environment(&message, &origin, attempt), stdin: message.body, cancel: cancel.clone() };
@@ -82,15 +87,16 @@ async fn process_in_span(context: Arc<Context>, delivery: Delivery) -> Finished 
     fault::reach(Point::Finished);
     let stdout_bytes = report.stdout.len();
     if context.policy.succeeds(&report.outcome) {
-        for sink in &context.sinks {
-            if let Err(error) = sink.write(Record { body: report.stdout.clone() }).await {
-                report.outcome = Outcome::HostFault(chain(&error));
-                break;
+        match deliver(&context, identity.with(report.stdout.clone())).await {
+            Ok(()) => {}
+            Err(Failed::As(outcome)) => report.outcome = outcome,
+            Err(Failed::Lost) => {
+                // Dropping the receipt gives the message back, if there still is a connection for that.
+                return Finished { outcome: Outcome::Interrupted, settled: Settled::Lost };
             }
         }
     }
     fault::reach(Point::Recorded);
-    let guest = context.sandbox.digest().to_string();
     let settlement = context.policy.decide(&report, &guest, attempt, SystemTime::now(), fastrand::f64());
     if matches!((&settlement, &report.outcome), (Settlement::Release, Outcome::Exited(_))) {
         // A guest that gives its message back gets it again at once, and would do so as fast as it can. Holding the
@@ -110,6 +116,22 @@ async fn process_in_span(context: Arc<Context>, delivery: Delivery) -> Finished 
     };
     log_end(&report, &settled, context.sandbox.name(), &guest, stdout_bytes);
     Finished { outcome: report.outcome, settled }
+}
+
+/// Writes the result to all sinks, unless the worker is told to abort: a broker that raised an alarm can take long.
+async fn deliver(context: &Context, record: Record) -> Result<(), Failed> {
+    let written = tokio::select! {
+        biased;
+        written = context.sinks.write(&record) => written,
+        () = context.abort.cancelled() => return Err(Failed::As(Outcome::Interrupted)),
+    };
+    written.map_err(|error| {
+        let failed = error.failed();
+        if failed == Failed::Lost {
+            tracing::warn!(error = %chain(&error), "the result is not known to be delivered: the message comes again");
+        }
+        failed
+    })
 }
 
 fn log_end(report: &Report, settled: &Settled, guest: &str, digest: &str, stdout_bytes: usize) {

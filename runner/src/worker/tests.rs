@@ -10,6 +10,7 @@ use super::*;
 use crate::broker::fake::{Bookkeeper, Fake};
 use crate::sandbox::{self, Grants, Limits, Stderr};
 use crate::settle::{Backoff, ExitMap};
+use crate::sink::Sink;
 use crate::task::Failure;
 
 /// What happens to the worker, one after the other.
@@ -86,7 +87,13 @@ struct World {
 
 impl World {
     fn new(mode: Mode, concurrency: usize) -> World {
-        let options = Options { mode, wait: Some(Duration::from_secs(1)), concurrency, max_message: 1 };
+        let options = Options {
+            mode,
+            wait: Some(Duration::from_secs(1)),
+            concurrency,
+            max_message: 1,
+            result_content_type: None,
+        };
         World {
             state: State::new(&options),
             broker: Fake::new(),
@@ -287,7 +294,8 @@ fn worker(mode: Mode, concurrency: usize, sink: Sink) -> Worker {
         backoff: Backoff { initial: Duration::ZERO, max: Duration::ZERO, factor: 1.0 },
     };
     let wait = Some(Duration::ZERO);
-    Worker::new(Options { mode, wait, concurrency, max_message: 1 << 20 }, sandbox, vec![sink], policy)
+    let options = Options { mode, wait, concurrency, max_message: 1 << 20, result_content_type: None };
+    Worker::new(options, sandbox, Sinks::of(vec![sink]), policy)
 }
 
 proptest! {

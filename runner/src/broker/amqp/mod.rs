@@ -3,6 +3,7 @@
 pub mod admin;
 mod connection;
 mod convert;
+pub mod outbox;
 mod publisher;
 mod url;
 
@@ -16,13 +17,13 @@ use lapin::options::{
     QueueDeclareOptions,
 };
 use lapin::types::FieldTable;
-use lapin::{BasicProperties, Channel, Connection, Consumer};
+use lapin::{Acker, BasicProperties, Channel, Connection, Consumer};
 use tokio_util::sync::CancellationToken;
 
 pub use url::Url;
 
 use self::connection::queue_error;
-use self::publisher::{Publisher, short};
+use self::publisher::{Publisher, name};
 use super::error::Kind;
 use super::{Command, DeadLetterBy, Depth, Ended, Error, Handed, Link, Options, Tag};
 use crate::fault::{self, Point};
@@ -54,7 +55,7 @@ struct Session<'a> {
 
 /// A delivery that is with the worker. Once this is gone, so is the worker's claim on the message.
 struct Held {
-    acker: lapin::Acker,
+    acker: Acker,
     properties: BasicProperties,
     body: Bytes,
     lost: CancellationToken,
@@ -121,12 +122,12 @@ fn ended(error: Error) -> Ended {
 impl<'a> Session<'a> {
     async fn open(adapter: &'a Adapter) -> Result<Session<'a>, Error> {
         let Options { queue, prefetch, .. } = &adapter.options;
-        let connection = connection::connect(&adapter.nodes, &adapter.connection_name("takes")).await?;
+        let connection = connection::connect(&adapter.nodes, &connection_name("takes", queue)).await?;
         let lost = |error: lapin::Error| Error::Lost { source: Some(error.into()) };
         let channel = connection.create_channel().await.map_err(lost)?;
         channel.basic_qos(*prefetch, BasicQosOptions::default()).await.map_err(lost)?;
         let consumer = channel
-            .basic_consume(short(queue)?, "".into(), BasicConsumeOptions::default(), FieldTable::default())
+            .basic_consume(name(queue)?, "".into(), BasicConsumeOptions::default(), FieldTable::default())
             .await
             .map_err(|error| queue_error(error, queue, "consume from"))?;
         Ok(Session { adapter, connection, channel, consumer, held: HashMap::new(), publisher: None })
@@ -148,7 +149,7 @@ impl<'a> Session<'a> {
             redelivered,
             delivery_tag,
         };
-        let (attempt, unfinished) = convert::attempt(&properties);
+        let (attempt, unfinished) = convert::attempt(&properties, &self.adapter.options.queue);
         let lost = CancellationToken::new();
         self.held.insert(delivery_tag, Held { acker, properties, body, lost: lost.clone() });
         link.deliver(link.tag(delivery_tag), lost, Handed { message, origin, attempt, unfinished });
@@ -259,7 +260,11 @@ impl<'a> Session<'a> {
     async fn publisher(&mut self) -> Result<&Publisher, Error> {
         let publisher = match self.publisher.take() {
             Some(publisher) if publisher.usable() => publisher,
-            _ => Publisher::connect(&self.adapter.nodes, &self.adapter.connection_name("publishes")).await?,
+            _ => {
+                let Adapter { nodes, options } = self.adapter;
+                let called = connection_name("puts aside", &options.queue);
+                Publisher::connect(nodes, &called, options.publish_timeout).await?
+            }
         };
         Ok(self.publisher.insert(publisher))
     }
@@ -268,7 +273,7 @@ impl<'a> Session<'a> {
         let queue = &self.adapter.options.queue;
         let declared = self
             .channel
-            .queue_declare(short(queue)?, QueueDeclareOptions::durable().passive(), FieldTable::default())
+            .queue_declare(name(queue)?, QueueDeclareOptions::durable().passive(), FieldTable::default())
             .await
             .map_err(|error| queue_error(error, queue, "look at"))?;
         Ok(Depth { ready: declared.message_count().into(), delayed: 0 })
@@ -279,8 +284,8 @@ impl<'a> Session<'a> {
         let queue = &self.adapter.options.queue;
         let cancelled = || Error::Lost { source: Some("the broker cancelled the consumer".into()) };
         let Ok(channel) = self.connection.create_channel().await else { return cancelled() };
-        let Ok(name) = short(queue) else { return cancelled() };
-        match channel.queue_declare(name, QueueDeclareOptions::durable().passive(), FieldTable::default()).await {
+        let Ok(queue_name) = name(queue) else { return cancelled() };
+        match channel.queue_declare(queue_name, QueueDeclareOptions::durable().passive(), FieldTable::default()).await {
             Ok(_) => cancelled(),
             Err(error) => queue_error(error, queue, "look at"),
         }
@@ -306,12 +311,12 @@ impl Adapter {
     fn addresses(&self) -> String {
         self.nodes.iter().map(Url::address).collect::<Vec<_>>().join(", ")
     }
+}
 
-    /// What an operator sees in the broker's list of connections.
-    fn connection_name(&self, does: &str) -> String {
-        let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "localhost".into());
-        format!("wq-run {does} {} ({host}, {})", self.options.queue, std::process::id())
-    }
+/// What an operator sees in the broker's list of connections.
+fn connection_name(does: &str, queue: &str) -> String {
+    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "localhost".into());
+    format!("wq-run {does} {queue} ({host}, {})", std::process::id())
 }
 
 async fn acknowledge(held: &Held) -> Result<(), Error> {
