@@ -46,7 +46,7 @@ soak: deps-test ## the ledger over thousands of kills: WQ_SOAK_MESSAGES, WQ_SOAK
 
 deps-test:
 	scripts/install.sh build guests-rust
-	scripts/install.sh --optional guests-c rabbitmq containers
+	scripts/install.sh --optional guests-c rabbitmq pika containers
 
 clean: ## remove all that was built
 	cargo clean

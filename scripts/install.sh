@@ -5,6 +5,7 @@
 #     guests-rust  Rust's WASI target
 #     guests-c     clang and a C library for WASI
 #     rabbitmq     a broker, its command line tools and openssl, for the tests
+#     pika         a client for RabbitMQ that is not ours, in Python, for the tests and the example reader
 #     containers   what builds and runs the image, for the tests
 #     lint         rustfmt, clippy, shellcheck
 #   --optional: what is missing is said and left out, except in CI, where it fails
@@ -58,6 +59,10 @@ install_rabbitmq() {
     need openssl openssl
 }
 
+install_pika() {
+    need_python_module pika pika==1.3.2
+}
+
 install_containers() {
     need_podman
     need mmdebstrap mmdebstrap
@@ -76,9 +81,10 @@ install() {
         guests-rust) install_guests_rust ;;
         guests-c) install_guests_c ;;
         rabbitmq) install_rabbitmq ;;
+        pika) install_pika ;;
         containers) install_containers ;;
         lint) install_lint ;;
-        *) die "knows no '$1' (build, guests-rust, guests-c, rabbitmq, containers, lint)" ;;
+        *) die "knows no '$1' (build, guests-rust, guests-c, rabbitmq, pika, containers, lint)" ;;
     esac
 }
 

@@ -16,6 +16,7 @@ mod page;
 mod peers;
 mod publish;
 mod refusals;
+mod results;
 mod sinks;
 mod soak;
 mod tidy;

@@ -26,7 +26,6 @@ use self::connection::queue_error;
 use self::publisher::{Publisher, name};
 use super::error::Kind;
 use super::{Command, DeadLetterBy, Depth, Ended, Error, Handed, Link, Options, Tag};
-use crate::fault::{self, Point};
 use crate::task::{Message, Origin, Settlement};
 
 /// For everything until messages can come. A quorum queue without a leader lets a consumer wait for as long as that
@@ -245,10 +244,7 @@ impl<'a> Session<'a> {
             }
         };
         match published {
-            Ok(()) => {
-                fault::reach(Point::Confirmed);
-                acknowledge(&held).await
-            }
+            Ok(()) => acknowledge(&held).await,
             Err(error) => {
                 // The copy is not known to be safe, so the original stays.
                 give_back(&held).await?;

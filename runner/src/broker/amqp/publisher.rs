@@ -86,7 +86,9 @@ impl Publisher {
             .map_err(|_| Error::Unpublished { reason: self.unconfirmed() })?
             .map_err(|error| refused(to, error))?;
         self.put_back(channel);
-        confirmed(to, &confirmation)
+        confirmed(to, &confirmation)?;
+        fault::reach(Point::Confirmed);
+        Ok(())
     }
 
     /// Looks whether an address is there, as far as a broker tells that without a message.

@@ -37,7 +37,9 @@ impl Outbox {
         let to = to.clone();
         self.with_store(move |store| {
             fault::reach(Point::Published);
-            store.publish(queue(&to)?, &properties, &headers, &body).map_err(|error| named(&to, error))
+            store.publish(queue(&to)?, &properties, &headers, &body).map_err(|error| named(&to, error))?;
+            fault::reach(Point::Confirmed);
+            Ok(())
         })
         .await
     }
