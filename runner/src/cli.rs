@@ -135,6 +135,14 @@ pub struct Work {
     #[arg(long, value_name = "DURATION", env = "WQ_PUBLISH_TIMEOUT", default_value = "30s", value_parser = duration, help_heading = RESULTS)]
     pub publish_timeout: Duration,
 
+    /// Give the guest /wq/message.json: all properties and headers of its message
+    #[arg(long, help_heading = SANDBOX)]
+    pub metadata: bool,
+
+    /// Unpack a message whose content_encoding is gzip or zstd, up to --max-message
+    #[arg(long, help_heading = SANDBOX)]
+    pub decode: bool,
+
     /// How long guests may still run after the first SIGTERM or SIGINT
     #[arg(long, value_name = "DURATION", env = "WQ_SHUTDOWN_TIMEOUT", default_value = "25s", value_parser = duration, help_heading = QUEUE)]
     pub shutdown_timeout: Duration,

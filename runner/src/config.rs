@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::sandbox::{self, Dir, Grants, Limits, Stderr};
 use crate::settle::{Backoff, Policy};
 use crate::sink;
-use crate::worker::{self, Mode};
+use crate::worker::{self, Mode, metadata};
 
 /// All that `work` needs.
 #[derive(Debug)]
@@ -105,6 +105,10 @@ impl Work {
                 "see --result-content-type (WQ_RESULT_CONTENT_TYPE)",
             ));
         }
+        let sandbox = sandbox_options(&work.guest, Stderr::Log)?;
+        if work.metadata {
+            check_metadata(&sandbox.grants)?;
+        }
         let outbox = work.result.iter().any(sink::Spec::needs_broker).then(|| outbox::Options {
             queue: queue.clone(),
             connect_timeout: work.connect_timeout,
@@ -112,7 +116,7 @@ impl Work {
         });
         Ok(Work {
             outbox,
-            sandbox: sandbox_options(&work.guest, Stderr::Log)?,
+            sandbox,
             guest: work.guest.path,
             subscription: broker::Options {
                 queue,
@@ -130,6 +134,8 @@ impl Work {
                 concurrency: work.concurrency.into(),
                 max_message,
                 result_content_type: work.result_content_type,
+                metadata: work.metadata,
+                decode: work.decode,
             },
             policy: Policy {
                 max_attempts: work.max_attempts,
@@ -141,6 +147,23 @@ impl Work {
             fail_on_empty: matches!(work.on_empty, cli::OnEmpty::Fail),
         })
     }
+}
+
+/// What would fail every run.
+fn check_metadata(grants: &Grants) -> Result<(), Error> {
+    if grants.dirs.iter().any(|dir| dir.guest.trim_end_matches('/') == metadata::FOLDER) {
+        return Err(Error::configuration(
+            format!("--dir and --metadata both give the guest a folder {}", metadata::FOLDER),
+            "give the folder of --dir another name: --dir HOST::GUEST",
+        ));
+    }
+    let tried = tempfile::tempdir().and_then(tempfile::TempDir::close);
+    tried.map_err(|error| {
+        Error::configuration(
+            format!("cannot make a folder for --metadata in {}: {error}", std::env::temp_dir().display()),
+            "TMPDIR names a folder that can be written to",
+        )
+    })
 }
 
 /// Sinks that would undo each other, or that this broker does not have.

@@ -10,6 +10,7 @@ mod deploy;
 mod exec;
 mod faults;
 mod image;
+mod metadata;
 mod network;
 mod outcomes;
 mod page;

@@ -29,7 +29,7 @@ pub async fn run(args: cli::Exec) -> Result<u8, Error> {
     let mut phases = shutdown::watch(std::time::Duration::ZERO)
         .map_err(|source| Error::Io { doing: "watch for signals".into(), source })?;
     let cancel = CancellationToken::new();
-    let run = sandbox.run(Input { stdin, env: Vec::new(), cancel: cancel.clone() });
+    let run = sandbox.run(Input { stdin, env: Vec::new(), dirs: Vec::new(), cancel: cancel.clone() });
     tokio::pin!(run);
     let mut signal = None;
     let report = loop {

@@ -74,6 +74,8 @@ pub struct Input {
     pub stdin: Bytes,
     /// In addition to what `Grants` holds.
     pub env: Vec<(String, String)>,
+    /// The same for folders.
+    pub dirs: Vec<Dir>,
     /// Stops the run, which then ends as [`Outcome::Interrupted`].
     pub cancel: CancellationToken,
 }
@@ -131,7 +133,7 @@ impl Sandbox {
         let ticker = Ticker::start(engine.clone());
         let core = Core { name, digest, options, engine, program, ticker };
         // Once without a message: what can't be granted now would fail every run.
-        let input = Input { stdin: Bytes::new(), env: Vec::new(), cancel: CancellationToken::new() };
+        let input = Input { stdin: Bytes::new(), env: Vec::new(), dirs: Vec::new(), cancel: CancellationToken::new() };
         core.wasi(&input, &Capture::new(0), &Lines::new(Stderr::Log, 0)).map_err(Error::Grant)?;
         Ok(Sandbox { core: Arc::new(core), idle: Mutex::default() })
     }
@@ -241,7 +243,7 @@ impl Core {
         wasi.envs(&self.options.grants.env).envs(&input.env);
         wasi.stdin(MemoryInputPipe::new(input.stdin.clone()));
         wasi.stdout(Stream(stdout.clone())).stderr(Stream(stderr.clone()));
-        for Dir { host, guest, writable } in &self.options.grants.dirs {
+        for Dir { host, guest, writable } in self.options.grants.dirs.iter().chain(&input.dirs) {
             let perms = if *writable { FsPerms::ReadWrite } else { FsPerms::ReadOnly };
             wasi.preopened_dir(host, guest, perms)
                 .map_err(|error| format!("cannot open the folder {} (--dir): {error}", host.display()))?;

@@ -4,6 +4,8 @@
 //! without any I/O; the loop carries that out. One message, a count, a drain and a service that runs for ever are the
 //! same loop with another limit. What happens to one message is in `process.rs`.
 
+mod decode;
+pub mod metadata;
 mod process;
 #[cfg(test)]
 mod tests;
@@ -38,6 +40,10 @@ pub struct Options {
     pub max_message: u64,
     /// What a result says that it is.
     pub result_content_type: Option<String>,
+    /// Whether guests get a `/wq/message.json`.
+    pub metadata: bool,
+    /// Whether bodies are unpacked by their `content_encoding`.
+    pub decode: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +158,8 @@ impl Worker {
             policy,
             max_message: options.max_message,
             result_content_type: options.result_content_type.clone(),
+            metadata: options.metadata,
+            decode: options.decode,
             abort: CancellationToken::new(),
         };
         Worker { options, context: Arc::new(context) }

@@ -6,6 +6,8 @@ use std::time::{Duration, SystemTime};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+use super::decode;
+use super::metadata::Metadata;
 use crate::broker::{self, Delivery};
 use crate::fault::{self, Point};
 use crate::sandbox::{Input, Sandbox};
@@ -21,6 +23,8 @@ pub(super) struct Context {
     pub(super) policy: Policy,
     pub(super) max_message: u64,
     pub(super) result_content_type: Option<String>,
+    pub(super) metadata: bool,
+    pub(super) decode: bool,
     pub(super) abort: CancellationToken,
 }
 
@@ -58,22 +62,18 @@ async fn process_in_span(context: Arc<Context>, delivery: Delivery) -> Finished 
     let guest = context.sandbox.digest().to_string();
     let identity = Identity::new(&message, &origin, &guest, attempt, context.result_content_type.as_deref());
     fault::reach(Point::Delivered);
-    let mut report = if context.policy.gives_up(unfinished) {
-        Report::bare(Outcome::Abandoned(unfinished), Duration::ZERO)
-    } else if message.body.len() as u64 > context.max_message {
-        Report::bare(Outcome::LimitExceeded(Limit::Message(context.max_message)), Duration::ZERO)
-    } else if let Some(undeliverable) = context.sinks.undeliverable(&message) {
-        Report::bare(Outcome::Undeliverable(undeliverable), Duration::ZERO)
-    } else {
-        let cancel = context.abort.child_token();
-        let input = Input { env: environment(&message, &origin, attempt), stdin: message.body, cancel: cancel.clone() };
-        let run = context.sandbox.run(input);
-        tokio::pin!(run);
-        tokio::select! {
-            report = &mut run => report,
-            () = receipt.lost().cancelled() => {
-                cancel.cancel();
-                run.await
+    let mut report = match prepare(&context, message, &origin, attempt, unfinished).await {
+        Err(outcome) => Report::bare(outcome, Duration::ZERO),
+        Ok((input, _metadata)) => {
+            let cancel = input.cancel.clone();
+            let run = context.sandbox.run(input);
+            tokio::pin!(run);
+            tokio::select! {
+                report = &mut run => report,
+                () = receipt.lost().cancelled() => {
+                    cancel.cancel();
+                    run.await
+                }
             }
         }
     };
@@ -116,6 +116,51 @@ async fn process_in_span(context: Arc<Context>, delivery: Delivery) -> Finished 
     };
     log_end(&report, &settled, context.sandbox.name(), &guest, stdout_bytes);
     Finished { outcome: report.outcome, settled }
+}
+
+/// All that a run needs of its message; or the outcome of one that is not run.
+async fn prepare(
+    context: &Context,
+    mut message: Message,
+    origin: &Origin,
+    attempt: Attempt,
+    unfinished: u32,
+) -> Result<(Input, Option<Metadata>), Outcome> {
+    let too_large = Outcome::LimitExceeded(Limit::Message(context.max_message));
+    if context.policy.gives_up(unfinished) {
+        return Err(Outcome::Abandoned(unfinished));
+    }
+    if message.body.len() as u64 > context.max_message {
+        return Err(too_large);
+    }
+    if let Some(undeliverable) = context.sinks.undeliverable(&message) {
+        return Err(Outcome::Undeliverable(undeliverable));
+    }
+    let fault =
+        |doing: &str, error: &dyn std::error::Error| Outcome::HostFault(format!("cannot {doing}: {}", chain(error)));
+    let encoding = message.properties.content_encoding.take_if(|encoding| context.decode && decode::knows(encoding));
+    if let Some(encoding) = encoding {
+        let (body, limit) = (message.body, context.max_message);
+        let decoded = tokio::task::spawn_blocking(move || decode::decode(&encoding, &body, limit)).await;
+        message.body = match decoded {
+            Ok(Ok(body)) => body,
+            Ok(Err(decode::Error::TooLarge)) => return Err(too_large),
+            Ok(Err(decode::Error::Corrupt(reason))) => return Err(Outcome::Undecodable(reason)),
+            Err(error) => return Err(fault("decode the message", &error)),
+        };
+    }
+    let env = environment(&message, origin, attempt);
+    let stdin = std::mem::take(&mut message.body);
+    let metadata = if context.metadata {
+        let origin = origin.clone();
+        let written = tokio::task::spawn_blocking(move || Metadata::write(&message, &origin, attempt)).await;
+        let written = written.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        Some(written.map_err(|error| fault("write the guest's message.json (--metadata)", &error))?)
+    } else {
+        None
+    };
+    let dirs = metadata.iter().map(Metadata::dir).collect();
+    Ok((Input { env, stdin, dirs, cancel: context.abort.child_token() }, metadata))
 }
 
 /// Writes the result to all sinks, unless the worker is told to abort: a broker that raised an alarm can take long.

@@ -68,6 +68,11 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn options(mode: Mode, wait: Duration, concurrency: usize) -> Options {
+    let (max_message, result_content_type) = (1 << 20, None);
+    Options { mode, wait: Some(wait), concurrency, max_message, result_content_type, metadata: false, decode: false }
+}
+
 fn mode() -> impl Strategy<Value = Mode> {
     prop_oneof![(1u64..6).prop_map(Mode::Count), Just(Mode::Drain), Just(Mode::Forever)]
 }
@@ -87,13 +92,7 @@ struct World {
 
 impl World {
     fn new(mode: Mode, concurrency: usize) -> World {
-        let options = Options {
-            mode,
-            wait: Some(Duration::from_secs(1)),
-            concurrency,
-            max_message: 1,
-            result_content_type: None,
-        };
+        let options = options(mode, Duration::from_secs(1), concurrency);
         World {
             state: State::new(&options),
             broker: Fake::new(),
@@ -286,16 +285,14 @@ fn a_guest_that_can_not_be_stopped_ends_the_worker() {
 fn worker(mode: Mode, concurrency: usize, sink: Sink) -> Worker {
     let guest = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/guests/obey.wat");
     let limits = Limits { timeout: Duration::from_secs(60), memory: 1 << 20, stdout: 1 << 20, stderr: 1 << 20 };
-    let options = sandbox::Options { limits, grants: Grants::default(), args: Vec::new(), stderr: Stderr::Log };
-    let sandbox = Sandbox::load(&guest, options).expect("it is a guest");
+    let sandbox_options = sandbox::Options { limits, grants: Grants::default(), args: Vec::new(), stderr: Stderr::Log };
+    let sandbox = Sandbox::load(&guest, sandbox_options).expect("it is a guest");
     let policy = Policy {
         max_attempts: 2,
         exits: ExitMap::default(),
         backoff: Backoff { initial: Duration::ZERO, max: Duration::ZERO, factor: 1.0 },
     };
-    let wait = Some(Duration::ZERO);
-    let options = Options { mode, wait, concurrency, max_message: 1 << 20, result_content_type: None };
-    Worker::new(options, sandbox, Sinks::of(vec![sink]), policy)
+    Worker::new(options(mode, Duration::ZERO, concurrency), sandbox, Sinks::of(vec![sink]), policy)
 }
 
 proptest! {
