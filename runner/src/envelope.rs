@@ -13,7 +13,7 @@ pub fn of(message: &Message, origin: &Origin) -> Map<String, Value> {
         _ => Map::new(),
     };
     properties.insert("application_headers".into(), Value::Object(message.headers.clone()));
-    let Origin { queue, exchange, routing_key, redelivered, delivery_tag } = origin;
+    let Origin { queue, exchange, routing_key, redelivered, delivery_tag, .. } = origin;
     let delivery_info = json!({
         "queue": queue,
         "exchange": exchange,

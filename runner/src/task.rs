@@ -61,6 +61,8 @@ pub struct Origin {
     pub redelivered: bool,
     /// The broker's number of this delivery, for the log.
     pub delivery_tag: u64,
+    /// The kind of broker, by the name that OpenTelemetry has for it.
+    pub system: &'static str,
 }
 
 /// Which run of its message this is: 1 is the first.

@@ -21,3 +21,4 @@ mod results;
 mod sinks;
 mod soak;
 mod tidy;
+mod traces;

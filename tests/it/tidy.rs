@@ -21,11 +21,13 @@ const LAYERS: [&[&str]; 7] = [
 ];
 
 /// Which crate is named only where.
-const HOMES: [(&str, &[&str]); 5] = [
+const HOMES: [(&str, &[&str]); 7] = [
     ("wasmtime", &["sandbox/"]),
     ("wasmtime_wasi", &["sandbox/", "telemetry.rs"]),
     ("lapin", &["broker/amqp/", "telemetry.rs"]),
     ("rusqlite", &["broker/sqlite/"]),
+    ("opentelemetry", &["telemetry/"]),
+    ("ureq", &["telemetry/"]),
     ("clap", &["cli.rs", "main.rs"]),
 ];
 

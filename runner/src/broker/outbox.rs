@@ -44,7 +44,7 @@ pub enum Outbox {
 
 impl Address {
     /// The exchange and the routing key that lead there.
-    pub(crate) fn parts(&self) -> (&str, &str) {
+    pub fn parts(&self) -> (&str, &str) {
         match self {
             // The default exchange knows every queue by its name.
             Address::Queue(queue) | Address::Reply(queue) => ("", queue),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Record;
 use crate::broker::{Address, Error, Outbox};
+use crate::telemetry::chain;
 
 #[derive(Debug)]
 pub struct Queue {
@@ -32,5 +33,14 @@ impl fmt::Display for Queue {
 }
 
 pub(super) async fn publish(outbox: &Outbox, to: &Address, record: &Record) -> Result<(), Error> {
-    outbox.publish(to, record.properties.clone(), &record.headers, record.body.clone()).await
+    let (exchange, key) = to.parts();
+    let id = record.properties.message_id.as_deref();
+    let span = record.span.publish(record.system, exchange, key, id, record.body.len());
+    let mut headers = record.headers.clone();
+    span.carried().insert_into(&mut headers);
+    let published = outbox.publish(to, record.properties.clone(), &headers, record.body.clone()).await;
+    if let Err(error) = &published {
+        span.fail("publish", chain(error));
+    }
+    published
 }

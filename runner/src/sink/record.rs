@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Headers;
 use crate::task::{Attempt, Message, Origin, Properties};
+use crate::telemetry::trace::Span;
 
 /// One result: what a guest wrote to stdout for one message, with its name and its properties.
 #[derive(Clone, Debug)]
@@ -19,6 +20,10 @@ pub struct Record {
     pub reply_to: Option<String>,
     /// For sinks that keep files. No two ids of messages have the same.
     pub file_name: String,
+    /// The message's span: publishing the result is a part of it.
+    pub span: Span,
+    /// The kind of broker.
+    pub system: &'static str,
 }
 
 /// What is known of a result before the run that it comes from: everything but its body.
@@ -28,6 +33,7 @@ pub struct Identity {
     headers: Headers,
     reply_to: Option<String>,
     file_name: String,
+    system: &'static str,
 }
 
 /// Who we are, in the `app_id` of what we publish.
@@ -51,11 +57,6 @@ impl Identity {
         let mut headers = Headers::new();
         headers.insert("x-wq-guest".into(), guest.into());
         headers.insert("x-wq-attempt".into(), attempt.number.into());
-        for name in ["traceparent", "tracestate"] {
-            if let Some(value @ serde_json::Value::String(_)) = message.headers.get(name) {
-                headers.insert(name.into(), value.clone());
-            }
-        }
         Identity {
             file_name: message_id.and_then(file_name).unwrap_or_else(|| id.clone()),
             properties: Properties {
@@ -67,14 +68,16 @@ impl Identity {
             },
             headers,
             reply_to: known.reply_to.clone(),
+            system: origin.system,
         }
     }
 
-    pub fn with(self, body: Bytes) -> Record {
-        let Identity { mut properties, headers, reply_to, file_name } = self;
+    /// The result itself. What the span carries goes on in it.
+    pub fn with(self, body: Bytes, span: &Span) -> Record {
+        let Identity { mut properties, headers, reply_to, file_name, system } = self;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         properties.timestamp = now.ok().map(|since| since.as_secs());
-        Record { body, properties, headers, reply_to, file_name }
+        Record { body, properties, headers, reply_to, file_name, span: span.clone(), system }
     }
 }
 

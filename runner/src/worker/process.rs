@@ -15,6 +15,7 @@ use crate::settle::Policy;
 use crate::sink::{Failed, Identity, Record, Sinks};
 use crate::task::{Attempt, Limit, Message, Origin, Outcome, Report, Settlement};
 use crate::telemetry::chain;
+use crate::telemetry::trace::{Carried, Span};
 
 /// What every run needs.
 pub(super) struct Context {
@@ -45,6 +46,7 @@ pub(super) enum Settled {
 /// Takes a message from its delivery to its settlement. There is no other way out of here than through `Finished`, or,
 /// by a panic, through the receipt's drop.
 pub(super) async fn process(context: Arc<Context>, delivery: Delivery) -> Finished {
+    let traced = Span::process(&delivery.message, &delivery.origin);
     let span = tracing::info_span!(
         "message",
         queue = delivery.origin.queue,
@@ -52,17 +54,21 @@ pub(super) async fn process(context: Arc<Context>, delivery: Delivery) -> Finish
         delivery.tag = delivery.origin.delivery_tag,
         attempt = delivery.attempt,
         redelivered = delivery.origin.redelivered,
+        trace_id = traced.trace_id(),
     );
-    process_in_span(context, delivery).instrument(span).await
+    process_in_span(context, delivery, traced).instrument(span).await
 }
 
-async fn process_in_span(context: Arc<Context>, delivery: Delivery) -> Finished {
+async fn process_in_span(context: Arc<Context>, delivery: Delivery, span: Span) -> Finished {
     let Delivery { message, origin, attempt, unfinished, receipt } = delivery;
     let attempt = Attempt { number: attempt, max: context.policy.max_attempts };
     let guest = context.sandbox.digest().to_string();
     let identity = Identity::new(&message, &origin, &guest, attempt, context.result_content_type.as_deref());
     fault::reach(Point::Delivered);
-    let mut report = match prepare(&context, message, &origin, attempt, unfinished).await {
+    span.set("wq.attempt", i64::from(attempt.number));
+    let running = span.run(context.sandbox.name(), &guest);
+    let prepared = prepare(&context, message, &origin, attempt, unfinished, running.carried()).await;
+    let mut report = match prepared {
         Err(outcome) => Report::bare(outcome, Duration::ZERO),
         Ok((input, _metadata)) => {
             let cancel = input.cancel.clone();
@@ -77,20 +83,26 @@ async fn process_in_span(context: Arc<Context>, delivery: Delivery) -> Finished 
             }
         }
     };
+    if !context.policy.succeeds(&report.outcome) {
+        running.fail(report.outcome.name(), report.outcome.to_string());
+    }
+    drop(running);
     // A result whose message is somebody else's by now would be a second one.
     if receipt.lost().is_cancelled() {
         tracing::warn!(outcome = report.outcome.name(), "the message is no longer ours: its result is discarded");
         // Being stuck is about the process and not about the message.
         let outcome = if let Outcome::Stuck(_) = report.outcome { report.outcome } else { Outcome::Interrupted };
+        span.fail("lost", "the message is no longer ours".into());
         return Finished { outcome, settled: Settled::Lost };
     }
     fault::reach(Point::Finished);
     let stdout_bytes = report.stdout.len();
     if context.policy.succeeds(&report.outcome) {
-        match deliver(&context, identity.with(report.stdout.clone())).await {
+        match deliver(&context, identity.with(report.stdout.clone(), &span)).await {
             Ok(()) => {}
             Err(Failed::As(outcome)) => report.outcome = outcome,
             Err(Failed::Lost) => {
+                span.fail("lost", "the result is not known to be delivered".into());
                 // Dropping the receipt gives the message back, if there still is a connection for that.
                 return Finished { outcome: Outcome::Interrupted, settled: Settled::Lost };
             }
@@ -107,7 +119,17 @@ async fn process_in_span(context: Arc<Context>, delivery: Delivery) -> Finished 
             () = receipt.lost().cancelled() => {}
         }
     }
+    let settling = span.settle(&origin, settlement.name());
     let settled = receipt.settle(settlement.clone()).await;
+    if let Err(error) = &settled {
+        settling.fail("settle", chain(error));
+    }
+    drop(settling);
+    span.set("wq.outcome", report.outcome.name());
+    span.set("wq.settlement", settlement.name());
+    if settlement != Settlement::Ack {
+        span.fail(report.outcome.name(), report.outcome.to_string());
+    }
     fault::reach(Point::Settled);
     let settled = match settled {
         Ok(()) => Settled::Done(settlement),
@@ -125,6 +147,7 @@ async fn prepare(
     origin: &Origin,
     attempt: Attempt,
     unfinished: u32,
+    trace: &Carried,
 ) -> Result<(Input, Option<Metadata>), Outcome> {
     let too_large = Outcome::LimitExceeded(Limit::Message(context.max_message));
     if context.policy.gives_up(unfinished) {
@@ -149,7 +172,7 @@ async fn prepare(
             Err(error) => return Err(fault("decode the message", &error)),
         };
     }
-    let env = environment(&message, origin, attempt);
+    let env = environment(&message, origin, attempt, trace);
     let stdin = std::mem::take(&mut message.body);
     let metadata = if context.metadata {
         let origin = origin.clone();
@@ -215,9 +238,8 @@ impl Finished {
 }
 
 /// What a guest is told about its message.
-fn environment(message: &Message, origin: &Origin, attempt: Attempt) -> Vec<(String, String)> {
+fn environment(message: &Message, origin: &Origin, attempt: Attempt, trace: &Carried) -> Vec<(String, String)> {
     let properties = &message.properties;
-    let header = |name: &str| message.headers.get(name).and_then(|value| value.as_str()).map(str::to_owned);
     let number = |value: Option<u64>| value.map(|value| value.to_string());
     let known = [
         ("WQ_MESSAGE_ID", properties.message_id.clone()),
@@ -235,8 +257,8 @@ fn environment(message: &Message, origin: &Origin, attempt: Attempt) -> Vec<(Str
         ("WQ_REDELIVERED", Some(origin.redelivered.to_string())),
         ("WQ_ATTEMPT", Some(attempt.number.to_string())),
         ("WQ_MAX_ATTEMPTS", Some(attempt.max.to_string())),
-        ("TRACEPARENT", header("traceparent")),
-        ("TRACESTATE", header("tracestate")),
+        ("TRACEPARENT", trace.traceparent.clone()),
+        ("TRACESTATE", trace.tracestate.clone()),
         ("JOB_COMPLETION_INDEX", std::env::var("JOB_COMPLETION_INDEX").ok()),
     ];
     known

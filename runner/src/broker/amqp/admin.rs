@@ -10,7 +10,7 @@ use lapin::{Acker, Channel, Connection};
 
 use super::connection::{self, queue_error};
 use super::publisher::{Publisher, name};
-use super::{Url, convert};
+use super::{SYSTEM, Url, convert};
 use crate::broker::admin::{self, Got, QueueType, Status};
 use crate::broker::{Address, Error};
 use crate::task::{Message, Origin, Properties};
@@ -79,6 +79,7 @@ impl Admin {
                 routing_key: routing_key.to_string(),
                 redelivered,
                 delivery_tag,
+                system: SYSTEM,
             };
             Got { message, origin, receipt: admin::Receipt::Amqp(Receipt(acker)) }
         }))

@@ -32,6 +32,9 @@ use crate::task::{Message, Origin, Settlement};
 /// lasts, which must not look like an empty queue.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// In traces.
+const SYSTEM: &str = "rabbitmq";
+
 /// How soon a lost connection is seen by a worker that takes no more messages.
 const LOOK_AFTER_CONNECTION: Duration = Duration::from_millis(250);
 
@@ -147,6 +150,7 @@ impl<'a> Session<'a> {
             routing_key: routing_key.to_string(),
             redelivered,
             delivery_tag,
+            system: SYSTEM,
         };
         let (attempt, unfinished) = convert::attempt(&properties, &self.adapter.options.queue);
         let lost = CancellationToken::new();

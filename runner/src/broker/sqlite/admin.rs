@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use serde_json::Map;
 
-use super::LEASE;
 use super::store::{Held, Lease, Store, Taken};
+use super::{LEASE, SYSTEM};
 use crate::broker::Error;
 use crate::broker::admin::{self, Got, Status};
 use crate::task::{Origin, Properties};
@@ -67,6 +67,7 @@ impl Admin {
                 exchange: String::new(),
                 redelivered,
                 delivery_tag: id.cast_unsigned(),
+                system: SYSTEM,
             };
             Got { message, origin, receipt: admin::Receipt::Sqlite(Receipt(lease)) }
         }))

@@ -31,6 +31,9 @@ const RENEW: Duration = Duration::from_secs(5);
 /// a read of a few microseconds.
 const POLL: Duration = Duration::from_millis(50);
 
+/// In traces.
+const SYSTEM: &str = "sqlite";
+
 pub(crate) struct Adapter {
     path: PathBuf,
     options: Options,
@@ -152,6 +155,7 @@ impl Session {
                 exchange: String::new(),
                 redelivered,
                 delivery_tag: number,
+                system: SYSTEM,
             };
             link.deliver(link.tag(number), lost, Handed { message, origin, attempt, unfinished });
         }
