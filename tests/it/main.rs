@@ -10,6 +10,7 @@ mod deploy;
 mod exec;
 mod faults;
 mod image;
+mod memory;
 mod metadata;
 mod network;
 mod outcomes;

@@ -192,18 +192,22 @@ impl Queue<'_> {
                 })
             }),
             Broker::Sqlite(_) => {
-                let found: Option<(Vec<u8>, String, String)> = self
-                    .sql()
+                let sql = self.sql();
+                let found: Option<(i64, Vec<u8>, String, String)> = sql
                     .query_row(
-                        "DELETE FROM message WHERE id = (
+                        "SELECT id, bytes, properties, headers FROM message JOIN body ON body.message = message.id
+                         WHERE id = (
                              SELECT min(id) FROM message WHERE queue = ?1 AND available_at <= unixepoch('subsec') * 1000
-                             AND (lease IS NULL OR lease_until < unixepoch() * 1000))
-                         RETURNING body, properties, headers",
+                             AND (lease IS NULL OR lease_until < unixepoch() * 1000))",
                         [name],
-                        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+                        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
                     )
                     .optional()
                     .expect("looked");
+                let found = found.map(|(id, body, properties, headers)| {
+                    sql.execute("DELETE FROM message WHERE id = ?1", [id]).expect("deleted");
+                    (body, properties, headers)
+                });
                 found.map(|(body, properties, headers)| {
                     let parsed = |text: &str| -> BTreeMap<String, serde_json::Value> {
                         serde_json::from_str(text).expect("it is JSON")

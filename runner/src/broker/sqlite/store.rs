@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
+use rusqlite::blob::ZeroBlob;
+use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
 use serde_json::{Map, Value};
 
 use crate::broker::{Depth, Error};
@@ -15,7 +16,7 @@ use crate::task::{Failure, Message, Properties};
 
 /// Marks a file as ours (`wqrn`), so that another program's database is never taken for a queue.
 const APPLICATION_ID: i32 = 0x7771_726e;
-const SCHEMA_VERSION: i32 = 1;
+const SCHEMA_VERSION: i32 = 2;
 
 const SCHEMA: &str = "
     CREATE TABLE queue (name TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
@@ -23,7 +24,6 @@ const SCHEMA: &str = "
         -- In the order of publishing; AUTOINCREMENT so that the number of a deleted message never comes again.
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         queue TEXT NOT NULL REFERENCES queue (name),
-        body BLOB NOT NULL,
         properties TEXT NOT NULL,
         headers TEXT NOT NULL,
         -- Runs that count: incremented when a message is taken, so that a worker that dies has used one up.
@@ -35,6 +35,11 @@ const SCHEMA: &str = "
         lease_until INTEGER
     ) STRICT;
     CREATE INDEX message_by_queue ON message (queue, id);
+    -- Apart from its message, which is written again with every lease and its every renewal.
+    CREATE TABLE body (
+        message INTEGER PRIMARY KEY REFERENCES message (id) ON DELETE CASCADE,
+        bytes BLOB NOT NULL
+    ) STRICT;
 ";
 
 /// The number of the run that failed last, as in the headers on an AMQP broker.
@@ -156,10 +161,10 @@ impl Store {
         self.require_queue(queue)?;
         self.write(|db| {
             db.prepare_cached(
-                "INSERT INTO message (queue, body, properties, headers, available_at) VALUES (?1, ?2, ?3, ?4, ?5)",
+                "INSERT INTO message (queue, properties, headers, available_at) VALUES (?1, ?2, ?3, ?4)",
             )?
-            .execute(params![queue, &body[..], json(properties)?, json(headers)?, now()])
-            .map(drop)
+            .execute(params![queue, json(properties)?, json(headers)?, now()])?;
+            write_body(db, db.last_insert_rowid(), body)
         })
     }
 
@@ -177,15 +182,15 @@ impl Store {
                      SELECT id FROM message
                      WHERE queue = ?3 AND available_at <= ?4 AND (lease IS NULL OR lease_until <= ?4)
                      ORDER BY id LIMIT ?5)
-                 RETURNING id, body, properties, headers, attempts, handovers",
+                 RETURNING id, properties, headers, attempts, handovers",
             )?
             .query_map(params![lease, now + millis(length), queue, now, count as i64], |row| {
                 let message = Message {
-                    body: Bytes::from(row.get::<_, Vec<u8>>(1)?),
-                    properties: parsed(&row.get::<_, String>(2)?)?,
-                    headers: parsed(&row.get::<_, String>(3)?)?,
+                    body: read_body(db, row.get(0)?)?,
+                    properties: parsed(&row.get::<_, String>(1)?)?,
+                    headers: parsed(&row.get::<_, String>(2)?)?,
                 };
-                let (attempt, handovers): (u32, i64) = (row.get(4)?, row.get(5)?);
+                let (attempt, handovers): (u32, i64) = (row.get(3)?, row.get(4)?);
                 // Counted in another queue, it is another message's: a result may be the message of the next worker.
                 let ours = message.headers.get(QUEUE).is_some_and(|counted_in| counted_in == queue);
                 let written = message.headers.get(ATTEMPT).filter(|_| ours).and_then(Value::as_u64);
@@ -326,6 +331,27 @@ fn with_failure(headers: &Map<String, Value>, failure: &Failure, queue: &str) ->
         None => headers.remove("x-wq-exit-code"),
     };
     headers
+}
+
+/// Bound to a statement, a value is copied twice on its way into the file; written in place it is not, but goes to the
+/// file twice.
+const WRITTEN_IN_PLACE: usize = 1 << 20;
+
+fn write_body(db: &Connection, message: i64, body: &[u8]) -> rusqlite::Result<()> {
+    let mut insert = db.prepare_cached("INSERT INTO body (message, bytes) VALUES (?1, ?2)")?;
+    if body.len() <= WRITTEN_IN_PLACE {
+        return insert.execute(params![message, body]).map(drop);
+    }
+    insert.execute(params![message, ZeroBlob(body.len() as u64)])?;
+    db.blob_open(MAIN_DB, "body", "bytes", message, false)?.write_at(body, 0)
+}
+
+/// Straight into the buffer that the message is then in: a row of a result is copied before that.
+fn read_body(db: &Connection, message: i64) -> rusqlite::Result<Bytes> {
+    let blob = db.blob_open(MAIN_DB, "body", "bytes", message, true)?;
+    let mut body = vec![0; blob.len()];
+    blob.read_at_exact(&mut body, 0)?;
+    Ok(body.into())
 }
 
 fn storage_error(path: &Path, error: rusqlite::Error) -> Error {
