@@ -48,7 +48,7 @@ soak: deps-test ## the ledger over thousands of kills: WQ_SOAK_MESSAGES, _KILLS,
 
 deps-test:
 	scripts/install.sh build guests-rust
-	scripts/install.sh --optional guests-c rabbitmq faketime containers
+	scripts/install.sh --optional guests-c rabbitmq faketime pika containers
 
 clean: ## remove all that was built
 	cargo clean

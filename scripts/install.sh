@@ -6,6 +6,7 @@
 #     guests-c     clang and a C library for WASI
 #     rabbitmq     a broker, its command line tools and openssl, for the tests
 #     faketime     what sets the clock of a process, for the tests
+#     pika         a client for RabbitMQ that is not ours, in Python, for the tests and the example reader
 #     containers   what builds and runs the image, for the tests
 #     lint         rustfmt, clippy, shellcheck
 #   --optional: what is missing is said and left out, except in CI, where it fails
@@ -63,6 +64,10 @@ install_faketime() {
     need faketime faketime
 }
 
+install_pika() {
+    need_python_module pika pika==1.3.2
+}
+
 install_containers() {
     need_podman
     need mmdebstrap mmdebstrap
@@ -82,9 +87,10 @@ install() {
         guests-c) install_guests_c ;;
         rabbitmq) install_rabbitmq ;;
         faketime) install_faketime ;;
+        pika) install_pika ;;
         containers) install_containers ;;
         lint) install_lint ;;
-        *) die "knows no '$1' (build, guests-rust, guests-c, rabbitmq, faketime, containers, lint)" ;;
+        *) die "knows no '$1' (build, guests-rust, guests-c, rabbitmq, faketime, pika, containers, lint)" ;;
     esac
 }
 

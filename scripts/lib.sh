@@ -2,8 +2,9 @@
 # What the scripts share. POSIX sh, to be sourced: . scripts/lib.sh. What is there already costs nothing and says nothing.
 #   need COMMAND PACKAGE...        make sure that COMMAND is there, from these Debian packages
 #   need_python COMMAND PACKAGE... the same from PyPI, into build/venv, whose bin/ it puts on the PATH
+#   need_python_module MODULE PACKAGE... the same for a module that has no command
 #   need_podman                    podman with all that it needs to build and run; exports CONTAINERS_CONF where it must
-# The last two expect to be called in the project's root folder.
+# The last three expect to be called in the project's root folder.
 
 die() {
     echo "${0##*/}: $*" >&2
@@ -61,6 +62,19 @@ need_python() {
     "$need_bin/pip" install --quiet --disable-pip-version-check "$@" >&2 || die "could not install $* from PyPI"
     hash -r
     [ -x "$need_bin/$need_command" ] || die "installed $*, but there is still no '$need_command'"
+}
+
+need_python_module() {
+    need_module=$1
+    shift
+    need_python pip pip
+    need_bin=$(pwd)/build/venv/bin
+    if "$need_bin/python" -c "import $need_module" 2>/dev/null; then
+        return 0
+    fi
+    echo "installing $* into build/venv" >&2
+    "$need_bin/python" -m pip install --quiet --disable-pip-version-check "$@" >&2 || die "could not install $* from PyPI"
+    "$need_bin/python" -c "import $need_module" || die "installed $*, but there is still no module '$need_module'"
 }
 
 need_podman() {

@@ -46,6 +46,8 @@ pub enum Command {
 
 const QUEUE: &str = "Queue";
 const SETTLING: &str = "Settling";
+const GUEST: &str = guest::HEADING;
+const RESULTS: &str = "Results";
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum LogFormat {
@@ -130,9 +132,26 @@ pub struct Work {
     #[arg(long, value_name = "WHO", default_value = "wq-run", help_heading = SETTLING)]
     pub dead_letter_by: DeadLetterBy,
 
-    /// Where results go: stdout or none; may be repeated
-    #[arg(long, value_name = "SPEC", env = "WQ_RESULT", default_value = "stdout", value_delimiter = ',', help_heading = SETTLING)]
+    /// Where results go: stdout, dir:PATH, queue:NAME, exchange:NAME/KEY, reply or none; may be repeated, or listed with
+    /// commas
+    #[arg(long, value_name = "SPEC", env = "WQ_RESULT", default_value = "stdout", value_delimiter = ',', help_heading = RESULTS)]
     pub result: Vec<sink::Spec>,
+
+    /// The content type that results in queues have
+    #[arg(long, value_name = "TYPE", env = "WQ_RESULT_CONTENT_TYPE", help_heading = RESULTS)]
+    pub result_content_type: Option<String>,
+
+    /// How long the broker may take to confirm a result, a retry or a dead letter
+    #[arg(long, value_name = "DURATION", env = "WQ_PUBLISH_TIMEOUT", default_value = "30s", value_parser = duration, help_heading = RESULTS)]
+    pub publish_timeout: Duration,
+
+    /// Give the guest /wq/message.json: all properties and headers of its message
+    #[arg(long, help_heading = GUEST)]
+    pub metadata: bool,
+
+    /// Unpack a message whose content_encoding is gzip or zstd, up to --max-message
+    #[arg(long, help_heading = GUEST)]
+    pub decode: bool,
 
     /// How long guests may still run after the first SIGTERM or SIGINT
     #[arg(long, value_name = "DURATION", env = "WQ_SHUTDOWN_TIMEOUT", default_value = "25s", value_parser = duration, help_heading = QUEUE)]
@@ -214,6 +233,23 @@ pub enum Queue {
     Status {
         #[command(flatten)]
         broker: Broker,
+    },
+    /// Take messages out of a queue, results for example: their bodies go to stdout as they are
+    Get {
+        #[command(flatten)]
+        broker: Broker,
+        /// Take N messages
+        #[arg(short, long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "all")]
+        count: u64,
+        /// Take all that are ready
+        #[arg(short, long)]
+        all: bool,
+        /// A line of JSON for each message, with its properties and headers; the body is text, or base64
+        #[arg(short, long)]
+        json: bool,
+        /// What it means that no message was there
+        #[arg(long, value_name = "RESULT", default_value = "fail")]
+        on_empty: OnEmpty,
     },
     /// Delete the messages that no worker has
     Purge {

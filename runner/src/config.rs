@@ -5,13 +5,13 @@ mod guest;
 
 use std::time::Duration;
 
-use crate::broker::{self, DeadLetterBy, Url};
+use crate::broker::{self, Address, DeadLetterBy, Url, outbox};
 use crate::cli;
 use crate::error::Error;
 use crate::sandbox::{self, Loading, Stderr};
 use crate::settle::{Backoff, Policy};
 use crate::sink;
-use crate::worker::{self, Mode};
+use crate::worker::{self, Mode, metadata};
 
 /// All that `work` needs.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub struct Work {
     pub worker: worker::Options,
     pub policy: Policy,
     pub results: Vec<sink::Spec>,
+    /// There if one of the results goes to the broker.
+    pub outbox: Option<outbox::Options>,
     pub shutdown_timeout: Duration,
     pub fail_on_empty: bool,
 }
@@ -103,8 +105,31 @@ impl Work {
                 "name another queue (--dead-letter-queue, WQ_DEAD_LETTER_QUEUE)",
             ));
         }
+        check_results(&work.result, &broker, &queue)?;
+        if work.result_content_type.as_ref().is_some_and(|text| text.len() > 255) {
+            return Err(Error::configuration(
+                "the content type of results is longer than 255 bytes",
+                "see --result-content-type (WQ_RESULT_CONTENT_TYPE)",
+            ));
+        }
+        let sandbox = guest::options(&work.guest, Stderr::Log)?;
+        if work.metadata {
+            if sandbox.deterministic {
+                return Err(Error::configuration(
+                    "--metadata does not go with --deterministic: it says which attempt this is",
+                    "leave one of them out",
+                ));
+            }
+            check_metadata(&sandbox.grants)?;
+        }
+        let outbox = work.result.iter().any(sink::Spec::needs_broker).then(|| outbox::Options {
+            queue: queue.clone(),
+            connect_timeout: work.connect_timeout,
+            publish_timeout: work.publish_timeout,
+        });
         Ok(Work {
-            sandbox: guest::options(&work.guest, Stderr::Log)?,
+            outbox,
+            sandbox,
             loading: guest::loading(&work.guest),
             subscription: broker::Options {
                 queue,
@@ -115,9 +140,18 @@ impl Work {
                 dead_letter_by,
                 connect_timeout: work.connect_timeout,
                 reconnect_timeout: work.reconnect_timeout,
+                publish_timeout: work.publish_timeout,
             },
             broker,
-            worker: worker::Options { mode, wait, concurrency: work.concurrency.into(), max_message },
+            worker: worker::Options {
+                mode,
+                wait,
+                concurrency: work.concurrency.into(),
+                max_message,
+                result_content_type: work.result_content_type,
+                metadata: work.metadata,
+                decode: work.decode,
+            },
             policy: Policy {
                 max_attempts: work.max_attempts,
                 exits: work.exit_map.unwrap_or_default(),
@@ -128,6 +162,53 @@ impl Work {
             fail_on_empty: matches!(work.on_empty, cli::OnEmpty::Fail),
         })
     }
+}
+
+/// What would fail every run.
+fn check_metadata(grants: &sandbox::Grants) -> Result<(), Error> {
+    if grants.dirs.iter().any(|dir| dir.guest.trim_end_matches('/') == metadata::FOLDER) {
+        return Err(Error::configuration(
+            format!("--dir and --metadata both give the guest a folder {}", metadata::FOLDER),
+            "give the folder of --dir another name: --dir HOST::GUEST",
+        ));
+    }
+    let tried = tempfile::tempdir().and_then(tempfile::TempDir::close);
+    tried.map_err(|error| {
+        Error::configuration(
+            format!("cannot make a folder for --metadata in {}: {error}", std::env::temp_dir().display()),
+            "TMPDIR names a folder that can be written to",
+        )
+    })
+}
+
+/// Sinks that would undo each other, or that this broker does not have.
+fn check_results(specs: &[sink::Spec], broker: &Url, queue: &str) -> Result<(), Error> {
+    const HINT: &str = "see --result (WQ_RESULT)";
+    for (at, spec) in specs.iter().enumerate() {
+        // A sink that is named twice would get each result twice.
+        if specs[..at].contains(spec) {
+            return Err(Error::configuration(format!("the result `{spec}` is named twice"), HINT));
+        }
+        match spec {
+            sink::Spec::None if specs.len() > 1 => {
+                return Err(Error::configuration("the result `none` goes with no other one", HINT));
+            }
+            sink::Spec::Publish(Address::Queue(name)) if name == queue => {
+                return Err(Error::configuration(
+                    "results would come back as messages: the result's queue is the queue itself",
+                    "name another queue (--result queue:NAME, WQ_RESULT)",
+                ));
+            }
+            sink::Spec::Publish(Address::Exchange { .. }) if matches!(broker, Url::Sqlite(_)) => {
+                return Err(Error::configuration(
+                    "the embedded queue has no exchanges",
+                    "name a queue of the same file: --result queue:NAME (WQ_RESULT)",
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 impl Exec {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::telemetry::causes;
-use crate::{broker, sandbox};
+use crate::{broker, sandbox, sink};
 
 /// wq-run's own exit status. The numbers are a promise: `podFailurePolicy` rules are written against them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +63,8 @@ pub enum Error {
     Guest(#[from] sandbox::Error),
     #[error(transparent)]
     Broker(#[from] broker::Error),
+    #[error(transparent)]
+    Sink(#[from] sink::Error),
     #[error("cannot {doing}")]
     Io { doing: String, source: std::io::Error },
     /// Some messages were sent, and then one was not.
@@ -84,6 +86,7 @@ impl Error {
             Error::Guest(sandbox::Error::Panic(_)) => ExitStatus::Bug,
             Error::Guest(_) => ExitStatus::NoGuest,
             Error::Broker(error) | Error::Unpublished { source: error, .. } => broker_status(error),
+            Error::Sink(error) => error.broker().map_or(ExitStatus::Configuration, broker_status),
             Error::Io { .. } => ExitStatus::NotDelivered,
         }
     }
@@ -93,6 +96,7 @@ impl Error {
             Error::Configuration { hint, .. } => hint.clone(),
             Error::Guest(error) => Some(error.hint()),
             Error::Broker(error) | Error::Unpublished { source: error, .. } => error.hint(),
+            Error::Sink(error) => error.hint(),
             Error::Io { .. } => None,
         }
     }

@@ -21,9 +21,9 @@ pub enum Point {
     Finished,
     /// The result is written, nothing settled.
     Recorded,
-    /// A message was published (a retry, a dead letter), and not yet confirmed.
+    /// A message was published (a result, a retry, a dead letter), and not yet confirmed.
     Published,
-    /// It is confirmed, and its original is not acknowledged.
+    /// It is confirmed, and the message that it comes from is not acknowledged.
     Confirmed,
     /// The acknowledgement is written to the socket.
     Settled,

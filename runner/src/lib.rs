@@ -5,6 +5,7 @@
 pub mod fault;
 pub mod task;
 
+pub mod envelope;
 pub mod sandbox;
 pub mod settle;
 pub mod shutdown;

@@ -24,7 +24,12 @@ fn main() -> ExitCode {
         let _ = writeln!(std::io::stderr(), "wq-run: {fault}");
         return ExitCode::from(ExitStatus::Configuration.code());
     }
-    match commands::run(command) {
+    if matches!(command, Command::Work(_)) {
+        telemetry::otlp::init();
+    }
+    let ended = commands::run(command);
+    telemetry::otlp::flush();
+    match ended {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             let status = error.exit_status().code();

@@ -86,8 +86,8 @@ impl Policy {
             // The same message is as large the next time.
             Outcome::LimitExceeded(Limit::Message(_)) => Action::DeadLetter,
             Outcome::LimitExceeded(_) => Action::Retry,
-            Outcome::Abandoned(_) => Action::DeadLetter,
-            Outcome::Interrupted | Outcome::HostFault(_) => Action::Release,
+            Outcome::Abandoned(_) | Outcome::Undeliverable(_) | Outcome::Undecodable(_) => Action::DeadLetter,
+            Outcome::Interrupted | Outcome::HostFault(_) | Outcome::Refused(..) => Action::Release,
         }
     }
 }
@@ -161,6 +161,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::task::{Refused, Undeliverable};
 
     fn policy() -> Policy {
         Policy {
@@ -194,6 +195,11 @@ mod tests {
             (Outcome::LimitExceeded(Limit::Fuel(1)), "retry", "dead-letter"),
             (Outcome::Crashed(String::new()), "retry", "dead-letter"),
             (Outcome::Abandoned(3), "dead-letter", "dead-letter"),
+            (Outcome::Undeliverable(Undeliverable::TooLarge(String::new())), "dead-letter", "dead-letter"),
+            (Outcome::Undeliverable(Undeliverable::NoReplyTo), "dead-letter", "dead-letter"),
+            (Outcome::Undeliverable(Undeliverable::NoRequester(String::new())), "dead-letter", "dead-letter"),
+            (Outcome::Undecodable(String::new()), "dead-letter", "dead-letter"),
+            (Outcome::Refused(Refused::Configuration, String::new()), "release", "release"),
             (Outcome::Interrupted, "release", "release"),
             (Outcome::HostFault(String::new()), "release", "release"),
         ];

@@ -42,6 +42,13 @@ pub struct Properties {
     pub timestamp: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub app_id: Option<String>,
+    /// 2 is persistent. Never carried over to a message of our own, which is always persistent; nor are the next two.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delivery_mode: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expiration: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_id: Option<String>,
 }
 
 /// Where a delivery came from.
@@ -54,6 +61,8 @@ pub struct Origin {
     pub redelivered: bool,
     /// The broker's number of this delivery, for the log.
     pub delivery_tag: u64,
+    /// The kind of broker, by the name that OpenTelemetry has for it.
+    pub system: &'static str,
 }
 
 /// Which run of its message this is: 1 is the first.
@@ -94,6 +103,12 @@ pub enum Outcome {
     Abandoned(u32),
     /// The host failed, not the guest: what went wrong.
     HostFault(String),
+    /// Where the result should go is refused to us, or not there: the same for the next message.
+    Refused(Refused, String),
+    /// The result of this message can never be delivered.
+    Undeliverable(Undeliverable),
+    /// The body is not in the encoding that the message names: what is wrong with it. The guest was not run.
+    Undecodable(String),
     /// The guest neither finished nor could be stopped; its thread is still computing.
     Stuck(Duration),
 }
@@ -166,6 +181,26 @@ impl fmt::Display for Limit {
     }
 }
 
+/// Why a result is not taken where it should go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refused {
+    /// A queue, an exchange or a binding is missing.
+    Configuration,
+    /// We have not the right.
+    Right,
+}
+
+/// Why no further try would deliver a result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Undeliverable {
+    /// What the broker says of it.
+    TooLarge(String),
+    /// Results are answers, and the message asks for none. The guest was not run.
+    NoReplyTo,
+    /// Whoever asked has gone: the queue of its `reply_to`.
+    NoRequester(String),
+}
+
 impl Outcome {
     /// The name in logs, metrics and the `x-wq-outcome` header.
     pub fn name(&self) -> &'static str {
@@ -177,7 +212,11 @@ impl Outcome {
             Outcome::LimitExceeded(limit) => limit.name(),
             Outcome::Crashed(_) | Outcome::Abandoned(_) => "crash",
             Outcome::Interrupted => "interrupted",
-            Outcome::HostFault(_) => "host-fault",
+            Outcome::HostFault(_) | Outcome::Refused(..) => "host-fault",
+            Outcome::Undeliverable(Undeliverable::TooLarge(_)) => "result-too-large",
+            Outcome::Undeliverable(Undeliverable::NoReplyTo) => "no-reply-to",
+            Outcome::Undeliverable(Undeliverable::NoRequester(_)) => "no-requester",
+            Outcome::Undecodable(_) => "encoding",
         }
     }
 
@@ -205,7 +244,19 @@ impl fmt::Display for Outcome {
             Outcome::Abandoned(runs) => {
                 write!(f, "{runs} runs of this message ended together with their worker; it is not run again")
             }
-            Outcome::HostFault(fault) => write!(f, "{fault}"),
+            Outcome::HostFault(fault) | Outcome::Refused(_, fault) => write!(f, "{fault}"),
+            Outcome::Undeliverable(Undeliverable::TooLarge(reason)) => {
+                write!(f, "the result is too large for its sink: {reason}")
+            }
+            Outcome::Undeliverable(Undeliverable::NoReplyTo) => {
+                write!(f, "the result is an answer (--result reply), and the message has no reply_to")
+            }
+            Outcome::Undeliverable(Undeliverable::NoRequester(reply_to)) => {
+                write!(f, "nobody waits for the answer at `{reply_to}` any more")
+            }
+            Outcome::Undecodable(reason) => {
+                write!(f, "the message is not in the encoding that it names (--decode): {reason}")
+            }
             Outcome::Stuck(limit) => {
                 write!(f, "the guest could not be stopped after its {} (--timeout)", humantime::format_duration(*limit))
             }

@@ -1,4 +1,7 @@
-//! The log: to stderr, since stdout is the guest's.
+//! The log: to stderr, since stdout is the guest's. Spans: to a collector, where one is named.
+
+pub mod otlp;
+pub mod trace;
 
 use std::error::Error;
 use std::io::IsTerminal as _;

@@ -155,7 +155,7 @@ fn a_failed_sink_never_acks() {
         // A stdout that is always full.
         command.args(["-c", r#"exec "$0" work "$1" >/dev/full"#, env!("CARGO_BIN_EXE_wq-run"), &guest("echo")]);
         command.env_clear().env("BROKER_URL", queue.url()).env("QUEUE", &queue.name);
-        run(&mut command).exits(74).says("cannot write the result to stdout").says("\"settlement\":\"release\"");
+        run(&mut command).exits(74).says("cannot deliver the result to stdout").says("\"settlement\":\"release\"");
         queue.wait_for_depth(1);
         assert_eq!(queue.take().body, b"precious");
     });

@@ -82,3 +82,46 @@ fn a_queue_of_another_type_is_not_taken_for_the_one_that_was_asked_for() {
         run(&mut queue.command(&["queue", "declare", "--type", other])).exits(78).says("does not match");
     });
 }
+
+#[test]
+fn what_is_got_from_a_queue_is_printed_and_then_gone() {
+    on_every_queue(|queue| {
+        queue.publish(&["a", "b", "c"]);
+        run(&mut queue.command(&["queue", "get"])).exits(0).prints("a");
+        run(&mut queue.command(&["queue", "get", "--all"])).exits(0).prints("bc");
+        run(&mut queue.command(&["queue", "get"])).exits(79).prints("");
+        run(&mut queue.command(&["queue", "get", "--on-empty", "success"])).exits(0).prints("");
+        run(queue.command(&["queue", "get"]).env("QUEUE", "no-such-queue")).exits(78);
+        assert_eq!(queue.depth(), 0);
+    });
+}
+
+#[test]
+fn what_could_not_be_printed_stays_in_the_queue() {
+    on_every_queue(|queue| {
+        queue.publish(&["precious"]);
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", r#"exec "$0" queue get >/dev/full"#, env!("CARGO_BIN_EXE_wq-run")]);
+        command.env_clear().env("BROKER_URL", queue.url()).env("QUEUE", &queue.name);
+        run(&mut command).exits(74).says("cannot write the message to stdout");
+        queue.wait_for_depth(1);
+        assert_eq!(queue.take().body, b"precious");
+    });
+}
+
+#[test]
+fn a_queue_is_read_as_json_with_all_that_is_known_of_a_message() {
+    on_every_queue(|queue| {
+        run(&mut queue.command(&["publish", "text", "--correlation-id", "c", "--content-type", "text/plain"])).exits(0);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), b"\xff\x00").unwrap();
+        run(queue.command(&["publish", "--file"]).arg(file.path())).exits(0);
+        let got = run(&mut queue.command(&["queue", "get", "--json", "--count", "2"])).exits(0).out();
+        let lines: Vec<serde_json::Value> = got.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!((&lines[0]["body"], &lines[0]["body_encoding"]), (&"text".into(), &"utf-8".into()));
+        assert_eq!(lines[0]["properties"]["correlation_id"], "c");
+        assert_eq!(lines[0]["properties"]["content_type"], "text/plain");
+        assert_eq!(lines[0]["delivery_info"]["queue"], queue.name.as_str());
+        assert_eq!((&lines[1]["body"], &lines[1]["body_encoding"]), (&"/wA=".into(), &"base64".into()));
+    });
+}

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{Error, Url, amqp, sqlite};
-use crate::task::Properties;
+use crate::task::{Message, Origin, Properties};
 
 /// How a broker that knows several kinds keeps a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,21 @@ pub struct Status {
     pub delayed: Option<u64>,
     /// Workers that are subscribed.
     pub workers: Option<u64>,
+}
+
+/// A message that was taken out of a queue, and that the queue forgets when it is told to.
+#[derive(Debug)]
+pub struct Got {
+    pub message: Message,
+    pub origin: Origin,
+    pub(super) receipt: Receipt,
+}
+
+/// What names it to its broker.
+#[derive(Debug)]
+pub(super) enum Receipt {
+    Amqp(amqp::admin::Receipt),
+    Sqlite(sqlite::admin::Receipt),
 }
 
 /// A closed choice, as with the adapters: the commands do not know which broker they talk to.
@@ -81,12 +96,35 @@ impl Admin {
         }
     }
 
+    /// Takes the next message; `None` if none is ready. It comes again unless it is [forgotten](Admin::forget).
+    ///
+    /// # Errors
+    /// When there is no such queue.
+    pub async fn get(&mut self, queue: &str) -> Result<Option<Got>, Error> {
+        match self {
+            Admin::Amqp(admin) => admin.get(queue).await,
+            Admin::Sqlite(admin) => admin.get(queue),
+        }
+    }
+
+    /// Lets the queue forget a message. Certain only after [`Admin::close`].
+    ///
+    /// # Errors
+    /// When the message is not known to be gone.
+    pub async fn forget(&mut self, got: Got) -> Result<(), Error> {
+        match (self, got.receipt) {
+            (Admin::Amqp(_), Receipt::Amqp(receipt)) => receipt.forget().await,
+            (Admin::Sqlite(admin), Receipt::Sqlite(receipt)) => admin.forget(&receipt),
+            _ => Err(Error::Lost { source: Some("the message is another broker's".into()) }),
+        }
+    }
+
     /// # Errors
     /// When something may not have arrived.
     pub async fn close(self) -> Result<(), Error> {
         match self {
             Admin::Amqp(admin) => admin.close().await,
-            Admin::Sqlite(_) => Ok(()),
+            Admin::Sqlite(admin) => admin.close(),
         }
     }
 }

@@ -15,6 +15,13 @@ pub enum Error {
     Forbidden { doing: String, source: Source },
     #[error("there is no queue `{queue}`")]
     MissingQueue { queue: String, source: Option<Source> },
+    #[error("there is no exchange `{exchange}`")]
+    MissingExchange { exchange: String, source: Source },
+    #[error("the exchange `{exchange}` has no queue for the routing key `{key}`")]
+    Unroutable { exchange: String, key: String },
+    /// Whoever asked has gone, and its queue with it.
+    #[error("nobody waits for the answer at `{reply_to}`")]
+    NoRequester { reply_to: String },
     #[error("{doing} does not match what the broker has")]
     Mismatch { doing: String, source: Source },
     #[error("{what} can not be used as it is set")]
@@ -23,6 +30,9 @@ pub enum Error {
     Lost { source: Option<Source> },
     #[error("the broker did not take the message: {reason}")]
     Unpublished { reason: String },
+    /// It would be as large the next time.
+    #[error("the broker takes no message of this size: {reason}")]
+    TooLarge { reason: String },
     #[error("the queue file {path} failed")]
     Storage { path: String, source: Source },
 }
@@ -41,8 +51,16 @@ impl Error {
         match self {
             Error::Unreachable { .. } => Kind::Unreachable,
             Error::Credentials { .. } | Error::Forbidden { .. } => Kind::Refused,
-            Error::MissingQueue { .. } | Error::Mismatch { .. } | Error::Settings { .. } => Kind::Configuration,
-            Error::Lost { .. } | Error::Unpublished { .. } | Error::Storage { .. } => Kind::Lost,
+            Error::MissingQueue { .. }
+            | Error::MissingExchange { .. }
+            | Error::Unroutable { .. }
+            | Error::Mismatch { .. }
+            | Error::Settings { .. } => Kind::Configuration,
+            Error::Lost { .. }
+            | Error::Unpublished { .. }
+            | Error::TooLarge { .. }
+            | Error::NoRequester { .. }
+            | Error::Storage { .. } => Kind::Lost,
         }
     }
 
@@ -63,9 +81,16 @@ impl Error {
             Error::MissingQueue { queue, .. } => {
                 format!("`wq-run queue declare --queue {queue}` makes it; the name comes from --queue (QUEUE)")
             }
+            Error::MissingExchange { .. } | Error::Unroutable { .. } => {
+                "exchanges and their bindings are made by whoever runs the broker; wq-run makes none".into()
+            }
             Error::Mismatch { .. } => "a queue's type and arguments can't be changed once it is there".into(),
             Error::Settings { .. } => "see --broker (BROKER_URL)".into(),
-            Error::Lost { .. } | Error::Unpublished { .. } | Error::Storage { .. } => return None,
+            Error::Lost { .. }
+            | Error::Unpublished { .. }
+            | Error::TooLarge { .. }
+            | Error::NoRequester { .. }
+            | Error::Storage { .. } => return None,
         })
     }
 }

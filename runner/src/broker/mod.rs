@@ -17,6 +17,7 @@ pub mod amqp;
 mod error;
 #[cfg(test)]
 pub(crate) mod fake;
+pub mod outbox;
 pub mod sqlite;
 mod url;
 
@@ -29,6 +30,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use error::{Error, Kind};
+pub use outbox::{Address, Outbox};
 pub use url::{Url, UrlError};
 
 use crate::task::{Message, Origin, Settlement};
@@ -50,6 +52,8 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// How long to go on trying after a connection was lost.
     pub reconnect_timeout: Duration,
+    /// How long a retry or a dead letter may take to be confirmed.
+    pub publish_timeout: Duration,
 }
 
 /// Who puts dead letters aside.

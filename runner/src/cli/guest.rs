@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use super::duration;
 use crate::sandbox::{Digest, Endpoint};
 
-const GUEST: &str = "Guest";
+pub(super) const HEADING: &str = "Guest";
 const LIMITS: &str = "Limits of a run";
 const GRANTS: &str = "Grants";
 
@@ -24,23 +24,23 @@ pub struct Guest {
     pub args: Vec<String>,
 
     /// Refuse any other guest; `wq-run inspect` says the digest
-    #[arg(long, value_name = "sha256:…", env = "WQ_GUEST_DIGEST", help_heading = GUEST)]
+    #[arg(long, value_name = "sha256:…", env = "WQ_GUEST_DIGEST", help_heading = HEADING)]
     pub guest_digest: Option<Digest>,
 
     /// Where compiled guests are kept [default: $XDG_CACHE_HOME/wq-run or ~/.cache/wq-run]
-    #[arg(long, value_name = "PATH", env = "WQ_CACHE_DIR", help_heading = GUEST)]
+    #[arg(long, value_name = "PATH", env = "WQ_CACHE_DIR", help_heading = HEADING)]
     pub cache_dir: Option<PathBuf>,
 
     /// Compile the guest each time
-    #[arg(long, conflicts_with = "cache_dir", help_heading = GUEST)]
+    #[arg(long, conflicts_with = "cache_dir", help_heading = HEADING)]
     pub no_cache: bool,
 
     /// How long compiling may take
-    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration, help_heading = GUEST)]
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration, help_heading = HEADING)]
     pub compile_timeout: Duration,
 
     /// Where guests run: in threads of the worker, or in processes of their own that may die without it
-    #[arg(long, value_name = "WHERE", env = "WQ_ISOLATION", default_value = "thread", help_heading = GUEST)]
+    #[arg(long, value_name = "WHERE", env = "WQ_ISOLATION", default_value = "thread", help_heading = HEADING)]
     pub isolation: Isolation,
 
     #[command(flatten)]

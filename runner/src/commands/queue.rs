@@ -1,9 +1,16 @@
 //! `wq-run queue`
 
+use std::io::Write as _;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::Value;
+
 use super::say;
-use crate::broker::admin::{Admin, QueueType, Status};
+use crate::broker::admin::{Admin, Got, QueueType, Status};
 use crate::cli;
 use crate::config::Target;
+use crate::envelope;
 use crate::error::{Error, ExitStatus};
 
 pub async fn run(args: cli::Queue) -> Result<u8, Error> {
@@ -28,6 +35,18 @@ pub async fn run(args: cli::Queue) -> Result<u8, Error> {
                 }
             }
         }
+        cli::Queue::Get { broker, count, all, json, on_empty } => {
+            let Target { broker, queue } = Target::resolve(&broker)?;
+            let mut admin = Admin::new(&broker);
+            let got = get(&mut admin, &queue, if all { u64::MAX } else { count }, json).await;
+            // Also after an error: what was printed before it is to be forgotten, and nothing else.
+            let closed = admin.close().await;
+            let got = got?;
+            closed?;
+            if got == 0 && matches!(on_empty, cli::OnEmpty::Fail) {
+                return Ok(ExitStatus::Empty.code());
+            }
+        }
         cli::Queue::Purge { broker } => {
             let Target { broker, queue } = Target::resolve(&broker)?;
             let purged = Admin::new(&broker).purge(&queue).await?;
@@ -35,4 +54,34 @@ pub async fn run(args: cli::Queue) -> Result<u8, Error> {
         }
     }
     Ok(ExitStatus::Done.code())
+}
+
+/// Prints up to so many messages, each of which the queue forgets only after it is printed. Says how many.
+async fn get(admin: &mut Admin, queue: &str, count: u64, json: bool) -> Result<u64, Error> {
+    let mut printed = 0;
+    while printed < count {
+        let Some(got) = admin.get(queue).await? else { break };
+        print(&got, json).map_err(|source| Error::Io { doing: "write the message to stdout".into(), source })?;
+        admin.forget(got).await?;
+        printed += 1;
+    }
+    Ok(printed)
+}
+
+fn print(got: &Got, json: bool) -> std::io::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    if json {
+        let mut envelope = envelope::of(&got.message, &got.origin);
+        let (body, encoding) = match std::str::from_utf8(&got.message.body) {
+            Ok(text) => (text.to_owned(), "utf-8"),
+            Err(_) => (BASE64.encode(&got.message.body), "base64"),
+        };
+        envelope.insert("body".into(), body.into());
+        envelope.insert("body_encoding".into(), encoding.into());
+        serde_json::to_writer(&mut stdout, &Value::Object(envelope))?;
+        stdout.write_all(b"\n")?;
+    } else {
+        stdout.write_all(&got.message.body)?;
+    }
+    stdout.flush()
 }

@@ -1,12 +1,13 @@
 //! `wq-run work`
 
-use crate::broker;
+use crate::broker::{self, Outbox};
 use crate::cli;
 use crate::config::Work;
 use crate::error::{Error, ExitStatus, broker_status};
 use crate::sandbox::Sandbox;
 use crate::shutdown::{self, Signal};
-use crate::sink;
+use crate::sink::Sinks;
+use crate::task::Refused;
 use crate::telemetry::chain;
 use crate::worker::{Counts, Mode, StopReason, Stopped, Worker};
 
@@ -29,7 +30,11 @@ pub async fn run(args: cli::Work) -> Result<u8, Error> {
         concurrency = config.worker.concurrency,
         "working"
     );
-    let sinks = config.results.iter().map(sink::open).collect();
+    let outbox = match config.outbox {
+        Some(options) => Some(Outbox::open(&config.broker, options).await?),
+        None => None,
+    };
+    let sinks = Sinks::open(&config.results, outbox).await?;
     let subscription = broker::subscribe(&config.broker, config.subscription);
     let mode = config.worker.mode;
     let worker = Worker::new(config.worker, sandbox, sinks, config.policy);
@@ -53,6 +58,8 @@ fn status(mode: Mode, reason: &StopReason, counts: Counts, closed_cleanly: bool,
         StopReason::Stuck => return ExitStatus::Stuck,
         StopReason::BrokerFailed(error) => return broker_status(error),
         StopReason::HostFault(_) => return ExitStatus::NotDelivered,
+        StopReason::Refused(Refused::Configuration, _) => return ExitStatus::Configuration,
+        StopReason::Refused(Refused::Right, _) => return ExitStatus::Refused,
         StopReason::Done | StopReason::Empty | StopReason::Signal(_) => {}
     }
     if !closed_cleanly {
@@ -90,7 +97,7 @@ impl std::fmt::Display for StopReason {
             StopReason::Done => write!(f, "the count is reached"),
             StopReason::Empty => write!(f, "the queue is empty"),
             StopReason::Signal(signal) => write!(f, "{}", signal.name()),
-            StopReason::HostFault(fault) => write!(f, "{fault}"),
+            StopReason::HostFault(fault) | StopReason::Refused(_, fault) => write!(f, "{fault}"),
             // Said in full by `main`, with its hint.
             StopReason::BrokerFailed(_) => write!(f, "no broker"),
             StopReason::Stuck => write!(f, "a guest could not be stopped"),

@@ -24,7 +24,7 @@ use super::guest::Kind;
 use super::program::Program;
 use super::run::Core;
 use super::stdio::{Lines, Stderr};
-use super::{Input, Options, cache};
+use super::{Dir, Input, Options, cache};
 use crate::task::{Outcome, Report};
 
 /// What the parent asks for.
@@ -34,6 +34,7 @@ pub enum Order {
     /// The bytes are stdin.
     Run {
         env: Vec<(String, String)>,
+        dirs: Vec<Dir>,
     },
     Cancel,
 }
@@ -167,9 +168,9 @@ fn read_orders(orders: &mut UnixStream, runs: &std::sync::mpsc::Sender<Input>) {
     let mut current = CancellationToken::new();
     while let Ok((order, bytes)) = receive(orders) {
         match order {
-            Order::Run { env } => {
+            Order::Run { env, dirs } => {
                 current = CancellationToken::new();
-                let input = Input { stdin: Bytes::from(bytes), env, cancel: current.clone() };
+                let input = Input { stdin: Bytes::from(bytes), env, dirs, cancel: current.clone() };
                 if runs.send(input).is_err() {
                     return;
                 }
@@ -190,10 +191,11 @@ mod tests {
 
     #[test]
     fn a_frame_comes_out_as_it_went_in() {
-        let words = serde_json::to_vec(&Order::Run { env: vec![("A".into(), "ä\"\n".into())] }).unwrap();
+        let words =
+            serde_json::to_vec(&Order::Run { env: vec![("A".into(), "ä\"\n".into())], dirs: Vec::new() }).unwrap();
         let frame = [&header(&words, b"stdin")[..], &words, b"stdin", b"the next one"].concat();
         let (order, body) = receive::<Order>(&mut frame.as_slice()).unwrap();
-        assert!(matches!(order, Order::Run { env } if env == [("A".to_owned(), "ä\"\n".to_owned())]));
+        assert!(matches!(order, Order::Run { env, .. } if env == [("A".to_owned(), "ä\"\n".to_owned())]));
         assert_eq!(body, b"stdin");
     }
 

@@ -83,6 +83,8 @@ pub struct Input {
     pub stdin: Bytes,
     /// In addition to what `Grants` holds.
     pub env: Vec<(String, String)>,
+    /// The same for folders.
+    pub dirs: Vec<Dir>,
     /// Stops the run, which then ends as `Outcome::Interrupted`.
     pub cancel: CancellationToken,
 }

@@ -131,9 +131,9 @@ impl Processes {
 
 impl Child {
     async fn run(&mut self, input: Input, stderr: &Lines) -> io::Result<Report> {
-        let Input { stdin, env, cancel } = input;
+        let Input { stdin, env, dirs, cancel } = input;
         let Child { replies, orders, .. } = self;
-        send(orders, &serde_json::to_vec(&Order::Run { env })?, &stdin).await?;
+        send(orders, &serde_json::to_vec(&Order::Run { env, dirs })?, &stdin).await?;
         drop(stdin);
         let conversation = async {
             loop {

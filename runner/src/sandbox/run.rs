@@ -47,7 +47,7 @@ impl Core {
 
     /// Tries all grants once without a message: what can't be granted now would fail every run.
     pub fn try_grants(&self) -> Result<(), String> {
-        let input = Input { stdin: Bytes::new(), env: Vec::new(), cancel: CancellationToken::new() };
+        let input = Input { stdin: Bytes::new(), env: Vec::new(), dirs: Vec::new(), cancel: CancellationToken::new() };
         let scratch = self.scratch()?;
         self.world(&input, scratch.as_ref(), &Capture::new(0), &Lines::null()).map(drop)
     }
@@ -124,7 +124,7 @@ impl Core {
                 .map(drop)
                 .map_err(|error| format!("cannot open the folder {} ({flag}): {error}", host.display()))
         };
-        for Dir { host, guest, writable } in &grants.dirs {
+        for Dir { host, guest, writable } in grants.dirs.iter().chain(&input.dirs) {
             let perms = if *writable { FsPerms::ReadWrite } else { FsPerms::ReadOnly };
             open(host, guest, perms, "--dir")?;
         }

@@ -4,6 +4,8 @@
 //! without any I/O; the loop carries that out. One message, a count, a drain and a service that runs for ever are the
 //! same loop with another limit. What happens to one message is in `process.rs`.
 
+mod decode;
+pub mod metadata;
 mod process;
 #[cfg(test)]
 mod tests;
@@ -23,8 +25,8 @@ use crate::fault::{self, Point};
 use crate::sandbox::Sandbox;
 use crate::settle::Policy;
 use crate::shutdown::{Phase, Signal};
-use crate::sink::Sink;
-use crate::task::{Outcome, Settlement};
+use crate::sink::Sinks;
+use crate::task::{Outcome, Refused, Settlement};
 use crate::telemetry::chain;
 
 #[derive(Clone, Debug)]
@@ -36,6 +38,12 @@ pub struct Options {
     pub concurrency: usize,
     /// A larger message is a dead letter at once. In bytes.
     pub max_message: u64,
+    /// What a result says that it is.
+    pub result_content_type: Option<String>,
+    /// Whether guests get a `/wq/message.json`.
+    pub metadata: bool,
+    /// Whether bodies are unpacked by their `content_encoding`.
+    pub decode: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +74,8 @@ pub enum StopReason {
     Signal(Signal),
     /// The host could not do its part, and would not be able to for the next message either.
     HostFault(String),
+    /// Results are refused where they should go: the same for every message.
+    Refused(Refused, String),
     BrokerFailed(broker::Error),
     /// A guest is still computing and can't be stopped: the process has to end for its sake.
     Stuck,
@@ -141,9 +151,17 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 // === impl Worker ===
 
 impl Worker {
-    pub fn new(options: Options, sandbox: Sandbox, sinks: Vec<Sink>, policy: Policy) -> Worker {
-        let context =
-            Context { sandbox, sinks, policy, max_message: options.max_message, abort: CancellationToken::new() };
+    pub fn new(options: Options, sandbox: Sandbox, sinks: Sinks, policy: Policy) -> Worker {
+        let context = Context {
+            sandbox,
+            sinks,
+            policy,
+            max_message: options.max_message,
+            result_content_type: options.result_content_type.clone(),
+            metadata: options.metadata,
+            decode: options.decode,
+            abort: CancellationToken::new(),
+        };
         Worker { options, context: Arc::new(context) }
     }
 
@@ -188,6 +206,7 @@ impl Worker {
             StopReason::BrokerFailed(_) => Ok(()),
             _ => subscription.close().await,
         };
+        self.context.sinks.close().await;
         fault::reach(Point::Closed);
         Stopped { reason, counts: state.counts, closed }
     }
@@ -278,6 +297,7 @@ impl State {
         }
         match outcome {
             Outcome::HostFault(fault) => self.stop(StopReason::HostFault(fault), acts),
+            Outcome::Refused(kind, reason) => self.stop(StopReason::Refused(kind, reason), acts),
             Outcome::Stuck(_) => {
                 self.stop(StopReason::Stuck, acts);
                 acts.push(Act::Abort);
@@ -360,9 +380,10 @@ impl StopReason {
             StopReason::Done => 1,
             StopReason::Signal(_) => 2,
             StopReason::HostFault(_) => 3,
-            StopReason::BrokerFailed(_) => 4,
-            StopReason::Stuck => 5,
-            StopReason::Bug(_) => 6,
+            StopReason::Refused(..) => 4,
+            StopReason::BrokerFailed(_) => 5,
+            StopReason::Stuck => 6,
+            StopReason::Bug(_) => 7,
         }
     }
 }

@@ -6,20 +6,26 @@ use std::time::{Duration, SystemTime};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+use super::decode;
+use super::metadata::Metadata;
 use crate::broker::{self, Delivery};
 use crate::fault::{self, Point};
 use crate::sandbox::{Input, Sandbox};
 use crate::settle::Policy;
-use crate::sink::{Record, Sink};
+use crate::sink::{Failed, Identity, Record, Sinks};
 use crate::task::{Attempt, Limit, Message, Origin, Outcome, Report, Settlement};
 use crate::telemetry::chain;
+use crate::telemetry::trace::{Carried, Span};
 
 /// What every run needs.
 pub(super) struct Context {
     pub(super) sandbox: Sandbox,
-    pub(super) sinks: Vec<Sink>,
+    pub(super) sinks: Sinks,
     pub(super) policy: Policy,
     pub(super) max_message: u64,
+    pub(super) result_content_type: Option<String>,
+    pub(super) metadata: bool,
+    pub(super) decode: bool,
     pub(super) abort: CancellationToken,
 }
 
@@ -40,6 +46,7 @@ pub(super) enum Settled {
 /// Takes a message from its delivery to its settlement. There is no other way out of here than through `Finished`, or,
 /// by a panic, through the receipt's drop.
 pub(super) async fn process(context: Arc<Context>, delivery: Delivery) -> Finished {
+    let traced = Span::process(&delivery.message, &delivery.origin);
     let span = tracing::info_span!(
         "message",
         queue = delivery.origin.queue,
@@ -47,55 +54,62 @@ pub(super) async fn process(context: Arc<Context>, delivery: Delivery) -> Finish
         delivery.tag = delivery.origin.delivery_tag,
         attempt = delivery.attempt,
         redelivered = delivery.origin.redelivered,
+        trace_id = traced.trace_id(),
     );
-    process_in_span(context, delivery).instrument(span).await
+    process_in_span(context, delivery, traced).instrument(span).await
 }
 
-async fn process_in_span(context: Arc<Context>, delivery: Delivery) -> Finished {
+async fn process_in_span(context: Arc<Context>, delivery: Delivery, span: Span) -> Finished {
     let Delivery { message, origin, attempt, unfinished, receipt } = delivery;
     let attempt = Attempt { number: attempt, max: context.policy.max_attempts };
+    let guest = context.sandbox.digest().to_string();
+    let identity = Identity::new(&message, &origin, &guest, attempt, context.result_content_type.as_deref());
     tracing::debug!("taken");
     fault::reach(Point::Delivered);
-    let mut report = if context.policy.gives_up(unfinished) {
-        Report::bare(Outcome::Abandoned(unfinished), Duration::ZERO)
-    } else if message.body.len() as u64 > context.max_message {
-        Report::bare(Outcome::LimitExceeded(Limit::Message(context.max_message)), Duration::ZERO)
-    } else {
-        let cancel = context.abort.child_token();
-        let mut env = environment(&message, &origin, attempt);
-        if context.sandbox.is_deterministic() {
-            env.retain(|(name, _)| !VARIES.contains(&name.as_str()));
-        }
-        let input = Input { env, stdin: message.body, cancel: cancel.clone() };
-        let run = context.sandbox.run(input);
-        tokio::pin!(run);
-        tokio::select! {
-            report = &mut run => report,
-            () = receipt.lost().cancelled() => {
-                cancel.cancel();
-                run.await
+    span.set("wq.attempt", i64::from(attempt.number));
+    let running = span.run(context.sandbox.name(), &guest);
+    let prepared = prepare(&context, message, &origin, attempt, unfinished, running.carried()).await;
+    let mut report = match prepared {
+        Err(outcome) => Report::bare(outcome, Duration::ZERO),
+        Ok((input, _metadata)) => {
+            let cancel = input.cancel.clone();
+            let run = context.sandbox.run(input);
+            tokio::pin!(run);
+            tokio::select! {
+                report = &mut run => report,
+                () = receipt.lost().cancelled() => {
+                    cancel.cancel();
+                    run.await
+                }
             }
         }
     };
+    if !context.policy.succeeds(&report.outcome) {
+        running.fail(report.outcome.name(), report.outcome.to_string());
+    }
+    drop(running);
     // A result whose message is somebody else's by now would be a second one.
     if receipt.lost().is_cancelled() {
         tracing::warn!(outcome = report.outcome.name(), "the message is no longer ours: its result is discarded");
         // Being stuck is about the process and not about the message.
         let outcome = if let Outcome::Stuck(_) = report.outcome { report.outcome } else { Outcome::Interrupted };
+        span.fail("lost", "the message is no longer ours".into());
         return Finished { outcome, settled: Settled::Lost };
     }
     fault::reach(Point::Finished);
     let stdout_bytes = report.stdout.len();
     if context.policy.succeeds(&report.outcome) {
-        for sink in &context.sinks {
-            if let Err(error) = sink.write(Record { body: report.stdout.clone() }).await {
-                report.outcome = Outcome::HostFault(chain(&error));
-                break;
+        match deliver(&context, identity.with(report.stdout.clone(), &span)).await {
+            Ok(()) => {}
+            Err(Failed::As(outcome)) => report.outcome = outcome,
+            Err(Failed::Lost) => {
+                span.fail("lost", "the result is not known to be delivered".into());
+                // Dropping the receipt gives the message back, if there still is a connection for that.
+                return Finished { outcome: Outcome::Interrupted, settled: Settled::Lost };
             }
         }
     }
     fault::reach(Point::Recorded);
-    let guest = context.sandbox.digest().to_string();
     let settlement = context.policy.decide(&report, &guest, attempt, SystemTime::now(), fastrand::f64());
     if matches!((&settlement, &report.outcome), (Settlement::Release, Outcome::Exited(_))) {
         // A guest that gives its message back gets it again at once, and would do so as fast as it can. Holding the
@@ -106,7 +120,17 @@ async fn process_in_span(context: Arc<Context>, delivery: Delivery) -> Finished 
             () = receipt.lost().cancelled() => {}
         }
     }
+    let settling = span.settle(&origin, settlement.name());
     let settled = receipt.settle(settlement.clone()).await;
+    if let Err(error) = &settled {
+        settling.fail("settle", chain(error));
+    }
+    drop(settling);
+    span.set("wq.outcome", report.outcome.name());
+    span.set("wq.settlement", settlement.name());
+    if settlement != Settlement::Ack {
+        span.fail(report.outcome.name(), report.outcome.to_string());
+    }
     fault::reach(Point::Settled);
     let settled = match settled {
         Ok(()) => Settled::Done(settlement),
@@ -115,6 +139,71 @@ async fn process_in_span(context: Arc<Context>, delivery: Delivery) -> Finished 
     };
     log_end(&report, &settled, context.sandbox.name(), &guest, stdout_bytes);
     Finished { outcome: report.outcome, settled }
+}
+
+/// All that a run needs of its message; or the outcome of one that is not run.
+async fn prepare(
+    context: &Context,
+    mut message: Message,
+    origin: &Origin,
+    attempt: Attempt,
+    unfinished: u32,
+    trace: &Carried,
+) -> Result<(Input, Option<Metadata>), Outcome> {
+    let too_large = Outcome::LimitExceeded(Limit::Message(context.max_message));
+    if context.policy.gives_up(unfinished) {
+        return Err(Outcome::Abandoned(unfinished));
+    }
+    if message.body.len() as u64 > context.max_message {
+        return Err(too_large);
+    }
+    if let Some(undeliverable) = context.sinks.undeliverable(&message) {
+        return Err(Outcome::Undeliverable(undeliverable));
+    }
+    let fault =
+        |doing: &str, error: &dyn std::error::Error| Outcome::HostFault(format!("cannot {doing}: {}", chain(error)));
+    let encoding = message.properties.content_encoding.take_if(|encoding| context.decode && decode::knows(encoding));
+    if let Some(encoding) = encoding {
+        let (body, limit) = (message.body, context.max_message);
+        let decoded = tokio::task::spawn_blocking(move || decode::decode(&encoding, &body, limit)).await;
+        message.body = match decoded {
+            Ok(Ok(body)) => body,
+            Ok(Err(decode::Error::TooLarge)) => return Err(too_large),
+            Ok(Err(decode::Error::Corrupt(reason))) => return Err(Outcome::Undecodable(reason)),
+            Err(error) => return Err(fault("decode the message", &error)),
+        };
+    }
+    let mut env = environment(&message, origin, attempt, trace);
+    if context.sandbox.is_deterministic() {
+        env.retain(|(name, _)| !VARIES.contains(&name.as_str()));
+    }
+    let stdin = std::mem::take(&mut message.body);
+    let metadata = if context.metadata {
+        let origin = origin.clone();
+        let written = tokio::task::spawn_blocking(move || Metadata::write(&message, &origin, attempt)).await;
+        let written = written.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        Some(written.map_err(|error| fault("write the guest's message.json (--metadata)", &error))?)
+    } else {
+        None
+    };
+    let dirs = metadata.iter().map(Metadata::dir).collect();
+    Ok((Input { env, stdin, dirs, cancel: context.abort.child_token() }, metadata))
+}
+
+/// Writes the result to all sinks, unless the worker is told to abort: a broker that raised an alarm can take long.
+async fn deliver(context: &Context, record: Record) -> Result<(), Failed> {
+    let written = tokio::select! {
+        biased;
+        written = context.sinks.write(&record) => written,
+        () = context.abort.cancelled() => return Err(Failed::As(Outcome::Interrupted)),
+    };
+    written.map_err(|error| {
+        let failed = error.failed();
+        if failed == Failed::Lost {
+            tracing::warn!(error = %chain(&error), "the result is not known to be delivered: the message comes again");
+        }
+        failed
+    })
 }
 
 fn log_end(report: &Report, settled: &Settled, guest: &str, digest: &str, stdout_bytes: usize) {
@@ -153,13 +242,20 @@ impl Finished {
 }
 
 /// What differs between two runs of one message.
-const VARIES: [&str; 6] =
-    ["WQ_REDELIVERED", "WQ_ATTEMPT", "WQ_EXCHANGE", "WQ_ROUTING_KEY", "WQ_MAX_ATTEMPTS", "JOB_COMPLETION_INDEX"];
+const VARIES: [&str; 8] = [
+    "WQ_REDELIVERED",
+    "WQ_ATTEMPT",
+    "WQ_MAX_ATTEMPTS",
+    "WQ_EXCHANGE",
+    "WQ_ROUTING_KEY",
+    "TRACEPARENT",
+    "TRACESTATE",
+    "JOB_COMPLETION_INDEX",
+];
 
 /// What a guest is told about its message.
-fn environment(message: &Message, origin: &Origin, attempt: Attempt) -> Vec<(String, String)> {
+fn environment(message: &Message, origin: &Origin, attempt: Attempt, trace: &Carried) -> Vec<(String, String)> {
     let properties = &message.properties;
-    let header = |name: &str| message.headers.get(name).and_then(|value| value.as_str()).map(str::to_owned);
     let number = |value: Option<u64>| value.map(|value| value.to_string());
     let known = [
         ("WQ_MESSAGE_ID", properties.message_id.clone()),
@@ -177,8 +273,8 @@ fn environment(message: &Message, origin: &Origin, attempt: Attempt) -> Vec<(Str
         ("WQ_REDELIVERED", Some(origin.redelivered.to_string())),
         ("WQ_ATTEMPT", Some(attempt.number.to_string())),
         ("WQ_MAX_ATTEMPTS", Some(attempt.max.to_string())),
-        ("TRACEPARENT", header("traceparent")),
-        ("TRACESTATE", header("tracestate")),
+        ("TRACEPARENT", trace.traceparent.clone()),
+        ("TRACESTATE", trace.tracestate.clone()),
         ("JOB_COMPLETION_INDEX", std::env::var("JOB_COMPLETION_INDEX").ok()),
     ];
     known

@@ -10,6 +10,7 @@ use super::*;
 use crate::broker::fake::{Bookkeeper, Fake};
 use crate::sandbox::{self, Grants, Isolation, Limits, Loading, Stderr};
 use crate::settle::{Backoff, ExitMap};
+use crate::sink::Sink;
 use crate::task::Failure;
 
 /// What happens to the worker, one after the other.
@@ -67,6 +68,11 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn options(mode: Mode, wait: Duration, concurrency: usize) -> Options {
+    let (max_message, result_content_type) = (1 << 20, None);
+    Options { mode, wait: Some(wait), concurrency, max_message, result_content_type, metadata: false, decode: false }
+}
+
 fn mode() -> impl Strategy<Value = Mode> {
     prop_oneof![(1u64..6).prop_map(Mode::Count), Just(Mode::Drain), Just(Mode::Forever)]
 }
@@ -86,7 +92,7 @@ struct World {
 
 impl World {
     fn new(mode: Mode, concurrency: usize) -> World {
-        let options = Options { mode, wait: Some(Duration::from_secs(1)), concurrency, max_message: 1 };
+        let options = options(mode, Duration::from_secs(1), concurrency);
         World {
             state: State::new(&options),
             broker: Fake::new(),
@@ -296,8 +302,7 @@ fn worker(mode: Mode, concurrency: usize, sandbox: Sandbox, sink: Sink) -> Worke
         exits: ExitMap::default(),
         backoff: Backoff { initial: Duration::ZERO, max: Duration::ZERO, factor: 1.0 },
     };
-    let wait = Some(Duration::ZERO);
-    Worker::new(Options { mode, wait, concurrency, max_message: 1 << 20 }, sandbox, vec![sink], policy)
+    Worker::new(options(mode, Duration::ZERO, concurrency), sandbox, Sinks::of(vec![sink]), policy)
 }
 
 proptest! {

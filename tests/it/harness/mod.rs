@@ -1,5 +1,6 @@
 //! What the tests stand on: the binary, the guests, and queues on every kind of broker.
 
+pub mod collector;
 pub mod proxy;
 pub mod queue;
 pub mod rabbitmq;

@@ -30,6 +30,8 @@ pub enum Broker<'a> {
 #[derive(Debug)]
 pub struct Found {
     pub body: Vec<u8>,
+    /// Properties as text, by the names that AMQP gives them.
+    pub properties: BTreeMap<String, String>,
     /// Headers as text.
     pub headers: BTreeMap<String, String>,
     /// Whether it was handed over before.
@@ -109,12 +111,33 @@ impl Queue<'_> {
         self.depth_of(&self.name)
     }
 
+    /// Makes another queue of the same kind. The test has to leave it empty, or look at what it leaves.
+    pub fn beside(&self, name: &str) -> String {
+        let name = format!("{}.{name}", self.name);
+        let kind = if let Broker::Classic(_) = self.broker { "classic" } else { "quorum" };
+        run(self.command(&["queue", "declare", "--type", kind]).env("QUEUE", &name)).exits(0);
+        name
+    }
+
+    /// Deletes a queue, with all that is in it.
+    pub fn delete(&self, name: &str) {
+        match &self.broker {
+            Broker::Quorum(rabbitmq) | Broker::Classic(rabbitmq) => on_channel(rabbitmq, async |channel| {
+                let options = lapin::options::QueueDeleteOptions::default();
+                channel.queue_delete(name.into(), options).await.expect("deleted");
+            }),
+            Broker::Sqlite(_) => {
+                self.sql().execute("DELETE FROM queue WHERE name = ?1", [name]).expect("deleted");
+            }
+        }
+    }
+
     /// How many dead letters there are.
     pub fn dead_depth(&self) -> u64 {
         self.depth_of(&format!("{}.dead", self.name))
     }
 
-    fn depth_of(&self, name: &str) -> u64 {
+    pub fn depth_of(&self, name: &str) -> u64 {
         match &self.broker {
             Broker::Quorum(rabbitmq) | Broker::Classic(rabbitmq) => on_channel(rabbitmq, async |channel| {
                 let options = QueueDeclareOptions::durable().passive();
@@ -149,7 +172,12 @@ impl Queue<'_> {
         eventually(&format!("a dead letter in {dead}"), || self.try_take(&dead))
     }
 
-    fn try_take(&self, name: &str) -> Option<Found> {
+    /// Takes a message out of another queue, waiting for it.
+    pub fn take_from(&self, name: &str) -> Found {
+        eventually(&format!("a message in {name}"), || self.try_take(name))
+    }
+
+    pub fn try_take(&self, name: &str) -> Option<Found> {
         match &self.broker {
             Broker::Quorum(rabbitmq) | Broker::Classic(rabbitmq) => on_channel(rabbitmq, async |channel| {
                 let got = channel.basic_get(name.into(), BasicGetOptions::default()).await.ok()??;
@@ -159,8 +187,20 @@ impl Queue<'_> {
                     AMQPValue::LongUInt(number) => number.to_string(),
                     other => format!("{other:?}"),
                 };
+                let of = &got.delivery.properties;
+                let properties = [
+                    ("message_id", of.message_id().as_ref().map(ToString::to_string)),
+                    ("correlation_id", of.correlation_id().as_ref().map(ToString::to_string)),
+                    ("content_type", of.content_type().as_ref().map(ToString::to_string)),
+                    ("app_id", of.app_id().as_ref().map(ToString::to_string)),
+                    ("delivery_mode", of.delivery_mode().map(|mode| mode.to_string())),
+                ];
                 let headers = got.delivery.properties.headers().iter().flat_map(|table| table.inner());
                 Some(Found {
+                    properties: properties
+                        .into_iter()
+                        .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+                        .collect(),
                     headers: headers.map(|(name, value)| (name.to_string(), text(value))).collect(),
                     redelivered: got.delivery.redelivered,
                     expires: got.delivery.properties.expiration().is_some(),
@@ -168,26 +208,34 @@ impl Queue<'_> {
                 })
             }),
             Broker::Sqlite(_) => {
-                let found: Option<(Vec<u8>, String, i64)> = self
-                    .sql()
+                let sql = self.sql();
+                let found: Option<(i64, Vec<u8>, String, String, i64)> = sql
                     .query_row(
-                        "DELETE FROM message WHERE id = (
+                        "SELECT id, bytes, properties, headers, handovers
+                         FROM message JOIN body ON body.message = message.id
+                         WHERE id = (
                              SELECT min(id) FROM message WHERE queue = ?1 AND available_at <= ?2
-                             AND (lease IS NULL OR lease_until < ?2))
-                         RETURNING body, headers, handovers",
+                             AND (lease IS NULL OR lease_until < ?2))",
                         rusqlite::params![name, uptime()],
-                        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+                        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)),
                     )
                     .optional()
                     .expect("looked");
-                found.map(|(body, headers, handovers)| {
-                    let headers: BTreeMap<String, serde_json::Value> =
-                        serde_json::from_str(&headers).expect("headers are JSON");
+                let found = found.map(|(id, body, properties, headers, handovers)| {
+                    sql.execute("DELETE FROM message WHERE id = ?1", [id]).expect("deleted");
+                    (body, properties, headers, handovers)
+                });
+                found.map(|(body, properties, headers, handovers)| {
+                    let parsed = |text: &str| -> BTreeMap<String, serde_json::Value> {
+                        serde_json::from_str(text).expect("it is JSON")
+                    };
+                    let (properties, headers) = (parsed(&properties), parsed(&headers));
                     let text = |value: serde_json::Value| value.as_str().map_or(value.to_string(), str::to_owned);
                     Found {
                         body,
                         redelivered: handovers > 0,
                         expires: false,
+                        properties: properties.into_iter().map(|(name, value)| (name, text(value))).collect(),
                         headers: headers.into_iter().map(|(name, value)| (name, text(value))).collect(),
                     }
                 })

@@ -1,45 +1,88 @@
 //! What `wq-run publish` and `wq-run queue` do on an AMQP broker.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use lapin::options::{QueueDeclareOptions, QueuePurgeOptions};
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions, QueuePurgeOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Channel, Connection};
+use lapin::{Acker, Channel, Connection};
 
 use super::connection::{self, queue_error};
-use super::publisher::{Publisher, short};
-use super::{Url, convert};
-use crate::broker::Error;
-use crate::broker::admin::{QueueType, Status};
-use crate::task::Properties;
+use super::publisher::{Publisher, name};
+use super::{SYSTEM, Url, convert};
+use crate::broker::admin::{self, Got, QueueType, Status};
+use crate::broker::{Address, Error};
+use crate::task::{Message, Origin, Properties};
+
+/// For each message; what a worker has `--publish-timeout` for.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub struct Admin {
     nodes: Vec<Url>,
     publisher: Option<Publisher>,
+    /// Opened for the first message that is taken.
+    getter: Option<(Connection, Channel)>,
 }
+
+/// Names a message on the channel over which it was taken.
+#[derive(Debug)]
+pub struct Receipt(Acker);
 
 impl Admin {
     pub fn new(nodes: Vec<Url>) -> Admin {
-        Admin { nodes, publisher: None }
+        Admin { nodes, publisher: None, getter: None }
     }
 
     pub async fn publish(&mut self, queue: &str, properties: Properties, body: Bytes) -> Result<(), Error> {
         let publisher = match self.publisher.take() {
             Some(publisher) => publisher,
-            None => Publisher::connect(&self.nodes, "wq-run publish").await?,
+            None => Publisher::connect(&self.nodes, "wq-run publish", PUBLISH_TIMEOUT).await?,
         };
         let publisher = self.publisher.insert(publisher);
         let stamped = Properties { timestamp: properties.timestamp.or_else(|| Some(convert::now())), ..properties };
         let native =
             convert::native(&stamped, FieldTable::default()).map_err(|reason| Error::Unpublished { reason })?;
-        publisher.publish(queue, native, &body).await
+        publisher.publish(&Address::Queue(queue.to_owned()), native, &body).await
     }
 
     pub async fn close(self) -> Result<(), Error> {
-        match self.publisher {
-            // Everything is confirmed by now.
-            Some(publisher) => publisher.close().await.or(Ok(())),
-            None => Ok(()),
+        if let Some((connection, channel)) = self.getter {
+            // Answered in order, after the acknowledgements. What was taken and not acknowledged is ready again.
+            connection::close_channel(&channel).await?;
+            let _ = connection::close(&connection).await;
         }
+        if let Some(publisher) = self.publisher {
+            // Everything is confirmed by now.
+            let _ = publisher.close().await;
+        }
+        Ok(())
+    }
+
+    pub async fn get(&mut self, queue: &str) -> Result<Option<Got>, Error> {
+        let getter = match self.getter.take() {
+            Some(getter) => getter,
+            None => self.open().await?,
+        };
+        let (_, channel) = self.getter.insert(getter);
+        let got = channel.basic_get(name(queue)?, BasicGetOptions::default()).await;
+        Ok(got.map_err(|error| queue_error(error, queue, "read"))?.map(|got| {
+            let Delivery { delivery_tag, exchange, routing_key, redelivered, properties, data, acker } = got.delivery;
+            let message = Message {
+                body: data.into(),
+                properties: convert::properties(&properties),
+                headers: convert::headers(&properties),
+            };
+            let origin = Origin {
+                queue: queue.to_owned(),
+                exchange: exchange.to_string(),
+                routing_key: routing_key.to_string(),
+                redelivered,
+                delivery_tag,
+                system: SYSTEM,
+            };
+            Got { message, origin, receipt: admin::Receipt::Amqp(Receipt(acker)) }
+        }))
     }
 
     pub async fn declare(&self, queue: &str, kind: QueueType) -> Result<(), Error> {
@@ -51,7 +94,7 @@ impl Admin {
         };
         arguments.insert("x-queue-type".into(), AMQPValue::LongString(kind.into()));
         channel
-            .queue_declare(short(queue)?, QueueDeclareOptions::durable(), arguments)
+            .queue_declare(name(queue)?, QueueDeclareOptions::durable(), arguments)
             .await
             .map_err(|error| queue_error(error, queue, "declare"))?;
         connection::close(&connection).await
@@ -60,7 +103,7 @@ impl Admin {
     pub async fn status(&self, queue: &str) -> Result<Status, Error> {
         let (connection, channel) = self.open().await?;
         let declared = channel
-            .queue_declare(short(queue)?, QueueDeclareOptions::durable().passive(), FieldTable::default())
+            .queue_declare(name(queue)?, QueueDeclareOptions::durable().passive(), FieldTable::default())
             .await
             .map_err(|error| queue_error(error, queue, "look at"))?;
         let status = Status {
@@ -76,7 +119,7 @@ impl Admin {
     pub async fn purge(&self, queue: &str) -> Result<u64, Error> {
         let (connection, channel) = self.open().await?;
         let purged = channel
-            .queue_purge(short(queue)?, QueuePurgeOptions::default())
+            .queue_purge(name(queue)?, QueuePurgeOptions::default())
             .await
             .map_err(|error| queue_error(error, queue, "purge"))?;
         connection::close(&connection).await?;
@@ -87,5 +130,11 @@ impl Admin {
         let connection = connection::connect(&self.nodes, "wq-run queue").await?;
         let channel = connection.create_channel().await.map_err(|error| Error::Lost { source: Some(error.into()) })?;
         Ok((connection, channel))
+    }
+}
+
+impl Receipt {
+    pub async fn forget(self) -> Result<(), Error> {
+        super::sent(self.0.ack(BasicAckOptions::default()).await)
     }
 }

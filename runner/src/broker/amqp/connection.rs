@@ -79,6 +79,7 @@ pub enum Refusal {
     AccessRefused,
     NotFound,
     PreconditionFailed,
+    Locked,
     NotAllowed,
 }
 
@@ -88,6 +89,7 @@ pub fn refusal(error: &lapin::Error) -> Option<Refusal> {
         AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => Some(Refusal::AccessRefused),
         AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => Some(Refusal::NotFound),
         AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => Some(Refusal::PreconditionFailed),
+        AMQPErrorKind::Soft(AMQPSoftError::RESOURCELOCKED) => Some(Refusal::Locked),
         AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => Some(Refusal::NotAllowed),
         _ => None,
     }
@@ -98,7 +100,9 @@ pub fn queue_error(error: lapin::Error, queue: &str, doing: &str) -> Error {
     let doing = || format!("{doing} the queue `{queue}`");
     match refusal(&error) {
         Some(Refusal::NotFound) => Error::MissingQueue { queue: queue.to_owned(), source: Some(error.into()) },
-        Some(Refusal::AccessRefused | Refusal::NotAllowed) => Error::Forbidden { doing: doing(), source: error.into() },
+        Some(Refusal::AccessRefused | Refusal::Locked | Refusal::NotAllowed) => {
+            Error::Forbidden { doing: doing(), source: error.into() }
+        }
         Some(Refusal::PreconditionFailed) => Error::Mismatch { doing: doing(), source: error.into() },
         None => Error::Lost { source: Some(error.into()) },
     }

@@ -14,7 +14,7 @@ use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Consumer};
 
 use super::connection::queue_error;
-use super::publisher::short;
+use super::publisher::name;
 use crate::broker::Error;
 
 pub struct Consumers {
@@ -68,7 +68,7 @@ impl Consumers {
         let mut consumers = Consumers { streams: SelectAll::new(), live: Vec::new(), quota };
         for _ in 0..count {
             let consumer = channel
-                .basic_consume(short(queue)?, "".into(), BasicConsumeOptions::default(), arguments.clone())
+                .basic_consume(name(queue)?, "".into(), BasicConsumeOptions::default(), arguments.clone())
                 .await
                 .map_err(|error| queue_error(error, queue, "consume from"))?;
             consumers.add(consumer);

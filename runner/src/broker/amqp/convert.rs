@@ -10,6 +10,8 @@ use crate::task::{Failure, Properties};
 
 /// Written by us on a message that is tried again: the number of its next run.
 pub const ATTEMPT: &str = "x-wq-attempt";
+/// Written by us beside it: the queue in which the message failed.
+const QUEUE: &str = "x-wq-queue";
 const FIRST_FAILED_AT: &str = "x-wq-first-failed-at";
 /// Set by quorum queues: how often this message was handed over before, as far as the broker counts that.
 const DELIVERY_COUNT: &str = "x-delivery-count";
@@ -30,6 +32,9 @@ pub fn properties(native: &BasicProperties) -> Properties {
         priority: *native.priority(),
         timestamp: *native.timestamp(),
         app_id: text(native.app_id()),
+        delivery_mode: *native.delivery_mode(),
+        expiration: text(native.expiration()),
+        user_id: text(native.user_id()),
     }
 }
 
@@ -39,16 +44,20 @@ pub fn headers(native: &BasicProperties) -> Map<String, Value> {
 
 /// The number of the run that this delivery is for, and how many of the runs before it nobody has told the end of: what
 /// we wrote on the message when a run failed, and the hand-overs since then.
-pub fn attempt(native: &BasicProperties) -> (u32, u32) {
-    let number = |name: &str| {
-        let value = native.headers().as_ref().and_then(|headers| headers.inner().get(name)).map(json);
-        value.and_then(|value| value.as_u64()).and_then(|value| u32::try_from(value).ok())
-    };
+///
+/// A count from another queue is another message's: a result carries the number of the run that it comes from, and may
+/// be the message of the next worker.
+pub fn attempt(native: &BasicProperties, queue: &str) -> (u32, u32) {
+    let header = |name: &str| native.headers().as_ref().and_then(|headers| headers.inner().get(name)).map(json);
+    let number = |name: &str| header(name)?.as_u64().and_then(|value| u32::try_from(value).ok());
     let unfinished = number(DELIVERY_COUNT).unwrap_or(0);
-    (number(ATTEMPT).unwrap_or(1).max(1).saturating_add(unfinished), unfinished)
+    let ours = header(QUEUE).is_some_and(|counted_in| counted_in == queue);
+    let written = if ours { number(ATTEMPT) } else { None };
+    (written.unwrap_or(1).max(1).saturating_add(unfinished), unfinished)
 }
 
-/// Our properties as AMQP has them, for a message of our own.
+/// Our properties as AMQP has them, for a message of our own: persistent, never expiring, and without a user's name, of
+/// which the broker refuses any but the publisher's.
 ///
 /// # Errors
 /// When a value is longer than the 255 bytes of an AMQP short string; says which.
@@ -116,7 +125,7 @@ pub fn republished(
     text("x-wq-error", &failure.error);
     text("x-wq-stderr", &failure.stderr);
     text("x-wq-guest", &failure.guest);
-    text("x-wq-queue", queue);
+    text(QUEUE, queue);
     text("x-wq-last-failed-at", &at);
     if !headers.contains_key(FIRST_FAILED_AT) {
         headers.insert(FIRST_FAILED_AT.into(), AMQPValue::LongString(at.into()));
@@ -136,6 +145,23 @@ fn persistent() -> BasicProperties {
 
 pub fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Headers of a message of our own. Only text and numbers occur there; anything else is written as its JSON.
+pub fn field_table(headers: &Map<String, Value>) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in headers {
+        let value = match value {
+            Value::String(text) => AMQPValue::LongString(text.as_str().into()),
+            Value::Number(number) => match number.as_u64().and_then(|number| u32::try_from(number).ok()) {
+                Some(number) => AMQPValue::LongUInt(number),
+                None => AMQPValue::LongString(number.to_string().into()),
+            },
+            other => AMQPValue::LongString(other.to_string().into()),
+        };
+        table.insert(ShortString::from(name.as_str()), value);
+    }
+    table
 }
 
 fn table(table: &FieldTable) -> Map<String, Value> {

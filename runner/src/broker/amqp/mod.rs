@@ -4,6 +4,7 @@ pub mod admin;
 mod connection;
 mod consumers;
 mod convert;
+pub mod outbox;
 mod publisher;
 mod url;
 
@@ -13,22 +14,24 @@ use std::time::Duration;
 use bytes::Bytes;
 use lapin::options::{BasicAckOptions, BasicNackOptions, BasicRejectOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{BasicProperties, Channel, Connection};
+use lapin::{Acker, BasicProperties, Channel, Connection};
 use tokio_util::sync::CancellationToken;
 
 pub use url::Url;
 
 use self::connection::queue_error;
 use self::consumers::{Consumers, Next};
-use self::publisher::{Publisher, short};
+use self::publisher::{Publisher, name};
 use super::error::Kind;
 use super::{Command, DeadLetterBy, Depth, Ended, Error, Handed, Link, Options, Tag};
-use crate::fault::{self, Point};
 use crate::task::{Message, Origin, Settlement};
 
 /// For everything until messages can come. A quorum queue without a leader lets a consumer wait for as long as that
 /// lasts, which must not look like an empty queue.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// In traces.
+const SYSTEM: &str = "rabbitmq";
 
 /// How soon a lost connection is seen by a worker that takes no more messages.
 const LOOK_AFTER_CONNECTION: Duration = Duration::from_millis(250);
@@ -58,7 +61,7 @@ struct Session<'a> {
 
 /// A delivery that is with the worker. Once this is gone, so is the worker's claim on the message.
 struct Held {
-    acker: lapin::Acker,
+    acker: Acker,
     consumer: ShortString,
     properties: BasicProperties,
     body: Bytes,
@@ -124,7 +127,7 @@ fn ended(error: Error) -> Ended {
 impl<'a> Session<'a> {
     async fn open(adapter: &'a Adapter, wanted: u64) -> Result<Session<'a>, Error> {
         let Options { queue, prefetch, longest_hold, .. } = &adapter.options;
-        let connection = connection::connect(&adapter.nodes, &adapter.connection_name("takes")).await?;
+        let connection = connection::connect(&adapter.nodes, &connection_name("takes", queue)).await?;
         let lost = |error: lapin::Error| Error::Lost { source: Some(error.into()) };
         let mut channel = connection.create_channel().await.map_err(lost)?;
         let mut consumers = Consumers::open(&channel, queue, *prefetch, wanted, &arguments(*longest_hold)).await;
@@ -156,8 +159,9 @@ impl<'a> Session<'a> {
             routing_key: routing_key.to_string(),
             redelivered,
             delivery_tag,
+            system: SYSTEM,
         };
-        let (attempt, unfinished) = convert::attempt(&properties);
+        let (attempt, unfinished) = convert::attempt(&properties, &self.adapter.options.queue);
         let lost = CancellationToken::new();
         self.held.insert(delivery_tag, Held { acker, consumer, properties, body, lost: lost.clone() });
         link.deliver(link.tag(delivery_tag), lost, Handed { message, origin, attempt, unfinished });
@@ -251,10 +255,7 @@ impl<'a> Session<'a> {
             }
         };
         match published {
-            Ok(()) => {
-                fault::reach(Point::Confirmed);
-                acknowledge(&held).await
-            }
+            Ok(()) => acknowledge(&held).await,
             Err(error) => {
                 // The copy is not known to be safe, so the original stays.
                 give_back(&held).await?;
@@ -266,7 +267,11 @@ impl<'a> Session<'a> {
     async fn publisher(&mut self) -> Result<&Publisher, Error> {
         let publisher = match self.publisher.take() {
             Some(publisher) if publisher.usable() => publisher,
-            _ => Publisher::connect(&self.adapter.nodes, &self.adapter.connection_name("publishes")).await?,
+            _ => {
+                let Adapter { nodes, options } = self.adapter;
+                let called = connection_name("puts aside", &options.queue);
+                Publisher::connect(nodes, &called, options.publish_timeout).await?
+            }
         };
         Ok(self.publisher.insert(publisher))
     }
@@ -275,7 +280,7 @@ impl<'a> Session<'a> {
         let queue = &self.adapter.options.queue;
         let declared = self
             .channel
-            .queue_declare(short(queue)?, QueueDeclareOptions::durable().passive(), FieldTable::default())
+            .queue_declare(name(queue)?, QueueDeclareOptions::durable().passive(), FieldTable::default())
             .await
             .map_err(|error| queue_error(error, queue, "look at"))?;
         Ok(Depth { ready: declared.message_count().into(), delayed: 0 })
@@ -286,8 +291,8 @@ impl<'a> Session<'a> {
         let queue = &self.adapter.options.queue;
         let cancelled = || Error::Lost { source: Some("the broker cancelled the consumer".into()) };
         let Ok(channel) = self.connection.create_channel().await else { return cancelled() };
-        let Ok(name) = short(queue) else { return cancelled() };
-        match channel.queue_declare(name, QueueDeclareOptions::durable().passive(), FieldTable::default()).await {
+        let Ok(queue_name) = name(queue) else { return cancelled() };
+        match channel.queue_declare(queue_name, QueueDeclareOptions::durable().passive(), FieldTable::default()).await {
             Ok(_) => cancelled(),
             Err(error) => queue_error(error, queue, "look at"),
         }
@@ -313,12 +318,12 @@ impl Adapter {
     fn addresses(&self) -> String {
         self.nodes.iter().map(Url::address).collect::<Vec<_>>().join(", ")
     }
+}
 
-    /// What an operator sees in the broker's list of connections.
-    fn connection_name(&self, does: &str) -> String {
-        let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "localhost".into());
-        format!("wq-run {does} {} ({host}, {})", self.options.queue, std::process::id())
-    }
+/// What an operator sees in the broker's list of connections.
+fn connection_name(does: &str, queue: &str) -> String {
+    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "localhost".into());
+    format!("wq-run {does} {queue} ({host}, {})", std::process::id())
 }
 
 /// RabbitMQ 4.3 lets each consumer say how long it may have a message. Earlier ones take no notice.

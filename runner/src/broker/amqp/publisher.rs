@@ -3,22 +3,26 @@
 //! A connection of its own, because a broker in need stops reading from connections that publish: acknowledgements and
 //! heartbeats on the same connection would stop with it.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{BasicProperties, Channel, Confirmation, Connection};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ExchangeKind};
 
 use super::Url;
 use super::connection::{self, Refusal, queue_error, refusal};
-use crate::broker::Error;
+use crate::broker::{Address, Error};
 use crate::fault::{self, Point};
 use crate::task::Failure;
 use crate::telemetry::chain;
 
-/// How long a broker may take to confirm; one that raised an alarm confirms nothing until it is over.
-const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
+/// Direct replies: not a queue, but a way back over the connection of whoever asked. With a longer name in `reply_to`.
+const DIRECT_REPLY: &str = "amq.rabbitmq.reply-to.";
+
+/// How soon it is said that the broker takes nothing at the moment.
+const SAY_BLOCKED_AFTER: Duration = Duration::from_secs(1);
 
 /// Delay queues have these lives, in milliseconds; a message goes to the first that is long enough, with an expiration
 /// of its own. Few of them, since each is a queue; and close to each other, since a message can wait behind another
@@ -31,67 +35,128 @@ const DELAY_QUEUE_SPARE: u64 = 3_600_000;
 
 pub struct Publisher {
     connection: Connection,
-    channel: Channel,
+    /// Channels on which nothing is being published. Each carries one message at a time: lapin hands a returned message
+    /// to whichever confirm of the channel completes next.
+    idle: Mutex<Vec<Channel>>,
+    /// `--publish-timeout`. A broker that raised an alarm takes nothing until it is over.
+    timeout: Duration,
 }
 
 impl Publisher {
     /// # Errors
     /// As [`connection::connect`].
-    pub async fn connect(nodes: &[Url], name: &str) -> Result<Publisher, Error> {
+    pub async fn connect(nodes: &[Url], name: &str, timeout: Duration) -> Result<Publisher, Error> {
         let connection = connection::connect(nodes, name).await?;
-        let lost = |error: lapin::Error| Error::Lost { source: Some(error.into()) };
-        let channel = connection.create_channel().await.map_err(lost)?;
-        channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(lost)?;
-        Ok(Publisher { connection, channel })
+        let publisher = Publisher { connection, idle: Mutex::default(), timeout };
+        let channel = publisher.channel().await?;
+        publisher.put_back(channel);
+        Ok(publisher)
     }
 
     /// Whether another message can be tried over this connection.
     pub fn usable(&self) -> bool {
-        self.channel.status().connected()
+        self.connection.status().connected()
     }
 
-    pub async fn close(self) -> Result<(), Error> {
+    pub async fn close(&self) -> Result<(), Error> {
         connection::close(&self.connection).await
     }
 
-    /// Publishes to a queue, and returns when the broker has taken responsibility for the message.
-    ///
-    /// One message at a time: lapin hands a returned message to whichever confirm completes next.
+    /// Publishes a message, and returns when the broker has taken responsibility for it.
     ///
     /// # Errors
-    /// When it is not known that the message is in the queue. It may be there all the same.
-    pub async fn publish(&self, queue: &str, properties: BasicProperties, body: &Bytes) -> Result<(), Error> {
-        let routing_key = short(queue)?;
-        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    /// When it is not known that the message is where it should be. It may be there all the same.
+    pub async fn publish(&self, to: &Address, properties: BasicProperties, body: &Bytes) -> Result<(), Error> {
+        let direct = matches!(to, Address::Reply(reply_to) if reply_to.starts_with(DIRECT_REPLY));
+        if direct {
+            // The broker returns every mandatory message to such an address, delivered or not. Without that word it
+            // tells nothing, so that the requester is looked for first.
+            self.look_for(to).await?;
+        }
+        let (exchange, key) = names(to)?;
+        let channel = self.channel().await?;
+        let options = BasicPublishOptions { mandatory: !direct, ..BasicPublishOptions::default() };
         let publishing = async {
-            let confirm =
-                self.channel.basic_publish(ShortString::default(), routing_key, options, body, properties).await?;
+            let confirm = channel.basic_publish(exchange, key, options, body, properties).await?;
             fault::reach(Point::Published);
             confirm.await
         };
-        let confirmation = tokio::time::timeout(CONFIRM_TIMEOUT, publishing).await.map_err(|_| Error::Unpublished {
-            reason: format!(
-                "it was not confirmed within {}; the broker may be out of memory or disk space",
-                humantime::format_duration(CONFIRM_TIMEOUT)
-            ),
-        })?;
-        match confirmation {
-            Ok(Confirmation::Ack(None)) => Ok(()),
-            // To the default exchange, "no route" has one meaning.
-            Ok(Confirmation::Ack(Some(_))) => Err(Error::MissingQueue {
-                queue: queue.to_owned(),
-                source: Some("the broker has no route to it".into()),
-            }),
-            Ok(Confirmation::Nack(_)) => {
-                Err(Error::Unpublished { reason: format!("the queue `{queue}` refused it; it may be full") })
+        let confirmation = tokio::time::timeout(self.timeout, self.while_blocked(publishing))
+            .await
+            .map_err(|_| Error::Unpublished { reason: self.unconfirmed() })?
+            .map_err(|error| refused(to, error))?;
+        self.put_back(channel);
+        confirmed(to, &confirmation)?;
+        fault::reach(Point::Confirmed);
+        Ok(())
+    }
+
+    /// Looks whether an address is there, as far as a broker tells that without a message.
+    ///
+    /// # Errors
+    /// When it is not, or when that can't be known.
+    pub async fn look_for(&self, to: &Address) -> Result<(), Error> {
+        // A refusal closes its channel, so it gets one of its own.
+        let channel = self.connection.create_channel().await.map_err(lost)?;
+        let (exchange, key) = names(to)?;
+        let looked = match to {
+            Address::Queue(_) | Address::Reply(_) => {
+                let options = QueueDeclareOptions::durable().passive();
+                channel.queue_declare(key, options, FieldTable::default()).await.map(drop)
             }
-            Ok(Confirmation::NotRequested) => Err(Error::Unpublished { reason: "the broker does not confirm".into() }),
-            Err(error) => match refusal(&error) {
-                // `max_message_size`; the channel is gone with it.
-                Some(Refusal::PreconditionFailed) => Err(Error::Unpublished { reason: error.to_string() }),
-                _ => Err(queue_error(error, queue, "publish to")),
-            },
+            Address::Exchange { .. } => {
+                let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+                // The kind is not looked at.
+                channel.exchange_declare(exchange, ExchangeKind::Direct, options, FieldTable::default()).await
+            }
+        };
+        match looked {
+            Ok(()) => connection::close_channel(&channel).await,
+            // Somebody else's queue that only its connection may look at: it is there.
+            Err(error) if refusal(&error) == Some(Refusal::Locked) => Ok(()),
+            Err(error) => Err(refused(to, error)),
         }
+    }
+
+    async fn channel(&self) -> Result<Channel, Error> {
+        let idle = lock(&self.idle).pop();
+        if let Some(channel) = idle {
+            return Ok(channel);
+        }
+        let channel = self.connection.create_channel().await.map_err(lost)?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(lost)?;
+        Ok(channel)
+    }
+
+    /// After the answer for its message, so that no late one is taken for the next message's.
+    fn put_back(&self, channel: Channel) {
+        if channel.status().connected() {
+            lock(&self.idle).push(channel);
+        }
+    }
+
+    /// Says so if the broker blocks us: otherwise a worker that waits looks like one that hangs.
+    async fn while_blocked<T>(&self, publishing: impl Future<Output = T>) -> T {
+        tokio::pin!(publishing);
+        tokio::select! {
+            published = &mut publishing => return published,
+            () = tokio::time::sleep(SAY_BLOCKED_AFTER) => {}
+        }
+        if self.connection.status().blocked() {
+            tracing::warn!(
+                "the broker takes no messages at the moment; waiting for at most {} (--publish-timeout)",
+                humantime::format_duration(self.timeout)
+            );
+        }
+        publishing.await
+    }
+
+    fn unconfirmed(&self) -> String {
+        let blocked = if self.connection.status().blocked() { "it blocks publishers: " } else { "" };
+        format!(
+            "it was not confirmed within {} (--publish-timeout); {blocked}the broker may be out of memory or disk space",
+            humantime::format_duration(self.timeout)
+        )
     }
 
     /// Publishes a message so that it comes to `queue` after `delay`, and does not have to be held until then.
@@ -107,18 +172,18 @@ impl Publisher {
     ) -> Result<(), Error> {
         let delay = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         if delay == 0 {
-            return self.publish(queue, properties, body).await;
+            return self.publish(&Address::Queue(queue.to_owned()), properties, body).await;
         }
         let life = DELAYS.into_iter().find(|life| *life >= delay).unwrap_or(DELAYS[DELAYS.len() - 1]);
         let delay = delay.min(life);
         match self.declare_delay_queue(queue, life).await {
             Ok(delay_queue) => {
-                let properties = properties.with_expiration(short(&delay.to_string())?);
-                self.publish(&delay_queue, properties, body).await
+                let properties = properties.with_expiration(name(&delay.to_string())?);
+                self.publish(&Address::Queue(delay_queue), properties, body).await
             }
             Err(error @ (Error::Forbidden { .. } | Error::Mismatch { .. })) => {
                 tracing::warn!(error = %chain(&error), "there is no queue to wait in: the message comes again at once");
-                self.publish(queue, properties, body).await
+                self.publish(&Address::Queue(queue.to_owned()), properties, body).await
             }
             Err(error) => Err(error),
         }
@@ -155,13 +220,14 @@ impl Publisher {
         properties: BasicProperties,
         body: &Bytes,
     ) -> Result<(), Error> {
-        match self.publish(dead_letter_queue, properties.clone(), body).await {
+        let to = Address::Queue(dead_letter_queue.to_owned());
+        match self.publish(&to, properties.clone(), body).await {
             Err(Error::MissingQueue { .. }) => {
                 let mut arguments = FieldTable::default();
                 arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
                 self.declare(dead_letter_queue, arguments).await?;
                 tracing::info!(queue = dead_letter_queue, "made the queue for dead letters");
-                self.publish(dead_letter_queue, properties, body).await
+                self.publish(&to, properties, body).await
             }
             published => published,
         }
@@ -169,9 +235,8 @@ impl Publisher {
 
     async fn declare(&self, queue: &str, arguments: FieldTable) -> Result<(), Error> {
         // A refused declaration closes its channel, so it gets one of its own.
-        let channel =
-            self.connection.create_channel().await.map_err(|error| Error::Lost { source: Some(error.into()) })?;
-        let declared = channel.queue_declare(short(queue)?, QueueDeclareOptions::durable(), arguments).await;
+        let channel = self.connection.create_channel().await.map_err(lost)?;
+        let declared = channel.queue_declare(name(queue)?, QueueDeclareOptions::durable(), arguments).await;
         let declared = declared.map_err(|error| queue_error(error, queue, "declare"));
         if declared.is_ok() {
             connection::close_channel(&channel).await?;
@@ -180,10 +245,57 @@ impl Publisher {
     }
 }
 
+fn confirmed(to: &Address, confirmation: &Confirmation) -> Result<(), Error> {
+    match confirmation {
+        Confirmation::Ack(None) => Ok(()),
+        Confirmation::Ack(Some(_)) => Err(match to {
+            // To the default exchange, "no route" has one meaning.
+            Address::Queue(queue) => {
+                Error::MissingQueue { queue: queue.clone(), source: Some("the broker has no route to it".into()) }
+            }
+            Address::Exchange { name, key } => Error::Unroutable { exchange: name.clone(), key: key.clone() },
+            Address::Reply(reply_to) => Error::NoRequester { reply_to: reply_to.clone() },
+        }),
+        Confirmation::Nack(_) => Err(Error::Unpublished { reason: format!("{to} refused it; it may be full") }),
+        Confirmation::NotRequested => Err(Error::Unpublished { reason: "the broker does not confirm".into() }),
+    }
+}
+
+/// The meaning of an error that answers a message, or a look at where it should go.
+fn refused(to: &Address, error: lapin::Error) -> Error {
+    match (refusal(&error), to) {
+        // `max_message_size`. Nothing else of what we publish can be refused so.
+        (Some(Refusal::PreconditionFailed), _) => Error::TooLarge { reason: error.to_string() },
+        (Some(Refusal::NotFound), Address::Exchange { name, .. }) => {
+            Error::MissingExchange { exchange: name.clone(), source: error.into() }
+        }
+        (Some(Refusal::NotFound), Address::Reply(reply_to)) => Error::NoRequester { reply_to: reply_to.clone() },
+        (_, Address::Exchange { .. }) => match queue_error(error, "", "publish to") {
+            Error::Forbidden { source, .. } => Error::Forbidden { doing: format!("publish to {to}"), source },
+            other => other,
+        },
+        (_, Address::Queue(queue) | Address::Reply(queue)) => queue_error(error, queue, "publish to"),
+    }
+}
+
+fn lost(error: lapin::Error) -> Error {
+    Error::Lost { source: Some(error.into()) }
+}
+
+/// A panic while the lock is held leaves a list of channels, which is as good as before.
+fn lock(idle: &Mutex<Vec<Channel>>) -> MutexGuard<'_, Vec<Channel>> {
+    idle.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn names(to: &Address) -> Result<(ShortString, ShortString), Error> {
+    let (exchange, key) = to.parts();
+    Ok((name(exchange)?, name(key)?))
+}
+
 /// A name as AMQP has it.
-pub fn short(text: &str) -> Result<ShortString, Error> {
+pub fn name(text: &str) -> Result<ShortString, Error> {
     ShortString::try_new(text).map_err(|_| Error::Settings {
-        what: format!("the queue name `{text}`"),
+        what: format!("the name `{text}`"),
         source: "a name in AMQP has at most 255 bytes".into(),
     })
 }

@@ -3,20 +3,27 @@
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use serde_json::Map;
 
-use super::store::Store;
+use super::store::{Held, Lease, Store, Taken};
+use super::{LEASE, SYSTEM};
 use crate::broker::Error;
-use crate::broker::admin::Status;
-use crate::task::Properties;
+use crate::broker::admin::{self, Got, Status};
+use crate::task::{Origin, Properties};
 
 pub struct Admin {
     path: PathBuf,
     store: Option<Store>,
+    /// Taken, and not yet forgotten.
+    got: Option<Lease>,
 }
+
+#[derive(Debug)]
+pub struct Receipt(Lease);
 
 impl Admin {
     pub fn new(path: PathBuf) -> Admin {
-        Admin { path, store: None }
+        Admin { path, store: None, got: None }
     }
 
     pub fn publish(&mut self, queue: &str, properties: Properties, body: Bytes) -> Result<(), Error> {
@@ -24,7 +31,7 @@ impl Admin {
             Some(store) => store,
             None => Store::open(&self.path, queue)?,
         };
-        self.store.insert(store).publish(queue, &properties, &body)
+        self.store.insert(store).publish(queue, &properties, &Map::new(), &body)
     }
 
     pub fn declare(&self, queue: &str) -> Result<(), Error> {
@@ -40,6 +47,49 @@ impl Admin {
 
     pub fn purge(&self, queue: &str) -> Result<u64, Error> {
         self.open(queue)?.purge(queue)
+    }
+
+    /// Takes the next message under a lease, so that it comes again if we die before it is forgotten.
+    pub fn get(&mut self, queue: &str) -> Result<Option<Got>, Error> {
+        let mut store = match self.store.take() {
+            Some(store) => store,
+            None => self.open(queue)?,
+        };
+        let lease = fastrand::i64(1..);
+        let taken = store.take(queue, 1, lease, LEASE);
+        self.store = Some(store);
+        Ok(taken?.pop().map(|Taken { id, message, redelivered, .. }| {
+            let lease = Lease { id, lease };
+            self.got = Some(lease);
+            let origin = Origin {
+                queue: queue.to_owned(),
+                routing_key: queue.to_owned(),
+                exchange: String::new(),
+                redelivered,
+                delivery_tag: id.cast_unsigned(),
+                system: SYSTEM,
+            };
+            Got { message, origin, receipt: admin::Receipt::Sqlite(Receipt(lease)) }
+        }))
+    }
+
+    pub fn forget(&mut self, receipt: &Receipt) -> Result<(), Error> {
+        self.got = None;
+        let store = self.store.as_mut().ok_or(Error::Lost { source: None })?;
+        match store.ack(receipt.0)? {
+            Held::Yes => Ok(()),
+            Held::Lost => {
+                Err(Error::Lost { source: Some("the lease ran out, and somebody else has the message".into()) })
+            }
+        }
+    }
+
+    /// Gives back what was taken and not forgotten.
+    pub fn close(self) -> Result<(), Error> {
+        if let (Some(lease), Some(mut store)) = (self.got, self.store) {
+            let _: Held = store.release(lease)?;
+        }
+        Ok(())
     }
 
     fn open(&self, queue: &str) -> Result<Store, Error> {

@@ -5,6 +5,7 @@
 
 pub mod admin;
 mod clock;
+pub mod outbox;
 mod store;
 
 use std::collections::HashMap;
@@ -30,6 +31,9 @@ const RENEW: Duration = Duration::from_secs(5);
 /// How often an idle worker looks for a message: SQLite has no way to be told of one by another process. One look is
 /// a read of a few microseconds.
 const POLL: Duration = Duration::from_millis(50);
+
+/// In traces.
+const SYSTEM: &str = "sqlite";
 
 pub(crate) struct Adapter {
     path: PathBuf,
@@ -157,6 +161,7 @@ impl Session {
                 exchange: String::new(),
                 redelivered,
                 delivery_tag: number,
+                system: SYSTEM,
             };
             link.deliver(link.tag(number), lost, Handed { message, origin, attempt, unfinished });
         }

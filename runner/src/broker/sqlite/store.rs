@@ -1,10 +1,14 @@
 //! The queue file: all of its SQL, as verbs. Synchronous; every verb is one transaction.
 
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
+use rusqlite::blob::ZeroBlob;
+use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
 use serde_json::{Map, Value};
 
 use super::clock::Clock;
@@ -21,7 +25,6 @@ const SCHEMA: &str = "
         -- In the order of publishing; AUTOINCREMENT so that the number of a deleted message never comes again.
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         queue TEXT NOT NULL REFERENCES queue (name),
-        body BLOB NOT NULL,
         properties TEXT NOT NULL,
         headers TEXT NOT NULL,
         -- Runs that count: incremented when a message is taken, so that a worker that dies has used one up.
@@ -36,10 +39,16 @@ const SCHEMA: &str = "
     -- One row: what the times are measured by. See clock.rs.
     CREATE TABLE clock (name TEXT NOT NULL) STRICT;
     INSERT INTO clock VALUES ('none yet');
+    -- Apart from its message, which is written again with every lease and its every renewal.
+    CREATE TABLE body (
+        message INTEGER PRIMARY KEY REFERENCES message (id) ON DELETE CASCADE,
+        bytes BLOB NOT NULL
+    ) STRICT;
 ";
 
 /// The number of the run that failed last, as in the headers on an AMQP broker.
 const ATTEMPT: &str = "x-wq-attempt";
+const QUEUE: &str = "x-wq-queue";
 
 /// Several processes share the file; a writer waits for this long for the others.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -149,15 +158,21 @@ impl Store {
         found.ok_or_else(|| Error::MissingQueue { queue: queue.to_owned(), source: None })
     }
 
-    pub fn publish(&mut self, queue: &str, properties: &Properties, body: &Bytes) -> Result<(), Error> {
+    pub fn publish(
+        &mut self,
+        queue: &str,
+        properties: &Properties,
+        headers: &Map<String, Value>,
+        body: &Bytes,
+    ) -> Result<(), Error> {
         self.require_queue(queue)?;
         let now = self.clock.now();
         self.write(|db| {
             db.prepare_cached(
-                "INSERT INTO message (queue, body, properties, headers, available_at) VALUES (?1, ?2, ?3, '{}', ?4)",
+                "INSERT INTO message (queue, properties, headers, available_at) VALUES (?1, ?2, ?3, ?4)",
             )?
-            .execute(params![queue, &body[..], json(properties)?, now])
-            .map(drop)
+            .execute(params![queue, json(properties)?, json(headers)?, now])?;
+            write_body(db, db.last_insert_rowid(), body)
         })
     }
 
@@ -175,16 +190,19 @@ impl Store {
                      SELECT id FROM message
                      WHERE queue = ?3 AND available_at <= ?4 AND (lease IS NULL OR lease_until <= ?4)
                      ORDER BY id LIMIT ?5)
-                 RETURNING id, body, properties, headers, attempts, handovers",
+                 RETURNING id, properties, headers, attempts, handovers",
             )?
             .query_map(params![lease, now + millis(length), queue, now, count as i64], |row| {
                 let message = Message {
-                    body: Bytes::from(row.get::<_, Vec<u8>>(1)?),
-                    properties: parsed(&row.get::<_, String>(2)?)?,
-                    headers: parsed(&row.get::<_, String>(3)?)?,
+                    body: read_body(db, row.get(0)?)?,
+                    properties: parsed(&row.get::<_, String>(1)?)?,
+                    headers: parsed(&row.get::<_, String>(2)?)?,
                 };
-                let (attempt, handovers): (u32, i64) = (row.get(4)?, row.get(5)?);
-                let failed = message.headers.get(ATTEMPT).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
+                let (attempt, handovers): (u32, i64) = (row.get(3)?, row.get(4)?);
+                // Counted in another queue, it is another message's: a result may be the message of the next worker.
+                let ours = message.headers.get(QUEUE).is_some_and(|counted_in| counted_in == queue);
+                let written = message.headers.get(ATTEMPT).filter(|_| ours).and_then(Value::as_u64);
+                let failed = written.and_then(|number| u32::try_from(number).ok());
                 let unfinished = attempt.saturating_sub(failed.unwrap_or(0)).saturating_sub(1);
                 Ok(Taken { id: row.get(0)?, message, attempt, unfinished, redelivered: handovers > 1 })
             })?
@@ -323,7 +341,7 @@ fn with_failure(headers: &Map<String, Value>, failure: &Failure, queue: &str) ->
     headers.insert("x-wq-error".into(), failure.error.as_str().into());
     headers.insert("x-wq-stderr".into(), failure.stderr.as_str().into());
     headers.insert("x-wq-guest".into(), failure.guest.as_str().into());
-    headers.insert("x-wq-queue".into(), queue.into());
+    headers.insert(QUEUE.into(), queue.into());
     headers.insert(ATTEMPT.into(), failure.attempt.into());
     headers.insert("x-wq-last-failed-at".into(), at.as_str().into());
     headers.entry("x-wq-first-failed-at").or_insert_with(|| at.into());
@@ -334,10 +352,33 @@ fn with_failure(headers: &Map<String, Value>, failure: &Failure, queue: &str) ->
     headers
 }
 
+/// Bound to a statement, a value is copied twice on its way into the file; written in place it is not, but goes to the
+/// file twice.
+const WRITTEN_IN_PLACE: usize = 1 << 20;
+
+fn write_body(db: &Connection, message: i64, body: &[u8]) -> rusqlite::Result<()> {
+    let mut insert = db.prepare_cached("INSERT INTO body (message, bytes) VALUES (?1, ?2)")?;
+    if body.len() <= WRITTEN_IN_PLACE {
+        return insert.execute(params![message, body]).map(drop);
+    }
+    insert.execute(params![message, ZeroBlob(body.len() as u64)])?;
+    db.blob_open(MAIN_DB, "body", "bytes", message, false)?.write_at(body, 0)
+}
+
+/// Straight into the buffer that the message is then in: a row of a result is copied before that.
+fn read_body(db: &Connection, message: i64) -> rusqlite::Result<Bytes> {
+    let blob = db.blob_open(MAIN_DB, "body", "bytes", message, true)?;
+    let mut body = vec![0; blob.len()];
+    blob.read_at_exact(&mut body, 0)?;
+    Ok(body.into())
+}
+
 fn storage_error(path: &Path, error: rusqlite::Error) -> Error {
     let code = error.sqlite_error_code();
-    let (path, source) = (path.display().to_string(), error.into());
+    let (path, source): (_, Box<dyn std::error::Error + Send + Sync>) = (path.display().to_string(), error.into());
     match code {
+        // A blob has at most a billion bytes.
+        Some(ErrorCode::TooBig) => Error::TooLarge { reason: source.to_string() },
         Some(ErrorCode::NotADatabase) => Error::Settings { what: format!("the queue file {path}"), source },
         Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => {
             Error::Unreachable { address: path, source }
@@ -363,133 +404,4 @@ fn millis(duration: Duration) -> i64 {
     // A century; leaves room for sums.
     const FAR: u128 = 100 * 365 * 24 * 3600 * 1000;
     duration.as_millis().min(FAR) as i64
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::SystemTime;
-
-    use super::*;
-
-    const LEASE: Duration = Duration::from_secs(60);
-
-    fn store_with(bodies: &[&'static str]) -> (tempfile::TempDir, Store) {
-        let folder = tempfile::tempdir().unwrap();
-        let mut store = Store::create(&folder.path().join("q.db")).unwrap();
-        store.declare("q").unwrap();
-        for body in bodies {
-            store.publish("q", &Properties::default(), &Bytes::from_static(body.as_bytes())).unwrap();
-        }
-        (folder, store)
-    }
-
-    fn failure() -> Failure {
-        Failure {
-            outcome: "exit",
-            exit_code: Some(1),
-            error: "the guest exited with 1".into(),
-            stderr: "oh".into(),
-            guest: "sha256:0".into(),
-            attempt: 1,
-            at: SystemTime::UNIX_EPOCH,
-        }
-    }
-
-    fn depth(ready: u64, delayed: u64) -> Depth {
-        Depth { ready, delayed }
-    }
-
-    #[test]
-    fn messages_come_in_order_and_once() {
-        let (_folder, mut store) = store_with(&["a", "b", "c"]);
-        let first = store.take("q", 2, 1, LEASE).unwrap();
-        assert_eq!(first.iter().map(|taken| &taken.message.body[..]).collect::<Vec<_>>(), [b"a", b"b"]);
-        let second = store.take("q", 2, 2, LEASE).unwrap();
-        assert_eq!(second.len(), 1);
-        assert!(store.take("q", 2, 3, LEASE).unwrap().is_empty());
-        assert_eq!(store.running("q").unwrap(), 3);
-    }
-
-    #[test]
-    fn a_lease_that_ran_out_is_given_to_another_and_the_first_settles_nothing() {
-        let (_folder, mut store) = store_with(&["a"]);
-        let id = store.take("q", 1, 1, Duration::ZERO).unwrap()[0].id;
-        let again = store.take("q", 1, 2, LEASE).unwrap();
-        assert_eq!((again[0].id, again[0].attempt, again[0].redelivered), (id, 2, true));
-        let (old, new) = (Lease { id, lease: 1 }, Lease { id, lease: 2 });
-        assert_eq!(store.ack(old).unwrap(), Held::Lost);
-        assert_eq!(store.renew(old, LEASE).unwrap(), Held::Lost);
-        assert_eq!(store.release(old).unwrap(), Held::Lost);
-        assert_eq!(store.renew(new, LEASE).unwrap(), Held::Yes);
-        assert_eq!(store.ack(new).unwrap(), Held::Yes);
-        assert_eq!(store.ack(new).unwrap(), Held::Lost);
-    }
-
-    #[test]
-    fn a_release_does_not_count_and_a_retry_does() {
-        let (_folder, mut store) = store_with(&["a"]);
-        let taken = store.take("q", 1, 1, LEASE).unwrap().remove(0);
-        assert_eq!(store.release(Lease { id: taken.id, lease: 1 }).unwrap(), Held::Yes);
-        let taken = store.take("q", 1, 2, LEASE).unwrap().remove(0);
-        assert_eq!(taken.attempt, 1);
-        let lease = Lease { id: taken.id, lease: 2 };
-        assert_eq!(store.retry(lease, LEASE, &taken.message.headers, &failure(), "q").unwrap(), Held::Yes);
-        assert_eq!(store.depth("q").unwrap(), depth(0, 1));
-        assert!(store.take("q", 1, 3, LEASE).unwrap().is_empty(), "its backoff is not over");
-    }
-
-    #[test]
-    fn a_dead_letter_is_kept_with_its_reason() {
-        let (_folder, mut store) = store_with(&["a"]);
-        let taken = store.take("q", 1, 1, LEASE).unwrap().remove(0);
-        let lease = Lease { id: taken.id, lease: 1 };
-        assert_eq!(store.dead_letter(lease, "q.dead", &taken.message.headers, &failure(), "q").unwrap(), Held::Yes);
-        assert_eq!(store.depth("q").unwrap(), depth(0, 0));
-        let dead = store.take("q.dead", 1, 2, LEASE).unwrap().remove(0);
-        assert_eq!(&dead.message.body[..], b"a");
-        assert_eq!(dead.message.headers["x-wq-outcome"], "exit");
-        assert_eq!(dead.message.headers["x-wq-exit-code"], 1);
-        assert_eq!(dead.message.headers["x-wq-queue"], "q");
-        assert_eq!(dead.attempt, 1);
-    }
-
-    #[test]
-    fn what_is_no_queue_file_is_refused_and_left_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let missing = folder.path().join("none.db");
-        assert!(matches!(Store::open(&missing, "q"), Err(Error::MissingQueue { .. })));
-        assert!(!missing.exists());
-
-        let text = folder.path().join("text");
-        std::fs::write(&text, "this is a text of more than a hundred bytes, ".repeat(20)).unwrap();
-        assert!(matches!(Store::open(&text, "q"), Err(Error::Settings { .. })));
-
-        let foreign = folder.path().join("foreign.db");
-        Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
-        assert!(matches!(Store::create(&foreign), Err(Error::Settings { .. })));
-    }
-
-    #[test]
-    fn leases_and_pauses_of_an_earlier_boot_are_over() {
-        let (folder, mut store) = store_with(&["with a worker", "waits"]);
-        let path = folder.path().join("q.db");
-        let taken = store.take("q", 2, 1, LEASE).unwrap();
-        let waits = Lease { id: taken[1].id, lease: 1 };
-        assert_eq!(store.retry(waits, LEASE, &Map::new(), &failure(), "q").unwrap(), Held::Yes);
-        let mut again = Store::open(&path, "q").unwrap();
-        assert_eq!(again.depth("q").unwrap(), depth(0, 1), "nothing has changed for another process of this boot");
-        store.connection.execute("UPDATE clock SET name = 'another boot'", []).unwrap();
-        let mut rebooted = Store::open(&path, "q").unwrap();
-        assert_eq!(rebooted.depth("q").unwrap(), depth(2, 0));
-        // Its worker would have to have survived the reboot, but a file can also be restored.
-        assert_eq!(store.ack(Lease { id: taken[0].id, lease: 1 }).unwrap(), Held::Lost);
-        assert_eq!(rebooted.take("q", 1, 2, LEASE).unwrap()[0].unfinished, 1);
-    }
-
-    #[test]
-    fn publishing_to_a_queue_that_is_not_there_is_an_error() {
-        let (_folder, mut store) = store_with(&[]);
-        let published = store.publish("other", &Properties::default(), &Bytes::from_static(b"x"));
-        assert!(matches!(published, Err(Error::MissingQueue { .. })));
-    }
 }

@@ -1,0 +1,72 @@
+//! Results on an AMQP broker: over a connection of their own, which is made again when it is lost.
+//!
+//! Not the connection that takes messages, since a broker in need stops reading from the ones that publish; and not the
+//! one for retries and dead letters either, which belongs to the task that settles and would hold it up.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::{Map, Value};
+use tokio::sync::Mutex;
+
+use super::publisher::Publisher;
+use super::{Url, connection_name, convert};
+use crate::broker::outbox::{Address, Options, patiently};
+use crate::broker::{Error, Kind};
+use crate::task::Properties;
+
+pub struct Outbox {
+    nodes: Vec<Url>,
+    options: Options,
+    publisher: Mutex<Arc<Publisher>>,
+}
+
+impl Outbox {
+    pub async fn open(nodes: Vec<Url>, options: Options) -> Result<Outbox, Error> {
+        let publisher = patiently(options.connect_timeout, || connect(&nodes, &options)).await?;
+        Ok(Outbox { nodes, options, publisher: Mutex::new(Arc::new(publisher)) })
+    }
+
+    pub async fn look_for(&self, to: &Address) -> Result<(), Error> {
+        self.publisher().await?.look_for(to).await
+    }
+
+    pub async fn publish(
+        &self,
+        to: &Address,
+        properties: &Properties,
+        headers: &Map<String, Value>,
+        body: &Bytes,
+    ) -> Result<(), Error> {
+        let native = convert::native(properties, convert::field_table(headers))
+            .map_err(|reason| Error::Unpublished { reason })?;
+        // Not tried again, whatever comes of it: it may have arrived.
+        self.publisher().await?.publish(to, native, body).await
+    }
+
+    pub async fn close(&self) {
+        // Everything is confirmed by now.
+        let _ = self.publisher.lock().await.close().await;
+    }
+
+    async fn publisher(&self) -> Result<Arc<Publisher>, Error> {
+        let mut publisher = self.publisher.lock().await;
+        if !publisher.usable() {
+            let Outbox { nodes, options, .. } = self;
+            *publisher = Arc::new(patiently(options.publish_timeout, || connect(nodes, options)).await?);
+        }
+        Ok(publisher.clone())
+    }
+}
+
+async fn connect(nodes: &[Url], options: &Options) -> Result<Publisher, Error> {
+    let name = connection_name("results of", &options.queue);
+    Publisher::connect(nodes, &name, options.publish_timeout).await.map_err(|error| match error.kind() {
+        // Nothing was published yet, so that this is no connection lost with the outcome open.
+        Kind::Lost => {
+            let address = nodes.iter().map(Url::address).collect::<Vec<_>>().join(", ");
+            Error::Unreachable { address, source: error.into() }
+        }
+        _ => error,
+    })
+}

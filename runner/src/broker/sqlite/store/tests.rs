@@ -1,0 +1,127 @@
+//! The verbs of the queue file, one after the other.
+
+use std::time::SystemTime;
+
+use super::*;
+
+const LEASE: Duration = Duration::from_secs(60);
+
+fn store_with(bodies: &[&'static str]) -> (tempfile::TempDir, Store) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = Store::create(&folder.path().join("q.db")).unwrap();
+    store.declare("q").unwrap();
+    for body in bodies {
+        store.publish("q", &Properties::default(), &Map::new(), &Bytes::from_static(body.as_bytes())).unwrap();
+    }
+    (folder, store)
+}
+
+fn failure() -> Failure {
+    Failure {
+        outcome: "exit",
+        exit_code: Some(1),
+        error: "the guest exited with 1".into(),
+        stderr: "oh".into(),
+        guest: "sha256:0".into(),
+        attempt: 1,
+        at: SystemTime::UNIX_EPOCH,
+    }
+}
+
+fn depth(ready: u64, delayed: u64) -> Depth {
+    Depth { ready, delayed }
+}
+
+#[test]
+fn messages_come_in_order_and_once() {
+    let (_folder, mut store) = store_with(&["a", "b", "c"]);
+    let first = store.take("q", 2, 1, LEASE).unwrap();
+    assert_eq!(first.iter().map(|taken| &taken.message.body[..]).collect::<Vec<_>>(), [b"a", b"b"]);
+    let second = store.take("q", 2, 2, LEASE).unwrap();
+    assert_eq!(second.len(), 1);
+    assert!(store.take("q", 2, 3, LEASE).unwrap().is_empty());
+    assert_eq!(store.running("q").unwrap(), 3);
+}
+
+#[test]
+fn a_lease_that_ran_out_is_given_to_another_and_the_first_settles_nothing() {
+    let (_folder, mut store) = store_with(&["a"]);
+    let id = store.take("q", 1, 1, Duration::ZERO).unwrap()[0].id;
+    let again = store.take("q", 1, 2, LEASE).unwrap();
+    assert_eq!((again[0].id, again[0].attempt, again[0].redelivered), (id, 2, true));
+    let (old, new) = (Lease { id, lease: 1 }, Lease { id, lease: 2 });
+    assert_eq!(store.ack(old).unwrap(), Held::Lost);
+    assert_eq!(store.renew(old, LEASE).unwrap(), Held::Lost);
+    assert_eq!(store.release(old).unwrap(), Held::Lost);
+    assert_eq!(store.renew(new, LEASE).unwrap(), Held::Yes);
+    assert_eq!(store.ack(new).unwrap(), Held::Yes);
+    assert_eq!(store.ack(new).unwrap(), Held::Lost);
+}
+
+#[test]
+fn a_release_does_not_count_and_a_retry_does() {
+    let (_folder, mut store) = store_with(&["a"]);
+    let taken = store.take("q", 1, 1, LEASE).unwrap().remove(0);
+    assert_eq!(store.release(Lease { id: taken.id, lease: 1 }).unwrap(), Held::Yes);
+    let taken = store.take("q", 1, 2, LEASE).unwrap().remove(0);
+    assert_eq!(taken.attempt, 1);
+    let lease = Lease { id: taken.id, lease: 2 };
+    assert_eq!(store.retry(lease, LEASE, &taken.message.headers, &failure(), "q").unwrap(), Held::Yes);
+    assert_eq!(store.depth("q").unwrap(), depth(0, 1));
+    assert!(store.take("q", 1, 3, LEASE).unwrap().is_empty(), "its backoff is not over");
+}
+
+#[test]
+fn a_dead_letter_is_kept_with_its_reason() {
+    let (_folder, mut store) = store_with(&["a"]);
+    let taken = store.take("q", 1, 1, LEASE).unwrap().remove(0);
+    let lease = Lease { id: taken.id, lease: 1 };
+    assert_eq!(store.dead_letter(lease, "q.dead", &taken.message.headers, &failure(), "q").unwrap(), Held::Yes);
+    assert_eq!(store.depth("q").unwrap(), depth(0, 0));
+    let dead = store.take("q.dead", 1, 2, LEASE).unwrap().remove(0);
+    assert_eq!(&dead.message.body[..], b"a");
+    assert_eq!(dead.message.headers["x-wq-outcome"], "exit");
+    assert_eq!(dead.message.headers["x-wq-exit-code"], 1);
+    assert_eq!(dead.message.headers["x-wq-queue"], "q");
+    assert_eq!(dead.attempt, 1);
+}
+
+#[test]
+fn what_is_no_queue_file_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("none.db");
+    assert!(matches!(Store::open(&missing, "q"), Err(Error::MissingQueue { .. })));
+    assert!(!missing.exists());
+
+    let text = folder.path().join("text");
+    std::fs::write(&text, "this is a text of more than a hundred bytes, ".repeat(20)).unwrap();
+    assert!(matches!(Store::open(&text, "q"), Err(Error::Settings { .. })));
+
+    let foreign = folder.path().join("foreign.db");
+    Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
+    assert!(matches!(Store::create(&foreign), Err(Error::Settings { .. })));
+}
+
+#[test]
+fn publishing_to_a_queue_that_is_not_there_is_an_error() {
+    let (_folder, mut store) = store_with(&[]);
+    let published = store.publish("other", &Properties::default(), &Map::new(), &Bytes::from_static(b"x"));
+    assert!(matches!(published, Err(Error::MissingQueue { .. })));
+}
+
+#[test]
+fn leases_and_pauses_of_an_earlier_boot_are_over() {
+    let (folder, mut store) = store_with(&["with a worker", "waits"]);
+    let path = folder.path().join("q.db");
+    let taken = store.take("q", 2, 1, LEASE).unwrap();
+    let waits = Lease { id: taken[1].id, lease: 1 };
+    assert_eq!(store.retry(waits, LEASE, &Map::new(), &failure(), "q").unwrap(), Held::Yes);
+    let mut again = Store::open(&path, "q").unwrap();
+    assert_eq!(again.depth("q").unwrap(), depth(0, 1), "nothing has changed for another process of this boot");
+    store.connection.execute("UPDATE clock SET name = 'another boot'", []).unwrap();
+    let mut rebooted = Store::open(&path, "q").unwrap();
+    assert_eq!(rebooted.depth("q").unwrap(), depth(2, 0));
+    // Its worker would have to have survived the reboot, but a file can also be restored.
+    assert_eq!(store.ack(Lease { id: taken[0].id, lease: 1 }).unwrap(), Held::Lost);
+    assert_eq!(rebooted.take("q", 1, 2, LEASE).unwrap()[0].unfinished, 1);
+}

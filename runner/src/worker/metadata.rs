@@ -1,0 +1,35 @@
+//! `--metadata`: what is known of a message, as a file that its guest can read.
+
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::envelope;
+use crate::sandbox::Dir;
+use crate::task::{Attempt, Message, Origin};
+
+/// Where the guest sees the folder, and the file in it.
+pub const FOLDER: &str = "/wq";
+const FILE: &str = "message.json";
+
+/// A folder for one run. Gone when this is dropped.
+pub struct Metadata(TempDir);
+
+impl Metadata {
+    /// Writes the file, in a folder of its own that nobody else may read: headers can hold what is none of their business.
+    pub fn write(message: &Message, origin: &Origin, attempt: Attempt) -> io::Result<Metadata> {
+        let folder = tempfile::Builder::new().prefix("wq-run-").tempdir()?;
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o400).open(folder.path().join(FILE))?;
+        serde_json::to_writer(&mut file, &Value::Object(envelope::of_run(message, origin, attempt)))?;
+        file.write_all(b"\n")?;
+        Ok(Metadata(folder))
+    }
+
+    /// What the guest gets of it.
+    pub fn dir(&self) -> Dir {
+        Dir { host: self.0.path().to_owned(), guest: FOLDER.into(), writable: false }
+    }
+}
