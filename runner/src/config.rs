@@ -130,7 +130,7 @@ impl Work {
         Ok(Work {
             outbox,
             sandbox,
-            loading: guest::loading(&work.guest),
+            loading: guest::loading(&work.guest, work.concurrency.into()),
             subscription: broker::Options {
                 queue,
                 prefetch,
@@ -147,6 +147,7 @@ impl Work {
                 mode,
                 wait,
                 concurrency: work.concurrency.into(),
+                prefetch: prefetch.into(),
                 max_message,
                 result_content_type: work.result_content_type,
                 metadata: work.metadata,
@@ -215,7 +216,7 @@ impl Exec {
     pub fn resolve(exec: cli::Exec) -> Result<Exec, Error> {
         Ok(Exec {
             sandbox: guest::options(&exec.guest, Stderr::Inherit)?,
-            loading: guest::loading(&exec.guest),
+            loading: guest::loading(&exec.guest, 1),
             max_message: exec.guest.limits.max_message.as_u64(),
         })
     }
@@ -223,7 +224,7 @@ impl Exec {
 
 impl Compile {
     pub fn resolve(compile: cli::Compile) -> Result<Compile, Error> {
-        let loading = guest::loading(&compile.guest);
+        let loading = guest::loading(&compile.guest, 1);
         if loading.cache.is_none() {
             return Err(Error::configuration(
                 "there is no cache to compile into",

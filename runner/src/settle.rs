@@ -87,7 +87,7 @@ impl Policy {
             Outcome::LimitExceeded(Limit::Message(_)) => Action::DeadLetter,
             Outcome::LimitExceeded(_) => Action::Retry,
             Outcome::Abandoned(_) | Outcome::Undeliverable(_) | Outcome::Undecodable(_) => Action::DeadLetter,
-            Outcome::Interrupted | Outcome::HostFault(_) | Outcome::Refused(..) => Action::Release,
+            Outcome::Withdrawn | Outcome::Interrupted | Outcome::HostFault(_) | Outcome::Refused(..) => Action::Release,
         }
     }
 }
@@ -200,6 +200,7 @@ mod tests {
             (Outcome::Undeliverable(Undeliverable::NoRequester(String::new())), "dead-letter", "dead-letter"),
             (Outcome::Undecodable(String::new()), "dead-letter", "dead-letter"),
             (Outcome::Refused(Refused::Configuration, String::new()), "release", "release"),
+            (Outcome::Withdrawn, "release", "release"),
             (Outcome::Interrupted, "release", "release"),
             (Outcome::HostFault(String::new()), "release", "release"),
         ];

@@ -94,6 +94,8 @@ pub enum Outcome {
     TimedOut(Duration),
     /// The guest went over one of its limits.
     LimitExceeded(Limit),
+    /// The run was never begun, since nobody wanted it any more.
+    Withdrawn,
     /// We stopped the guest for a reason that is none of its own: its lease was lost, or the worker shuts down.
     Interrupted,
     /// The guest took down the process that ran it; the worker was another one. What is known of its end.
@@ -211,6 +213,7 @@ impl Outcome {
             Outcome::TimedOut(_) | Outcome::Stuck(_) => "timeout",
             Outcome::LimitExceeded(limit) => limit.name(),
             Outcome::Crashed(_) | Outcome::Abandoned(_) => "crash",
+            Outcome::Withdrawn => "withdrawn",
             Outcome::Interrupted => "interrupted",
             Outcome::HostFault(_) | Outcome::Refused(..) => "host-fault",
             Outcome::Undeliverable(Undeliverable::TooLarge(_)) => "result-too-large",
@@ -240,6 +243,7 @@ impl fmt::Display for Outcome {
             }
             Outcome::LimitExceeded(limit) => write!(f, "{limit}"),
             Outcome::Crashed(end) => write!(f, "the guest took its process down: {end}"),
+            Outcome::Withdrawn => write!(f, "the run was never begun"),
             Outcome::Interrupted => write!(f, "the run was stopped before its end"),
             Outcome::Abandoned(runs) => {
                 write!(f, "{runs} runs of this message ended together with their worker; it is not run again")

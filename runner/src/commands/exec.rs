@@ -27,7 +27,13 @@ pub async fn run(args: cli::Exec) -> Result<u8, Error> {
     let mut phases = shutdown::watch(std::time::Duration::ZERO)
         .map_err(|source| Error::Io { doing: "watch for signals".into(), source })?;
     let cancel = CancellationToken::new();
-    let run = sandbox.run(Input { stdin, env: Vec::new(), dirs: Vec::new(), cancel: cancel.clone() });
+    let run = sandbox.run(Input {
+        stdin,
+        env: Vec::new(),
+        dirs: Vec::new(),
+        cancel: cancel.clone(),
+        withdraw: CancellationToken::new(),
+    });
     tokio::pin!(run);
     let mut signal = None;
     let report = loop {
@@ -62,7 +68,7 @@ fn status(outcome: &Outcome, signal: Option<Signal>) -> u8 {
         Outcome::LimitExceeded(Limit::Message(_)) => ExitStatus::DeadLettered.code(),
         // The rest of the limits end a guest by a trap.
         Outcome::LimitExceeded(_) => TRAP,
-        Outcome::Interrupted => signal.map_or(ExitStatus::Bug.code(), Signal::exit_code),
+        Outcome::Withdrawn | Outcome::Interrupted => signal.map_or(ExitStatus::Bug.code(), Signal::exit_code),
         // The last three are about queues, and never come out of the sandbox.
         Outcome::Abandoned(_) | Outcome::HostFault(_) | Outcome::Refused(..) | Outcome::Undeliverable(_) => {
             ExitStatus::NotDelivered.code()

@@ -14,7 +14,7 @@ const STACKS: RangeInclusive<u64> = 16 << 10..=64 << 20;
 const SECRETS: [&str; 2] = ["BROKER_URL", "AMQP_URL"];
 
 /// Where the guest is and how it is brought to run.
-pub fn loading(guest: &cli::Guest) -> Loading {
+pub fn loading(guest: &cli::Guest, concurrency: usize) -> Loading {
     Loading {
         guest: guest.path.clone(),
         digest: guest.guest_digest,
@@ -24,6 +24,7 @@ pub fn loading(guest: &cli::Guest) -> Loading {
             cli::Isolation::Thread => Isolation::Thread,
             cli::Isolation::Process => Isolation::Process,
         },
+        concurrency,
     }
 }
 

@@ -158,7 +158,7 @@ pub fn serve() -> io::Result<()> {
 
 fn core(setup: Setup, guest: &File) -> Result<Core, String> {
     let Setup { name, kind, options } = setup;
-    let engine = engine(&options).map_err(|error| format!("{error:#}"))?;
+    let engine = engine(&options, kind, 1).map_err(|error| format!("{error:#}"))?;
     let compiled = cache::load(&engine, kind, guest).map_err(|error| format!("{error:#}"))?;
     let program = Program::link(&engine, &compiled).map_err(|error| format!("{error:#}"))?;
     Ok(Core::new(name, kind, options, engine, program))
@@ -170,7 +170,9 @@ fn read_orders(orders: &mut UnixStream, runs: &std::sync::mpsc::Sender<Input>) {
         match order {
             Order::Run { env, dirs } => {
                 current = CancellationToken::new();
-                let input = Input { stdin: Bytes::from(bytes), env, dirs, cancel: current.clone() };
+                // What comes here has begun: nothing waits in a child.
+                let withdraw = CancellationToken::new();
+                let input = Input { stdin: Bytes::from(bytes), env, dirs, cancel: current.clone(), withdraw };
                 if runs.send(input).is_err() {
                     return;
                 }

@@ -3,9 +3,11 @@
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use wasmtime::{Config, Engine, WasmBacktraceDetails};
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails};
 
 use super::Options;
+use super::guest::Kind;
+use super::limits::MODULE_TABLES;
 
 /// How often a spinning guest yields: the precision of `--timeout` and the delay of a stop. Finer than a person
 /// notices, coarse enough to cost a computing guest nothing that can be measured.
@@ -14,8 +16,49 @@ const EPOCH_TICK: Duration = Duration::from_millis(10);
 /// What the host's own frames may need on a guest's stack beside the guest's. wasmtime's default leaves as much.
 const HOST_STACK: usize = 1536 * 1024;
 
-/// Engines of the same options are compatible: what one compiled, the other can load.
-pub fn engine(options: &Options) -> wasmtime::Result<Engine> {
+/// An engine for guests of this kind, `places` of which run at the same time.
+///
+/// Engines of the same options are compatible, whatever the places: what one compiled, the other can load.
+pub fn engine(options: &Options, kind: Kind, places: usize) -> wasmtime::Result<Engine> {
+    let mut config = config(options);
+    if kind == Kind::Module {
+        config.allocation_strategy(pool(places));
+        match Engine::new(&config) {
+            Ok(engine) => return Ok(engine),
+            // Address space can be limited (`ulimit -v`). Without a pool each run reserves its own, and fails alone.
+            Err(error) => tracing::debug!(error = format!("{error:#}"), "no room for a pool of instances"),
+        }
+        config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
+    }
+    Engine::new(&config)
+}
+
+/// Memories, tables and stacks that are kept from run to run, cleaned in between. To map and unmap them each time takes
+/// longer than a short run.
+fn pool(places: usize) -> PoolingAllocationConfig {
+    /// All that a 32-bit memory can be. It is address space only; the limiter counts what is used.
+    const MEMORY: usize = 4 << 30;
+    /// More than any table of functions has. A table that grows beyond it is refused.
+    const TABLE_ELEMENTS: usize = 1 << 20;
+    /// For what wasmtime keeps of each function, memory and global of an instance.
+    const INSTANCE: usize = 64 << 20;
+    /// What is wiped in place instead of being given back to the system: as much as a short run touches.
+    const KEEP_RESIDENT: usize = 512 << 10;
+    // One more than there are places: a run that was just stopped may not be gone when the next one begins.
+    let count = u32::try_from(places).unwrap_or(u32::MAX).saturating_add(1);
+    let tables = u32::try_from(MODULE_TABLES).unwrap_or(u32::MAX);
+    let mut pool = PoolingAllocationConfig::default();
+    pool.total_core_instances(count).total_memories(count).total_stacks(count);
+    pool.total_tables(count.saturating_mul(tables)).max_tables_per_module(tables);
+    pool.total_component_instances(0);
+    pool.max_memory_size(MEMORY).table_elements(TABLE_ELEMENTS).max_core_instance_size(INSTANCE);
+    pool.linear_memory_keep_resident(KEEP_RESIDENT);
+    pool.table_keep_resident(KEEP_RESIDENT);
+    pool.async_stack_keep_resident(KEEP_RESIDENT);
+    pool
+}
+
+fn config(options: &Options) -> Config {
     let mut config = Config::new();
     config.epoch_interruption(true);
     config.consume_fuel(options.limits.fuel.is_some());
@@ -26,7 +69,7 @@ pub fn engine(options: &Options) -> wasmtime::Result<Engine> {
     config.wasm_backtrace_details(WasmBacktraceDetails::Disable);
     // Proposals that no toolchain for wasm32-wasip1 uses by default are code that need not be reachable.
     config.wasm_memory64(false).wasm_multi_memory(false).wasm_relaxed_simd(false).wasm_custom_page_sizes(false);
-    Engine::new(&config)
+    config
 }
 
 /// Lets the engine's clock run only while a guest runs: an idle worker should not wake up a hundred times a second.

@@ -68,7 +68,7 @@ pub struct Limiter {
 const TABLE_ELEMENT_SIZE: u64 = size_of::<usize>() as u64;
 
 /// A module is one instance with one memory and, in practice, one table; linkers make a second now and then.
-const MODULE_TABLES: usize = 8;
+pub const MODULE_TABLES: usize = 8;
 
 impl Limiter {
     pub fn new(kind: Kind, limits: &Limits) -> Limiter {
@@ -112,6 +112,17 @@ impl ResourceLimiter for Limiter {
     fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
         let elements = desired.saturating_sub(current) as u64;
         Ok(self.grow(elements.saturating_mul(TABLE_ELEMENT_SIZE)))
+    }
+
+    /// What we allowed, and the system had no room for.
+    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.refused = true;
+        Ok(())
+    }
+
+    fn table_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.refused = true;
+        Ok(())
     }
 
     fn instances(&self) -> usize {

@@ -28,6 +28,8 @@ pub struct Loading {
     pub cache: Option<PathBuf>,
     pub compile_timeout: Duration,
     pub isolation: Isolation,
+    /// Runs that may happen at the same time. What is above that waits.
+    pub concurrency: usize,
 }
 
 /// A guest that is ready to run.
@@ -93,7 +95,8 @@ fn check(loading: &Loading, options: &Options) -> Result<(Guest, Engine), Error>
     if loading.digest.is_some_and(|expected| expected != guest.digest) {
         return Err(Error::Digest { path: guest.path, found: guest.digest });
     }
-    let engine = engine(options).map_err(|source| compile_error(loading, source))?;
+    let engine =
+        engine(options, guest.shape.kind, loading.concurrency).map_err(|source| compile_error(loading, source))?;
     let foreign = foreign_imports(&engine, &guest.shape).map_err(|source| compile_error(loading, source))?;
     if foreign.is_empty() { Ok((guest, engine)) } else { Err(Error::Imports { path: guest.path, imports: foreign }) }
 }

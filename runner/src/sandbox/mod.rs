@@ -87,6 +87,8 @@ pub struct Input {
     pub dirs: Vec<Dir>,
     /// Stops the run, which then ends as `Outcome::Interrupted`.
     pub cancel: CancellationToken,
+    /// As long as the run waits for a slot, this ends it as `Outcome::Withdrawn`. One that has begun goes on.
+    pub withdraw: CancellationToken,
 }
 
 pub struct Sandbox {
@@ -110,16 +112,16 @@ impl Sandbox {
     /// # Errors
     /// When it is no guest that could run here.
     pub async fn load(loading: Loading, options: Options) -> Result<Sandbox, Error> {
-        let isolation = loading.isolation;
+        let (isolation, places) = (loading.isolation, loading.concurrency);
         let prepared = tokio::task::spawn_blocking(move || prepare(&loading, options)).await;
         let Prepared { core, digest, code } = prepared.map_err(|panic| Error::Panic(panic.to_string()))??;
         let (name, deterministic) = (core.name.clone(), core.options.deterministic);
         let runs = match (isolation, code) {
-            (Isolation::Thread, _) => Runs::Slots(Slots::new(core)),
+            (Isolation::Thread, _) => Runs::Slots(Slots::new(core, places)),
             (Isolation::Process, code) => {
                 let code = code.map_err(Error::Isolation)?;
                 let setup = Setup { name: core.name.clone(), kind: core.kind, options: core.options.clone() };
-                let processes = Processes::new(code, setup).map_err(Error::Isolation)?;
+                let processes = Processes::new(code, setup, places).map_err(Error::Isolation)?;
                 // The first one now: what can't be started should not be found out with a message in hand.
                 processes.keep(processes.start().await.map_err(Error::Isolation)?);
                 Runs::Processes(processes)

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::Semaphore;
 
 use super::child::{HEADER, Order, Reply, Setup, header, lengths};
 use super::stdio::{Lines, Stderr};
@@ -32,6 +33,7 @@ pub struct Processes {
     options: Options,
     /// One is taken out for each run, and put back after it if it is still good.
     idle: Mutex<Vec<Child>>,
+    places: Semaphore,
 }
 
 pub struct Child {
@@ -41,13 +43,20 @@ pub struct Child {
 }
 
 impl Processes {
-    pub fn new(code: File, setup: Setup) -> io::Result<Processes> {
+    pub fn new(code: File, setup: Setup, places: usize) -> io::Result<Processes> {
         let options = setup.options.clone();
         let setup = serde_json::to_vec(&Order::Setup(Box::new(setup)))?;
-        Ok(Processes { code, setup, options, idle: Mutex::default() })
+        Ok(Processes { code, setup, options, idle: Mutex::default(), places: Semaphore::new(places) })
     }
 
     pub async fn run(&self, input: Input) -> Report {
+        let asked = Instant::now();
+        let _place = tokio::select! {
+            biased;
+            place = self.places.acquire() => place,
+            () = input.withdraw.cancelled() => return Report::bare(Outcome::Withdrawn, asked.elapsed()),
+            () = input.cancel.cancelled() => return Report::bare(Outcome::Withdrawn, asked.elapsed()),
+        };
         let started = Instant::now();
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let child = match idle {
@@ -131,7 +140,7 @@ impl Processes {
 
 impl Child {
     async fn run(&mut self, input: Input, stderr: &Lines) -> io::Result<Report> {
-        let Input { stdin, env, dirs, cancel } = input;
+        let Input { stdin, env, dirs, cancel, .. } = input;
         let Child { replies, orders, .. } = self;
         send(orders, &serde_json::to_vec(&Order::Run { env, dirs })?, &stdin).await?;
         drop(stdin);

@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::ResourceTableError;
-use wasmtime::{Engine, Trap};
+use wasmtime::{Engine, PoolConcurrencyLimitError, Trap};
 use wasmtime_wasi::p2::pipe::MemoryInputPipe;
 use wasmtime_wasi::{FsPerms, I32Exit, WasiCtxBuilder};
 
@@ -47,7 +47,13 @@ impl Core {
 
     /// Tries all grants once without a message: what can't be granted now would fail every run.
     pub fn try_grants(&self) -> Result<(), String> {
-        let input = Input { stdin: Bytes::new(), env: Vec::new(), dirs: Vec::new(), cancel: CancellationToken::new() };
+        let input = Input {
+            stdin: Bytes::new(),
+            env: Vec::new(),
+            dirs: Vec::new(),
+            cancel: CancellationToken::new(),
+            withdraw: CancellationToken::new(),
+        };
         let scratch = self.scratch()?;
         self.world(&input, scratch.as_ref(), &Capture::new(0), &Lines::null()).map(drop)
     }
@@ -154,6 +160,9 @@ fn outcome(ended: Ended, limits: &Limits) -> Outcome {
     // with a code of its own has said more than we know.
     if ended.memory_refused {
         return Outcome::LimitExceeded(Limit::Memory(limits.memory));
+    }
+    if error.is::<PoolConcurrencyLimitError>() {
+        return Outcome::HostFault(format!("no place for an instance: {error}"));
     }
     if let Some(ResourceTableError::Full) = error.downcast_ref() {
         return Outcome::LimitExceeded(Limit::Resources(limits.resources));

@@ -1,6 +1,9 @@
 //! Runs on threads of this process, a *slot* each.
+//!
+//! Runs wait in one line for all slots, so that a slot that is done has the next one at once, without asking anybody.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::oneshot;
@@ -13,68 +16,126 @@ use crate::task::{Outcome, Report};
 
 pub struct Slots {
     core: Arc<Core>,
-    /// Threads that wait for a run. One is taken out for each run and put back after it, so there are never more than
-    /// there were runs at the same time.
-    idle: Mutex<Vec<Slot>>,
+    line: Arc<Line>,
+    /// Runs that may happen at the same time.
+    places: usize,
 }
 
-type Slot = std::sync::mpsc::Sender<Request>;
+/// The runs that wait for a slot.
+#[derive(Default)]
+struct Line {
+    state: Mutex<LineState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct LineState {
+    waiting: VecDeque<Request>,
+    /// Slots that were started. They stay for as long as the sandbox does.
+    slots: usize,
+    idle: usize,
+    closed: bool,
+}
 
 struct Request {
     input: Input,
     span: tracing::Span,
+    progress: Arc<Mutex<Progress>>,
     reply: oneshot::Sender<Report>,
 }
 
+enum Progress {
+    Waiting,
+    /// Nobody wants it any more. The slot that comes to it goes on to the next.
+    Withdrawn,
+    RunningSince(Instant),
+}
+
 impl Slots {
-    pub fn new(core: Core) -> Slots {
-        Slots { core: Arc::new(core), idle: Mutex::default() }
+    pub fn new(core: Core, places: usize) -> Slots {
+        Slots { core: Arc::new(core), line: Arc::default(), places }
     }
 
     pub async fn run(&self, input: Input) -> Report {
-        let started = Instant::now();
-        let timeout = self.core.options.limits.timeout;
-        let cancel = input.cancel.clone();
+        let asked = Instant::now();
+        let (cancel, withdraw) = (input.cancel.clone(), input.withdraw.clone());
         let (reply, report_rx) = oneshot::channel();
-        let slot = match self.slot() {
-            Ok(slot) => slot,
-            Err(error) => {
-                return Report::bare(Outcome::HostFault(format!("cannot start a thread: {error}")), started.elapsed());
-            }
-        };
-        let request = Request { input, span: tracing::Span::current(), reply };
-        // A slot whose thread is gone drops the request, and with it `reply`.
-        let _ = slot.send(request);
-        // The run keeps its own time. This one only watches for a guest that nothing stops.
-        let overdue = async {
+        let progress = Arc::new(Mutex::new(Progress::Waiting));
+        let request = Request { input, span: tracing::Span::current(), progress: progress.clone(), reply };
+        if let Err(error) = self.line_up(request) {
+            return Report::bare(Outcome::HostFault(format!("cannot start a thread: {error}")), asked.elapsed());
+        }
+        let withdrawn = async {
             tokio::select! {
-                () = tokio::time::sleep(timeout) => {}
+                () = withdraw.cancelled() => {}
                 () = cancel.cancelled() => {}
             }
-            tokio::time::sleep(STUCK_AFTER).await;
+            if !withdraw_from(&progress) {
+                std::future::pending().await
+            }
         };
         tokio::select! {
-            report = report_rx => match report {
-                Ok(report) => {
-                    self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
-                    report
-                }
-                Err(_) => Report::bare(Outcome::HostFault("the sandbox's thread panicked".into()), started.elapsed()),
-            },
-            () = overdue => Report::bare(Outcome::Stuck(timeout), started.elapsed()),
+            biased;
+            report = report_rx => report.unwrap_or_else(|_| {
+                Report::bare(Outcome::HostFault("the sandbox's thread panicked".into()), asked.elapsed())
+            }),
+            () = withdrawn => Report::bare(Outcome::Withdrawn, asked.elapsed()),
+            () = self.overdue(&progress, &cancel) => {
+                Report::bare(Outcome::Stuck(self.core.options.limits.timeout), asked.elapsed())
+            }
         }
     }
 
-    fn slot(&self) -> std::io::Result<Slot> {
-        if let Some(slot) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
-            return Ok(slot);
+    /// The run keeps its own time. This one only watches for a guest that nothing stops.
+    async fn overdue(&self, progress: &Mutex<Progress>, cancel: &tokio_util::sync::CancellationToken) {
+        let timeout = self.core.options.limits.timeout;
+        tokio::select! {
+            () = cancel.cancelled() => tokio::time::sleep(STUCK_AFTER).await,
+            () = async {
+                loop {
+                    let since = match *lock(progress) {
+                        Progress::RunningSince(since) => Some(since),
+                        Progress::Waiting | Progress::Withdrawn => None,
+                    };
+                    // One that has not begun can't be overdue before this.
+                    let left = (timeout + STUCK_AFTER).saturating_sub(since.map_or_else(Default::default, |since| since.elapsed()));
+                    if left.is_zero() {
+                        return;
+                    }
+                    tokio::time::sleep(left).await;
+                }
+            } => {}
         }
-        let (requests_tx, requests_rx) = std::sync::mpsc::channel::<Request>();
+    }
+
+    fn line_up(&self, request: Request) -> std::io::Result<()> {
+        let mut state = lock(&self.line.state);
+        state.waiting.push_back(request);
+        if state.idle == 0 && state.slots < self.places {
+            match self.start_slot() {
+                Ok(()) => state.slots += 1,
+                // The others will come to it.
+                Err(error) if state.slots > 0 => tracing::warn!(%error, "cannot start one more thread for guests"),
+                Err(error) => {
+                    state.waiting.pop_back();
+                    return Err(error);
+                }
+            }
+        }
+        drop(state);
+        self.line.changed.notify_one();
+        Ok(())
+    }
+
+    fn start_slot(&self) -> std::io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let core = self.core.clone();
+        let (core, line) = (self.core.clone(), self.line.clone());
         std::thread::Builder::new().name("guest".into()).spawn(move || {
-            // Ends when the sandbox, and with it the other end, is gone.
-            while let Ok(Request { input, span, reply }) = requests_rx.recv() {
+            while let Some(Request { input, span, progress, reply }) = line.next() {
+                match &mut *lock(&progress) {
+                    Progress::Withdrawn => continue,
+                    waiting => *waiting = Progress::RunningSince(Instant::now()),
+                }
                 let _entered = span.entered();
                 fault::reach(Point::Running);
                 let stderr = Lines::new(core.options.stderr, core.options.limits.stderr);
@@ -82,6 +143,46 @@ impl Slots {
                 let _ = reply.send(report);
             }
         })?;
-        Ok(requests_tx)
+        Ok(())
     }
+}
+
+impl Drop for Slots {
+    fn drop(&mut self) {
+        lock(&self.line.state).closed = true;
+        self.line.changed.notify_all();
+    }
+}
+
+impl Line {
+    /// The next run, when there is one; `None` when the sandbox is gone.
+    fn next(&self) -> Option<Request> {
+        let mut state = lock(&self.state);
+        loop {
+            if let Some(request) = state.waiting.pop_front() {
+                return Some(request);
+            }
+            if state.closed {
+                return None;
+            }
+            state.idle += 1;
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.idle -= 1;
+        }
+    }
+}
+
+/// Whether the run had not begun, and now never will.
+fn withdraw_from(progress: &Mutex<Progress>) -> bool {
+    let mut progress = lock(progress);
+    let waits = matches!(*progress, Progress::Waiting);
+    if waits {
+        *progress = Progress::Withdrawn;
+    }
+    waits
+}
+
+/// A panic while the lock is held leaves nothing half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

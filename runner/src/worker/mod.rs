@@ -36,6 +36,8 @@ pub struct Options {
     pub wait: Option<Duration>,
     /// Guests that run at the same time.
     pub concurrency: usize,
+    /// Messages that are with us at the same time, running ones included.
+    pub prefetch: usize,
     /// A larger message is a dead letter at once. In bytes.
     pub max_message: u64,
     /// What a result says that it is.
@@ -112,7 +114,8 @@ enum Act {
     Start(Delivery),
     /// Take nothing more.
     Cancel,
-    /// Drop what has no place: its receipts give it back. After `Cancel`, or the broker would fill the free places.
+    /// Drop what has no place: its receipts give it back; and withdraw what has not begun. After `Cancel`, or the broker
+    /// would fill the free places.
     GiveBack(VecDeque<Delivery>),
     /// Ask for the depth of the queue.
     Probe,
@@ -123,7 +126,9 @@ enum Act {
 struct State {
     mode: Mode,
     wait: Option<Duration>,
-    concurrency: usize,
+    /// Messages that may be started before one of them is settled. The sandbox runs `concurrency` of them at a time, and
+    /// has the next ones at hand.
+    places: usize,
     /// Deliveries that have no free place yet.
     waiting: VecDeque<Delivery>,
     running: usize,
@@ -160,6 +165,7 @@ impl Worker {
             result_content_type: options.result_content_type.clone(),
             metadata: options.metadata,
             decode: options.decode,
+            withdraw: CancellationToken::new(),
             abort: CancellationToken::new(),
         };
         Worker { options, context: Arc::new(context) }
@@ -190,7 +196,12 @@ impl Worker {
                         runs.spawn(process(self.context.clone(), delivery));
                     }
                     Act::Cancel => subscription.cancel(),
-                    Act::GiveBack(deliveries) => drop(deliveries),
+                    Act::GiveBack(deliveries) => {
+                        drop(deliveries);
+                        if !matches!(state.stopping, Some(StopReason::Empty | StopReason::Done)) {
+                            self.context.withdraw.cancel();
+                        }
+                    }
                     Act::Probe => subscription.probe(),
                     Act::Abort => self.context.abort.cancel(),
                 }
@@ -226,7 +237,11 @@ impl State {
         State {
             mode: options.mode,
             wait: options.wait,
-            concurrency: options.concurrency,
+            // A message of a count is started once, so that it is not until a guest can run.
+            places: match options.mode {
+                Mode::Count(_) => options.concurrency,
+                Mode::Drain | Mode::Forever => options.concurrency.max(options.prefetch),
+            },
             waiting: VecDeque::new(),
             running: 0,
             started: 0,
@@ -285,6 +300,7 @@ impl State {
                 self.counts.retried += 1;
                 self.retries_due = self.retries_due.max(Some(now + after + BETWEEN_QUEUES));
             }
+            Settled::Withdrawn => {}
             Settled::Lost => self.counts.lost += 1,
             Settled::Failed(error) => {
                 self.counts.lost += 1;
@@ -320,7 +336,7 @@ impl State {
 
     /// Starts what waits, as far as there are places for it.
     fn fill(&mut self, acts: &mut Vec<Act>) {
-        while self.running < self.concurrency {
+        while self.running < self.places {
             let Some(delivery) = self.waiting.pop_front() else { return };
             self.running += 1;
             self.started += 1;

@@ -26,6 +26,8 @@ pub(super) struct Context {
     pub(super) result_content_type: Option<String>,
     pub(super) metadata: bool,
     pub(super) decode: bool,
+    /// Gives back what has not begun.
+    pub(super) withdraw: CancellationToken,
     pub(super) abort: CancellationToken,
 }
 
@@ -37,6 +39,8 @@ pub(super) struct Finished {
 
 pub(super) enum Settled {
     Done(Settlement),
+    /// Never begun, and given back.
+    Withdrawn,
     /// The delivery was no longer ours.
     Lost,
     Failed(broker::Error),
@@ -88,6 +92,10 @@ async fn process_in_span(context: Arc<Context>, delivery: Delivery, span: Span) 
         running.fail(report.outcome.name(), report.outcome.to_string());
     }
     drop(running);
+    if report.outcome == Outcome::Withdrawn {
+        // Dropping the receipt gives the message back, as it does for one that never got here.
+        return Finished { outcome: report.outcome, settled: Settled::Withdrawn };
+    }
     // A result whose message is somebody else's by now would be a second one.
     if receipt.lost().is_cancelled() {
         tracing::warn!(outcome = report.outcome.name(), "the message is no longer ours: its result is discarded");
@@ -187,7 +195,7 @@ async fn prepare(
         None
     };
     let dirs = metadata.iter().map(Metadata::dir).collect();
-    Ok((Input { env, stdin, dirs, cancel: context.abort.child_token() }, metadata))
+    Ok((Input { env, stdin, dirs, cancel: context.abort.child_token(), withdraw: context.withdraw.clone() }, metadata))
 }
 
 /// Writes the result to all sinks, unless the worker is told to abort: a broker that raised an alarm can take long.
@@ -209,6 +217,7 @@ async fn deliver(context: &Context, record: Record) -> Result<(), Failed> {
 fn log_end(report: &Report, settled: &Settled, guest: &str, digest: &str, stdout_bytes: usize) {
     let (settlement, error) = match settled {
         Settled::Done(settlement) => (settlement.name(), None),
+        Settled::Withdrawn => ("release", None),
         Settled::Lost => ("lost", None),
         Settled::Failed(error) => ("failed", Some(chain(&error))),
         Settled::Panicked(panic) => ("failed", Some(panic.clone())),

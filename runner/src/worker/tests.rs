@@ -70,7 +70,16 @@ fn step() -> impl Strategy<Value = Step> {
 
 fn options(mode: Mode, wait: Duration, concurrency: usize) -> Options {
     let (max_message, result_content_type) = (1 << 20, None);
-    Options { mode, wait: Some(wait), concurrency, max_message, result_content_type, metadata: false, decode: false }
+    Options {
+        mode,
+        wait: Some(wait),
+        concurrency,
+        prefetch: concurrency,
+        max_message,
+        result_content_type,
+        metadata: false,
+        decode: false,
+    }
 }
 
 fn mode() -> impl Strategy<Value = Mode> {
@@ -133,7 +142,7 @@ impl World {
             let before = self.settled.insert(number, how);
             assert_eq!(before, None, "delivery {number} settled twice");
         }
-        assert!(self.running.len() <= self.state.concurrency, "more runs than places");
+        assert!(self.running.len() <= self.state.places, "more runs than places");
         assert_eq!(self.running.len(), self.state.running);
         if let Mode::Count(count) = self.state.mode {
             assert!(self.started <= count, "more messages than were asked for");
@@ -282,10 +291,17 @@ fn a_guest_that_can_not_be_stopped_ends_the_worker() {
 }
 
 /// A sandbox whose guest does what its message says.
-async fn sandbox() -> Sandbox {
+async fn sandbox(concurrency: usize) -> Sandbox {
     let guest = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/guests/obey.wat");
     let minute = Duration::from_secs(60);
-    let loading = Loading { guest, digest: None, cache: None, compile_timeout: minute, isolation: Isolation::Thread };
+    let loading = Loading {
+        guest,
+        digest: None,
+        cache: None,
+        compile_timeout: minute,
+        isolation: Isolation::Thread,
+        concurrency,
+    };
     let options = sandbox::Options {
         limits: Limits::default(),
         grants: Grants::default(),
@@ -296,13 +312,13 @@ async fn sandbox() -> Sandbox {
     Sandbox::load(loading, options).await.expect("it is a guest")
 }
 
-fn worker(mode: Mode, concurrency: usize, sandbox: Sandbox, sink: Sink) -> Worker {
+fn worker(options: Options, sandbox: Sandbox, sink: Sink) -> Worker {
     let policy = Policy {
         max_attempts: 2,
         exits: ExitMap::default(),
         backoff: Backoff { initial: Duration::ZERO, max: Duration::ZERO, factor: 1.0 },
     };
-    Worker::new(options(mode, Duration::ZERO, concurrency), sandbox, Sinks::of(vec![sink]), policy)
+    Worker::new(options, sandbox, Sinks::of(vec![sink]), policy)
 }
 
 proptest! {
@@ -322,8 +338,9 @@ proptest! {
         let written = std::sync::Arc::<std::sync::Mutex<Vec<bytes::Bytes>>>::default();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let (stopped, books) = runtime.block_on(async {
-            let worker = worker(mode, concurrency, sandbox().await, Sink::Memory(written.clone()));
             let prefetch = concurrency + more;
+            let options = Options { prefetch, ..options(mode, Duration::ZERO, concurrency) };
+            let worker = worker(options, sandbox(concurrency).await, Sink::Memory(written.clone()));
             let (subscription, books) = Bookkeeper::subscribe(messages.clone(), prefetch, lose_after, written.clone());
             let (_phases_tx, phases) = watch::channel(Phase::Running);
             (worker.run(subscription, phases).await, books)

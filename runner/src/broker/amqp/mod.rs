@@ -1,5 +1,6 @@
 //! RabbitMQ and other brokers that speak AMQP 0-9-1.
 
+mod acks;
 pub mod admin;
 mod connection;
 mod consumers;
@@ -8,7 +9,7 @@ pub mod outbox;
 mod publisher;
 mod url;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use url::Url;
 
+use self::acks::Acks;
 use self::connection::queue_error;
 use self::consumers::{Consumers, Next};
 use self::publisher::{Publisher, name};
@@ -54,7 +56,9 @@ struct Session<'a> {
     channel: Channel,
     consumers: Consumers,
     /// What the worker has and has not settled, by delivery tag.
-    held: HashMap<u64, Held>,
+    held: BTreeMap<u64, Held>,
+    /// What it has settled, and the broker does not know yet.
+    acks: Acks,
     /// Connected when the first message has to be published.
     publisher: Option<Publisher>,
 }
@@ -91,9 +95,11 @@ impl Adapter {
         };
         link.established();
         loop {
+            let acks_due = session.acks.due();
             let step = tokio::select! {
                 biased;
                 command = link.commands.recv() => session.on_command(command, link).await,
+                () = sleep_until(acks_due) => session.send_acks().await.map(|()| Step::Go),
                 next = session.consumers.next() => match next {
                     Next::Delivery(consumer, delivery) => session.on_delivery(consumer, delivery, link),
                     // A refusal at this point (an acknowledgement that took too long) ends the channel, and not us.
@@ -129,6 +135,8 @@ impl<'a> Session<'a> {
         let Options { queue, prefetch, longest_hold, .. } = &adapter.options;
         let connection = connection::connect(&adapter.nodes, &connection_name("takes", queue)).await?;
         let lost = |error: lapin::Error| Error::Lost { source: Some(error.into()) };
+        // A count gives each message a consumer, with one place: there is nothing to gather.
+        let acks = Acks::new(if wanted == u64::MAX { *prefetch } else { 1 });
         let mut channel = connection.create_channel().await.map_err(lost)?;
         let mut consumers = Consumers::open(&channel, queue, *prefetch, wanted, &arguments(*longest_hold)).await;
         if let Err(Error::Mismatch { .. }) = consumers {
@@ -136,7 +144,15 @@ impl<'a> Session<'a> {
             channel = connection.create_channel().await.map_err(lost)?;
             consumers = Consumers::open(&channel, queue, *prefetch, wanted, &FieldTable::default()).await;
         }
-        Ok(Session { adapter, connection, channel, consumers: consumers?, held: HashMap::new(), publisher: None })
+        Ok(Session {
+            adapter,
+            connection,
+            channel,
+            consumers: consumers?,
+            held: BTreeMap::new(),
+            acks,
+            publisher: None,
+        })
     }
 
     fn on_delivery(
@@ -170,6 +186,16 @@ impl<'a> Session<'a> {
 
     async fn on_command(&mut self, command: Option<Command>, link: &mut Link) -> Result<Step, Error> {
         match command {
+            Some(Command::Settle { tag, settlement: Settlement::Ack, reply }) if self.holds(tag, link) => {
+                let Some(held) = self.held.remove(&tag.number) else { return Ok(Step::Go) };
+                self.consumers.make_room(&self.channel, &held.consumer).await?;
+                self.acks.add(tag.number, held, reply);
+                // With nothing left to do for the worker, nothing more would gather.
+                if self.acks.is_full() || self.held.is_empty() || link.cancelled {
+                    self.send_acks().await?;
+                }
+                Ok(Step::Go)
+            }
             Some(Command::Settle { tag, settlement, reply }) => {
                 let settled = self.settle(tag, settlement, link).await;
                 let broken = matches!(settled, Err(Error::Lost { .. }));
@@ -186,6 +212,7 @@ impl<'a> Session<'a> {
             Some(Command::Cancel) => {
                 if !link.cancelled {
                     link.cancelled = true;
+                    self.send_acks().await?;
                     // Awaited before anything is settled: otherwise the broker would fill the free place with the next
                     // message, whose return counts as a failed delivery.
                     self.consumers.cancel_all(&self.channel).await?;
@@ -193,6 +220,7 @@ impl<'a> Session<'a> {
                 Ok(Step::Go)
             }
             Some(Command::Probe) => {
+                self.send_acks().await?;
                 link.depth(self.depth().await?);
                 Ok(Step::Go)
             }
@@ -221,9 +249,19 @@ impl<'a> Session<'a> {
         self.on_command(command, link).await
     }
 
+    /// Whether a delivery is of this connection, and not settled before.
+    fn holds(&self, tag: Tag, link: &Link) -> bool {
+        tag.session == link.session && self.held.contains_key(&tag.number)
+    }
+
+    async fn send_acks(&mut self) -> Result<(), Error> {
+        let first_held = self.held.first_key_value().map(|(tag, _)| *tag);
+        self.acks.send(first_held).await
+    }
+
     async fn settle(&mut self, tag: Tag, settlement: Settlement, link: &Link) -> Result<(), Error> {
         // Of an earlier connection, or settled before.
-        let held = if tag.session == link.session { self.held.remove(&tag.number) } else { None };
+        let held = if self.holds(tag, link) { self.held.remove(&tag.number) } else { None };
         let Some(held) = held else { return Err(Error::Lost { source: None }) };
         self.consumers.make_room(&self.channel, &held.consumer).await?;
         let published = match settlement {
@@ -300,7 +338,8 @@ impl<'a> Session<'a> {
 
     /// Gives back what is held, and makes sure that every settlement has reached the broker.
     async fn close(&mut self) -> Result<(), Error> {
-        for (_, held) in self.held.drain() {
+        self.send_acks().await?;
+        for held in std::mem::take(&mut self.held).into_values() {
             give_back(&held).await?;
         }
         connection::close_channel(&self.channel).await?;
@@ -317,6 +356,13 @@ impl<'a> Session<'a> {
 impl Adapter {
     fn addresses(&self) -> String {
         self.nodes.iter().map(Url::address).collect::<Vec<_>>().join(", ")
+    }
+}
+
+async fn sleep_until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

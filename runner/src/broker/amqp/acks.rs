@@ -1,0 +1,89 @@
+//! Acknowledgements that are ready and not sent yet.
+//!
+//! A broker takes one acknowledgement for many deliveries: all up to a tag. For messages of microseconds that is most of
+//! the work. It says the same about each of them, so it may only reach as far as all are done; and until it is sent none
+//! of them counts as acknowledged, to nobody.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use lapin::options::BasicAckOptions;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::{Error, Held, sent};
+
+/// The most that is ready and not sent. Also at most a quarter of the prefetch, so that the broker always has places to
+/// fill while these are on their way.
+const MOST: usize = 64;
+const OF_PREFETCH: usize = 4;
+
+/// How long one may wait for others.
+const LONGEST: Duration = Duration::from_millis(2);
+
+pub(super) struct Acks {
+    ready: BTreeMap<u64, Ready>,
+    since: Option<Instant>,
+    most: usize,
+}
+
+struct Ready {
+    held: Held,
+    reply: Option<Reply>,
+}
+
+type Reply = oneshot::Sender<Result<(), Error>>;
+
+impl Acks {
+    pub fn new(prefetch: u16) -> Acks {
+        let most = (usize::from(prefetch) / OF_PREFETCH).clamp(1, MOST);
+        Acks { ready: BTreeMap::new(), since: None, most }
+    }
+
+    pub fn add(&mut self, tag: u64, held: Held, reply: Option<Reply>) {
+        self.since.get_or_insert_with(Instant::now);
+        self.ready.insert(tag, Ready { held, reply });
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.ready.len() >= self.most
+    }
+
+    /// When they have to be sent at the latest.
+    pub fn due(&self) -> Option<Instant> {
+        self.since.map(|since| since + LONGEST)
+    }
+
+    /// Sends all of them. Those before `first_held`, the first delivery that is not done, go together.
+    ///
+    /// # Errors
+    /// When one can't be sent.
+    pub async fn send(&mut self, first_held: Option<u64>) -> Result<(), Error> {
+        self.since = None;
+        let mut together = std::mem::take(&mut self.ready);
+        let alone = first_held.map_or_else(BTreeMap::new, |first| together.split_off(&first));
+        let mut result = Ok(());
+        if let Some((_, last)) = together.last_key_value() {
+            // With one that is `multiple` for itself, nothing else is meant.
+            let multiple = together.len() > 1;
+            let answer = sent(last.held.acker.ack(BasicAckOptions { multiple }).await);
+            result = tell(answer, together.into_values());
+        }
+        for ready in alone.into_values() {
+            let answer = sent(ready.held.acker.ack(BasicAckOptions::default()).await);
+            result = tell(answer, [ready]).and(result);
+        }
+        result
+    }
+}
+
+/// Answers everybody whom one acknowledgement was for.
+fn tell(answer: Result<(), Error>, ready: impl IntoIterator<Item = Ready>) -> Result<(), Error> {
+    for Ready { reply, .. } in ready {
+        if let Some(reply) = reply {
+            // An error can't be copied; what became of the connection, the session says.
+            let _ = reply.send(answer.as_ref().map(|()| ()).map_err(|_| Error::Lost { source: None }));
+        }
+    }
+    answer
+}
