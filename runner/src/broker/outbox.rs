@@ -30,7 +30,7 @@ pub struct Options {
     pub queue: String,
     /// How long to go on trying before the first connection stands.
     pub connect_timeout: Duration,
-    /// How long one message may take to be confirmed, a new connection included where one is needed.
+    /// How long one message may take to be confirmed; and how long a new connection may take, where one is needed.
     pub publish_timeout: Duration,
 }
 

@@ -40,8 +40,13 @@ impl Outbox {
     ) -> Result<(), Error> {
         let native = convert::native(properties, convert::field_table(headers))
             .map_err(|reason| Error::Unpublished { reason })?;
+        let patience = self.options.publish_timeout;
+        // Bounded as a whole: many runs may wait for the same connection, and each of them only for so long.
+        let publisher = tokio::time::timeout(patience, self.publisher()).await.map_err(|_| Error::Unpublished {
+            reason: format!("no connection within {} (--publish-timeout)", humantime::format_duration(patience)),
+        })??;
         // Not tried again, whatever comes of it: it may have arrived.
-        self.publisher().await?.publish(to, native, body).await
+        publisher.publish(to, native, body).await
     }
 
     pub async fn close(&self) {
