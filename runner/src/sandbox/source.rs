@@ -65,9 +65,12 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, Error> {
                 }
             }
         }
-        Ok(_) => match piece(&name) {
-            // One piece named stands for all.
-            Some((stem, _)) => whole(folder, &guests_in(folder)?[stem], stem),
+        // One piece named stands for all. A hidden one has no others.
+        Ok(_) => match piece(&name).filter(|_| !name.starts_with('.')) {
+            Some((stem, _)) => match guests_in(folder)?.get(stem) {
+                Some(pieces) => whole(folder, pieces, stem),
+                None => Ok(vec![path.to_owned()]),
+            },
             None => Ok(vec![path.to_owned()]),
         },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => match guests_in(folder) {
