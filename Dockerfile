@@ -11,6 +11,8 @@ FROM docker.io/library/rust:1.95-bookworm AS compiled
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY runner runner
+# Not built here, but a member of the workspace.
+COPY bench bench
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --release --locked -p wq-run && cp target/release/wq-run /wq-run

@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 # cargo uses all cores by itself, and the targets share its lock: one after the other.
 .NOTPARALLEL:
-.PHONY: help demo build guests image lint test test-rabbitmq4 soak deps-test clean
+.PHONY: help demo build guests image lint test test-rabbitmq4 soak bench bench-quick deps-test clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,7 +35,7 @@ test: deps-test lint ## everything: guests, lint, all tests (as root on Debian i
 	guest-examples/build.sh c || test -z "$$CI"
 	guest-examples/build.sh tests || test -z "$$CI"
 	# Most tests wait for a broker or a clock most of the time.
-	RUST_TEST_THREADS=6 cargo test --locked
+	RUST_TEST_THREADS=6 cargo test --locked --workspace
 
 test-rabbitmq4: deps-test ## the tests on RabbitMQ 4 (as root on Debian)
 	guest-examples/build.sh rust c tests
@@ -45,6 +45,12 @@ test-rabbitmq4: deps-test ## the tests on RabbitMQ 4 (as root on Debian)
 soak: deps-test ## the ledger over thousands of kills: WQ_SOAK_MESSAGES, _KILLS, _BROKER_KILLS and _SEED set it
 	WQ_SOAK_MESSAGES=$${WQ_SOAK_MESSAGES:-12000} WQ_SOAK_KILLS=$${WQ_SOAK_KILLS:-3000} \
 		WQ_SOAK_BROKER_KILLS=$${WQ_SOAK_BROKER_KILLS:-60} cargo test --locked --test it ledger -- --nocapture
+
+bench: ## wq-run against its peers, about 10 minutes: bench/RESULTS.md and bench/results.svg
+	scripts/bench.sh
+
+bench-quick: ## the same in less than 2, for a look: build/bench
+	scripts/bench.sh --quick
 
 deps-test:
 	scripts/install.sh build guests-rust

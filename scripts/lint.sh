@@ -23,9 +23,11 @@ else
     echo "SKIPPED: no shellcheck" >&2
 fi
 
-# Licences, sources and banned crates change only with Cargo.lock: who changes it has cargo-deny.
+# Advisories need a download, and are looked up elsewhere.
 if command -v cargo-deny >/dev/null; then
     cargo deny --log-level error check bans licenses sources
+elif [ -n "${CI:-}" ]; then
+    die "cargo-deny is missing: run scripts/install.sh lint"
 else
     echo "SKIPPED: no cargo-deny" >&2
 fi

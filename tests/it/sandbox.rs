@@ -75,6 +75,31 @@ fn what_only_one_kind_can_do_has_its_limit_too() {
 }
 
 #[test]
+fn nothing_leads_out_of_a_folder_or_writes_into_one_that_is_read_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let granted = folder.path().join("granted");
+    std::fs::create_dir(&granted).unwrap();
+    std::fs::write(folder.path().join("secret"), "secret").unwrap();
+    let dir = granted.display().to_string();
+    for path in [guest("files"), component("files")] {
+        for isolation in WHERE {
+            let flags = ["--isolation", isolation, "--dir", &dir];
+            std::fs::write(granted.join("in"), "from the host").unwrap();
+            let ended = exec(&path, &flags, b"");
+            assert!(ended.code != Some(0) && ended.out() == "from the host", "{ended:?}");
+            assert!(!granted.join("out").exists());
+            std::fs::remove_file(granted.join("in")).unwrap();
+            for link in ["../secret", &folder.path().join("secret").display().to_string()] {
+                std::os::unix::fs::symlink(link, granted.join("in")).unwrap();
+                let ended = exec(&path, &flags, b"");
+                assert!(ended.code != Some(0) && ended.out().is_empty(), "{ended:?}");
+                std::fs::remove_file(granted.join("in")).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
 fn open_files_are_counted() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("in"), "x").unwrap();

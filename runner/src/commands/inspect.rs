@@ -68,7 +68,7 @@ fn config_map(size: &sandbox::Sizes) -> String {
         format!("fits packed: zstd -19{}", server_side(size.zstd))
     } else {
         let pieces = size.zstd.div_ceil(CONFIG_MAP);
-        format!("no: {pieces} pieces by zstd -19 and split -b 1000000 -d -a 3, or a volume")
+        format!("no: {pieces} pieces by zstd and split -b 1000000 -d -a 3, or a volume")
     }
 }
 

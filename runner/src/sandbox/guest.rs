@@ -7,22 +7,22 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use wasmparser::{Encoding, ExternalKind, Parser, Payload, Validator, WasmFeatures};
+use wasmparser::{ExternalKind, Parser, Payload, Validator, WasmFeatures};
 
 use super::error::Error;
 use super::source::{self, Source};
 
-/// A guest that has been read and looked at: a valid module or component that a program can be made of.
+/// A guest that has been read and recognised, and not looked into.
 #[derive(Debug)]
 pub struct Guest {
     pub path: PathBuf,
     /// argv\[0\], and the name in the log.
     pub name: String,
+    pub kind: Kind,
     pub digest: Digest,
     pub wasm: Vec<u8>,
     /// Its size as it is stored, packed or not.
     pub stored: u64,
-    pub shape: Shape,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,10 +33,9 @@ pub enum Kind {
     Component,
 }
 
-/// What a binary says of itself.
+/// What a valid binary says of itself.
 #[derive(Debug)]
 pub struct Shape {
-    pub kind: Kind,
     /// `module::name` of a module's imports, `package:interface@version` of a component's.
     pub imports: BTreeSet<String>,
     pub exports: BTreeSet<String>,
@@ -56,10 +55,10 @@ const FEATURES: WasmFeatures = WasmFeatures::WASM2
 
 const PAGE: u64 = 64 * 1024;
 
-/// Reads and checks a guest. Nothing is compiled here: validating takes milliseconds where compiling takes minutes.
+/// Reads a guest.
 ///
 /// # Errors
-/// When it is no command: [`Error`] has a variant for each way to be something else.
+/// When there is none, or nothing that could be WebAssembly.
 pub fn read(path: &Path) -> Result<Guest, Error> {
     let Source { name, bytes, stored, text } = source::read(path)?;
     let path_buf = || path.to_owned();
@@ -76,39 +75,41 @@ pub fn read(path: &Path) -> Result<Guest, Error> {
         }
         _ => return Err(Error::NotWasm(path_buf())),
     };
-    let invalid = |source| Error::Invalid { path: path_buf(), source };
-    Validator::new_with_features(FEATURES).validate_all(&wasm).map_err(invalid)?;
-    let shape = look(&wasm).map_err(invalid)?;
-    let exports = |name: &str| shape.exports.iter().any(|export| export.starts_with(name));
-    match shape.kind {
-        Kind::Component if !exports("wasi:cli/run@0.2.") => {
-            return Err(Error::NoRun { path: path_buf(), exports: shape.exports.into_iter().collect() });
+    // The bytes after the magic number tell the two kinds apart. What is neither is called invalid later on.
+    let kind = if wasm.get(4..8) == Some(&[0x0d, 0, 1, 0]) { Kind::Component } else { Kind::Module };
+    Ok(Guest { path: path_buf(), name, kind, digest: Digest(Sha256::digest(&wasm).into()), wasm, stored })
+}
+
+impl Guest {
+    /// Validates the guest and looks at it from outside. Nothing is compiled: that takes minutes where this takes
+    /// milliseconds.
+    ///
+    /// # Errors
+    /// When it is no command: [`Error`] has a variant for each way to be something else.
+    pub fn look(&self) -> Result<Shape, Error> {
+        let path = || self.path.clone();
+        let invalid = |source| Error::Invalid { path: path(), source };
+        Validator::new_with_features(FEATURES).validate_all(&self.wasm).map_err(invalid)?;
+        let shape = shape(&self.wasm).map_err(invalid)?;
+        match self.kind {
+            Kind::Component if !shape.exports.iter().any(|export| export.starts_with("wasi:cli/run@0.2.")) => {
+                Err(Error::NoRun { path: path(), exports: shape.exports.into_iter().collect() })
+            }
+            Kind::Module if !shape.exports.contains("_start") => {
+                Err(if shape.exports.contains("_initialize") { Error::Reactor(path()) } else { Error::NoStart(path()) })
+            }
+            Kind::Component | Kind::Module => Ok(shape),
         }
-        Kind::Module if !shape.exports.contains("_start") => {
-            return Err(if shape.exports.contains("_initialize") {
-                Error::Reactor(path_buf())
-            } else {
-                Error::NoStart(path_buf())
-            });
-        }
-        Kind::Component | Kind::Module => {}
     }
-    Ok(Guest { path: path_buf(), name, digest: Digest(Sha256::digest(&wasm).into()), wasm, stored, shape })
 }
 
 /// Takes a valid binary apart, as far as its outermost names and its memories go.
-fn look(wasm: &[u8]) -> Result<Shape, wasmparser::BinaryReaderError> {
-    let mut shape =
-        Shape { kind: Kind::Module, imports: BTreeSet::new(), exports: BTreeSet::new(), memory: (0, Some(0)) };
+fn shape(wasm: &[u8]) -> Result<Shape, wasmparser::BinaryReaderError> {
+    let mut shape = Shape { imports: BTreeSet::new(), exports: BTreeSet::new(), memory: (0, Some(0)) };
     let mut depth = 0;
     for payload in Parser::new(0).parse_all(wasm) {
         match payload? {
-            Payload::Version { encoding, .. } => {
-                depth += 1;
-                if depth == 1 && encoding == Encoding::Component {
-                    shape.kind = Kind::Component;
-                }
-            }
+            Payload::Version { .. } => depth += 1,
             Payload::End(_) => depth -= 1,
             // Modules inside of a component import from each other; that is their own affair.
             Payload::ImportSection(section) if depth == 1 => {
@@ -219,13 +220,13 @@ mod tests {
     #[test]
     fn what_a_binary_asks_for_is_read_from_its_outside() {
         let module = r#"(module (import "env" "f" (func)) (memory 2 4) (memory $m 1 1) (func (export "_start")))"#;
-        let shape = look(&wat::parse_str(module).unwrap()).unwrap();
-        assert_eq!((shape.kind, shape.memory), (Kind::Module, (3 * PAGE, Some(5 * PAGE))));
+        let shape = shape(&wat::parse_str(module).unwrap()).unwrap();
+        assert_eq!(shape.memory, (3 * PAGE, Some(5 * PAGE)));
         assert!(shape.imports.contains("env::f") && shape.exports.contains("_start"));
         let component = r#"(component (import "wasi:cli/stderr@0.2.0" (instance))
             (core module (import "inner" "f" (func)) (memory 3) (func (export "_start"))))"#;
-        let shape = look(&wat::parse_str(component).unwrap()).unwrap();
-        assert_eq!((shape.kind, shape.memory), (Kind::Component, (3 * PAGE, None)));
+        let shape = super::shape(&wat::parse_str(component).unwrap()).unwrap();
+        assert_eq!(shape.memory, (3 * PAGE, None));
         assert_eq!(shape.imports.into_iter().collect::<Vec<_>>(), ["wasi:cli/stderr@0.2.0"]);
         assert!(shape.exports.is_empty());
     }
@@ -237,7 +238,7 @@ mod tests {
         let wasm = wat::parse_str(r#"(module (memory 1) (func (export "_start")))"#).unwrap();
         for length in 0..wasm.len() {
             let (_folder, path) = file("g.wasm", &wasm[..length]);
-            let error = read(&path).unwrap_err();
+            let error = read(&path).and_then(|guest| guest.look()).unwrap_err();
             assert!(
                 matches!(error, Error::Empty(_) | Error::NotWasm(_) | Error::Invalid { .. } | Error::NoStart(_)),
                 "cut at {length}: {error:?}"
@@ -254,7 +255,7 @@ mod tests {
                 _ => drop(bytes.splice(0..0, *b"\0asm\x0d\0\x01\0")),
             }
             let (_folder, path) = file("g.wasm", &bytes);
-            let _ = read(&path);
+            let _ = read(&path).and_then(|guest| guest.look());
         }
 
         #[test]
@@ -269,7 +270,7 @@ mod tests {
             let length = wasm.len();
             wasm[at % length] ^= 1 << bit;
             let (_folder, path) = file("g.wasm", &wasm);
-            let _ = read(&path);
+            let _ = read(&path).and_then(|guest| guest.look());
         }
     }
 }

@@ -45,8 +45,11 @@ pub struct Memory {
     pub maximum: Option<u64>,
 }
 
-/// zstd's best without a larger window, which a reader would have to be told of.
-const ZSTD_LEVEL: i32 = 19;
+/// zstd's best without a larger window, which a reader would have to be told of; and what is nearly as good, for guests
+/// over which the best would take minutes.
+const ZSTD_BEST: i32 = 19;
+const ZSTD_QUICK: i32 = 9;
+const QUICK_FROM: usize = 4 << 20;
 
 /// Reads a guest and looks at it.
 ///
@@ -56,12 +59,13 @@ pub fn inspect(path: &Path) -> Result<Inspection, Error> {
     let guest = guest::read(path)?;
     let failed =
         |source: wasmtime::Error| Error::Compile { path: path.to_owned(), source: source.into_boxed_dyn_error() };
-    let foreign = foreign_imports(&Engine::default(), &guest.shape).map_err(failed)?;
+    let shape = guest.look()?;
+    let foreign = foreign_imports(&Engine::default(), guest.kind, &shape).map_err(failed)?;
     let size = sizes(&guest).map_err(|source| Error::Packed { path: path.to_owned(), source })?;
-    let Guest { name, digest, shape, .. } = guest;
+    let Guest { name, kind, digest, .. } = guest;
     let mut imports: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for import in &shape.imports {
-        let (from, what) = match shape.kind {
+        let (from, what) = match kind {
             Kind::Module => import.split_once("::"),
             Kind::Component => import.split_once('/'),
         }
@@ -70,11 +74,11 @@ pub fn inspect(path: &Path) -> Result<Inspection, Error> {
     }
     Ok(Inspection {
         name,
-        kind: match shape.kind {
+        kind: match kind {
             Kind::Module => "module",
             Kind::Component => "component",
         },
-        wasi: wasi(shape.kind, &shape.exports),
+        wasi: wasi(kind, &shape.exports),
         digest: Digest::to_string(&digest),
         size,
         memory: Memory { initial: shape.memory.0, maximum: shape.memory.1 },
@@ -87,11 +91,12 @@ pub fn inspect(path: &Path) -> Result<Inspection, Error> {
 fn sizes(guest: &Guest) -> std::io::Result<Sizes> {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     gzip.write_all(&guest.wasm)?;
+    let level = if guest.wasm.len() < QUICK_FROM { ZSTD_BEST } else { ZSTD_QUICK };
     Ok(Sizes {
         stored: guest.stored,
         wasm: guest.wasm.len() as u64,
         gzip: gzip.finish()?.len() as u64,
-        zstd: zstd::bulk::compress(&guest.wasm, ZSTD_LEVEL)?.len() as u64,
+        zstd: zstd::bulk::compress(&guest.wasm, level)?.len() as u64,
     })
 }
 

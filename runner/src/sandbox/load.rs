@@ -49,7 +49,8 @@ pub struct Entry {
 }
 
 pub fn prepare(loading: &Loading, options: Options) -> Result<Prepared, Error> {
-    let (guest, engine) = check(loading, &options)?;
+    let guest = read(loading)?;
+    let engine = engine_for(loading, &options, &guest)?;
     let (compiled, code) = compiled(loading, &engine, &guest)?;
     let program = Program::link(&engine, &compiled).map_err(|source| compile_error(loading, source))?;
     let code = match (loading.isolation, code) {
@@ -60,13 +61,13 @@ pub fn prepare(loading: &Loading, options: Options) -> Result<Prepared, Error> {
     if options.grants.scratch.is_some() {
         scratch::sweep();
     }
-    let Guest { name, digest, shape, .. } = guest;
-    if shape.kind == Kind::Module && !options.grants.net.is_empty() {
+    let Guest { name, kind, digest, .. } = guest;
+    if kind == Kind::Module && !options.grants.net.is_empty() {
         return Err(Error::Grant(
             "--allow-net: a preview 1 module has no way to open a connection; build the guest for wasm32-wasip2".into(),
         ));
     }
-    let core = Core::new(name, shape.kind, options, engine, program);
+    let core = Core::new(name, kind, options, engine, program);
     core.try_grants().map_err(Error::Grant)?;
     Ok(Prepared { core, digest, code })
 }
@@ -80,7 +81,8 @@ pub fn compile(loading: &Loading, options: &Options) -> Result<Entry, Error> {
         path: PathBuf::new(),
         source: io::Error::new(io::ErrorKind::NotFound, "no folder is named"),
     })?;
-    let (guest, engine) = check(loading, options)?;
+    let guest = read(loading)?;
+    let engine = engine_for(loading, options, &guest)?;
     let compiled = from_source(loading, &engine, &guest)?;
     let code = compiled.serialize().map_err(|source| compile_error(loading, source))?;
     let path = Cache::new(&folder, &engine, guest.digest)
@@ -89,24 +91,24 @@ pub fn compile(loading: &Loading, options: &Options) -> Result<Entry, Error> {
     Ok(Entry { path, size: code.len() as u64, digest: guest.digest })
 }
 
-/// Everything that can be said of a guest without compiling it.
-fn check(loading: &Loading, options: &Options) -> Result<(Guest, Engine), Error> {
+fn read(loading: &Loading) -> Result<Guest, Error> {
     let guest = guest::read(&loading.guest)?;
-    if loading.digest.is_some_and(|expected| expected != guest.digest) {
-        return Err(Error::Digest { path: guest.path, found: guest.digest });
+    match loading.digest {
+        Some(expected) if expected != guest.digest => Err(Error::Digest { path: guest.path, found: guest.digest }),
+        _ => Ok(guest),
     }
-    let engine =
-        engine(options, guest.shape.kind, loading.concurrency).map_err(|source| compile_error(loading, source))?;
-    let foreign = foreign_imports(&engine, &guest.shape).map_err(|source| compile_error(loading, source))?;
-    if foreign.is_empty() { Ok((guest, engine)) } else { Err(Error::Imports { path: guest.path, imports: foreign }) }
 }
 
-/// The guest's code from the cache, or else from the compiler and into the cache; with the entry, if there is one.
+fn engine_for(loading: &Loading, options: &Options, guest: &Guest) -> Result<Engine, Error> {
+    engine(options, guest.kind, loading.concurrency).map_err(|source| compile_error(loading, source))
+}
+
+/// The guest's code from the cache, where only guests are that were found good, or else from the compiler and into the cache; with the entry, if there is one.
 fn compiled(loading: &Loading, engine: &Engine, guest: &Guest) -> Result<(Compiled, Option<File>), Error> {
     let Some(folder) = &loading.cache else { return Ok((from_source(loading, engine, guest)?, None)) };
     let cache = Cache::new(folder, engine, guest.digest);
     if let Some(entry) = cache.find() {
-        match cache::load(engine, guest.shape.kind, &entry) {
+        match cache::load(engine, guest.kind, &entry) {
             Ok(compiled) => return Ok((compiled, Some(entry))),
             Err(error) => tracing::warn!(error = format!("{error:#}"), "a cache entry can't be used: it is made again"),
         }
@@ -120,10 +122,15 @@ fn compiled(loading: &Loading, engine: &Engine, guest: &Guest) -> Result<(Compil
     Ok((compiled, None))
 }
 
-/// Compiles, within bounds: there are small modules that take hours.
+/// Looks at the guest, and compiles it within bounds: there are small modules that take hours.
 fn from_source(loading: &Loading, engine: &Engine, guest: &Guest) -> Result<Compiled, Error> {
+    let shape = guest.look()?;
+    let foreign = foreign_imports(engine, guest.kind, &shape).map_err(|source| compile_error(loading, source))?;
+    if !foreign.is_empty() {
+        return Err(Error::Imports { path: guest.path.clone(), imports: foreign });
+    }
     let (done_tx, done_rx) = channel();
-    let (thread_engine, kind, wasm) = (engine.clone(), guest.shape.kind, guest.wasm.clone());
+    let (thread_engine, kind, wasm) = (engine.clone(), guest.kind, guest.wasm.clone());
     std::thread::Builder::new()
         .name("compiler".into())
         .spawn(move || {

@@ -70,8 +70,8 @@ impl Program {
 
 /// The imports that nobody here has. To be asked before compiling, which can take minutes over a guest that could never
 /// run.
-pub fn foreign_imports(engine: &Engine, shape: &super::guest::Shape) -> wasmtime::Result<Vec<String>> {
-    match shape.kind {
+pub fn foreign_imports(engine: &Engine, kind: Kind, shape: &super::guest::Shape) -> wasmtime::Result<Vec<String>> {
+    match kind {
         Kind::Module => module::foreign_imports(engine, &shape.imports),
         Kind::Component => Ok(component::foreign_imports(&shape.imports)),
     }

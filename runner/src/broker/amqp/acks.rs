@@ -82,7 +82,7 @@ fn tell(answer: Result<(), Error>, ready: impl IntoIterator<Item = Ready>) -> Re
     for Ready { reply, .. } in ready {
         if let Some(reply) = reply {
             // An error can't be copied; what became of the connection, the session says.
-            let _ = reply.send(answer.as_ref().map(|()| ()).map_err(|_| Error::Lost { source: None }));
+            let _ = reply.send(if answer.is_ok() { Ok(()) } else { Err(Error::Lost { source: None }) });
         }
     }
     answer

@@ -1,0 +1,87 @@
+//! Messages per second of one process that works a queue off: from its start to its exit, start and end included.
+
+use super::{Bench, all_done};
+use crate::contender::Contender;
+use crate::results::Unit;
+use crate::{Result, process};
+
+pub struct Size {
+    pub name: &'static str,
+    pub bytes: usize,
+    contenders: &'static [Contender],
+}
+
+/// How much slower than with 5 bytes a message of a MiB is to be expected; only for the number of them.
+const MAX_MESSAGES_OF_A_MIB: f64 = 200.0;
+
+const WQ_RUN: [Contender; 3] =
+    [Contender::WqRun { concurrency: 1 }, Contender::WqRun { concurrency: 2 }, Contender::WqRun { concurrency: 4 }];
+
+pub const SIZES: [Size; 3] = [
+    Size {
+        name: "5 B",
+        bytes: 5,
+        contenders: &[
+            WQ_RUN[0],
+            WQ_RUN[1],
+            WQ_RUN[2],
+            Contender::WqRunLogging,
+            Contender::Lapin,
+            Contender::LapinMultiple,
+            Contender::Cat,
+            Contender::Native,
+            Contender::Python,
+            Contender::Wasmtime,
+        ],
+    },
+    Size {
+        name: "1 KiB",
+        bytes: 1 << 10,
+        contenders: &[WQ_RUN[0], WQ_RUN[1], WQ_RUN[2], Contender::Lapin, Contender::LapinMultiple, Contender::Cat],
+    },
+    Size {
+        name: "1 MiB",
+        bytes: 1 << 20,
+        contenders: &[WQ_RUN[0], WQ_RUN[1], WQ_RUN[2], Contender::Lapin, Contender::LapinMultiple, Contender::Cat],
+    },
+];
+
+pub fn rate_group(size: &str) -> String {
+    format!("loop, {size}")
+}
+
+pub fn cpu_group(size: &str) -> String {
+    format!("CPU time per message, {size}")
+}
+
+pub fn round(bench: &mut Bench) {
+    for size in &SIZES {
+        for contender in bench.in_turn(size.contenders) {
+            let measured = one(bench, contender, size);
+            let (rate, cpu) = match measured {
+                Ok((rate, cpu)) => (Ok(rate), Ok(cpu)),
+                Err(error) => (Err(error.to_string().into()), Err(error)),
+            };
+            bench.results.add(&rate_group(size.name), &contender.name(), Unit::Rate, rate);
+            bench.results.add(&cpu_group(size.name), &contender.name(), Unit::Micros, cpu);
+        }
+    }
+}
+
+/// Messages per second, and microseconds of CPU time per message.
+fn one(bench: &Bench, contender: Contender, size: &Size) -> Result<(f64, f64)> {
+    let wanted = (contender.usual_rate() * bench.scale.seconds).max(20.0);
+    let count = if size.bytes < 1 << 20 { wanted } else { wanted.min(MAX_MESSAGES_OF_A_MIB) } as u64;
+    let queue = bench.new_queue();
+    bench.queues.fill(&queue, count, size.bytes)?;
+    let ended = process::run(&mut contender.command(&bench.tools, &bench.url, &queue, count));
+    let ended = ended.and_then(process::Ended::succeeded);
+    let empty = bench.queues.delete_empty(&queue);
+    let ended = ended?;
+    empty?;
+    if let Some(claimed) = contender.claims(&ended.stderr) {
+        all_done(claimed?, count)?;
+    }
+    let count = count as f64;
+    Ok((count / ended.wall.as_secs_f64(), ended.cpu.as_secs_f64() * 1e6 / count))
+}
