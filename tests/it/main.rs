@@ -21,6 +21,7 @@ mod network;
 mod outcomes;
 mod page;
 mod peers;
+mod prefetch;
 mod publish;
 mod refusals;
 mod results;
