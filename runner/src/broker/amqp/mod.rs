@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use lapin::options::{BasicAckOptions, BasicNackOptions, BasicRejectOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{Acker, BasicProperties, Channel, Connection};
+use lapin::{Acker, BasicProperties, Channel, ChannelStatus, Connection, ConnectionStatus};
 use tokio_util::sync::CancellationToken;
 
 pub use url::Url;
@@ -94,20 +94,26 @@ impl Adapter {
             }
         };
         link.established();
+        let status = (session.connection.status().clone(), session.channel.status().clone());
+        let mut ended_consuming = false;
         loop {
             let acks_due = session.acks.due();
+            let todo = tokio::select! {
+                biased;
+                command = link.commands.recv() => Todo::Command(command),
+                () = sleep_until(acks_due) => Todo::SendAcks,
+                next = session.consumers.next(), if !ended_consuming => Todo::Next(next),
+                // Without consumers nothing else tells of it, and there may be something to settle.
+                () = gone(&status), if ended_consuming => return Ended::Lost(Error::Lost { source: None }),
+            };
+            ended_consuming |= matches!(todo, Todo::Next(Next::Ended));
+            // The end of a session takes its own time, and the connection goes away by it.
+            let ends = matches!(todo, Todo::Command(None | Some(Command::Close { .. })));
             let step = tokio::select! {
                 biased;
-                command = link.commands.recv() => session.on_command(command, link).await,
-                () = sleep_until(acks_due) => session.send_acks().await.map(|()| Step::Go),
-                next = session.consumers.next() => match next {
-                    Next::Delivery(consumer, delivery) => session.on_delivery(consumer, delivery, link),
-                    // A refusal at this point (an acknowledgement that took too long) ends the channel, and not us.
-                    Next::Failed(error) => Err(Error::Lost { source: Some(error.into()) }),
-                    // The end that we asked for. Nothing more can come, but there may be something to settle.
-                    Next::Ended => session.settle_the_rest(link).await,
-                    Next::Cancelled => Err(session.why_cancelled().await),
-                },
+                step = session.on(todo, link) => step,
+                // What was asked of a connection just before it broke, lapin may leave unanswered for ever.
+                () = gone(&status), if !ends => Err(Error::Lost { source: None }),
             };
             match step {
                 Ok(Step::Go) => {}
@@ -116,6 +122,21 @@ impl Adapter {
             }
         }
     }
+}
+
+/// Returns a while after the connection or the channel has gone, so that whoever knows why can say so first.
+async fn gone((connection, channel): &(ConnectionStatus, ChannelStatus)) {
+    while connection.connected() && channel.connected() {
+        tokio::time::sleep(LOOK_AFTER_CONNECTION).await;
+    }
+    tokio::time::sleep(LOOK_AFTER_CONNECTION).await;
+}
+
+/// What a session has to see to next.
+enum Todo {
+    Command(Option<Command>),
+    SendAcks,
+    Next(Next),
 }
 
 enum Step {
@@ -184,6 +205,19 @@ impl<'a> Session<'a> {
         Ok(Step::Go)
     }
 
+    async fn on(&mut self, todo: Todo, link: &mut Link) -> Result<Step, Error> {
+        match todo {
+            Todo::Command(command) => self.on_command(command, link).await,
+            Todo::SendAcks => self.send_acks().await.map(|()| Step::Go),
+            Todo::Next(Next::Delivery(consumer, delivery)) => self.on_delivery(consumer, delivery, link),
+            // A refusal at this point (an acknowledgement that took too long) ends the channel, and not us.
+            Todo::Next(Next::Failed(error)) => Err(Error::Lost { source: Some(error.into()) }),
+            Todo::Next(Next::Cancelled) => Err(self.why_cancelled().await),
+            // As asked. There may be something to settle.
+            Todo::Next(Next::Ended) => Ok(Step::Go),
+        }
+    }
+
     async fn on_command(&mut self, command: Option<Command>, link: &mut Link) -> Result<Step, Error> {
         match command {
             Some(Command::Settle { tag, settlement: Settlement::Ack, reply }) if self.holds(tag, link) => {
@@ -234,19 +268,6 @@ impl<'a> Session<'a> {
                 Ok(Step::Closed)
             }
         }
-    }
-
-    /// After the consumer has ended: nothing more can come, but there is something to settle, and the connection can
-    /// still be lost. The consumer's stream is no longer there to tell of it, so it has to be looked at.
-    async fn settle_the_rest(&mut self, link: &mut Link) -> Result<Step, Error> {
-        let command = loop {
-            match tokio::time::timeout(LOOK_AFTER_CONNECTION, link.commands.recv()).await {
-                Ok(command) => break command,
-                Err(_) if self.connection.status().connected() && self.channel.status().connected() => {}
-                Err(_) => return Err(Error::Lost { source: None }),
-            }
-        };
-        self.on_command(command, link).await
     }
 
     /// Whether a delivery is of this connection, and not settled before.
