@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -88,30 +88,32 @@ impl Slots {
 
     /// The run keeps its own time. This one only watches for a guest that nothing stops.
     async fn overdue(&self, progress: &Mutex<Progress>, cancel: &tokio_util::sync::CancellationToken) {
-        let timeout = self.core.options.limits.timeout;
         tokio::select! {
             () = cancel.cancelled() => tokio::time::sleep(STUCK_AFTER).await,
-            () = async {
-                loop {
-                    let since = match *lock(progress) {
-                        Progress::RunningSince(since) => Some(since),
-                        Progress::Waiting | Progress::Withdrawn => None,
-                    };
-                    // One that has not begun can't be overdue before this.
-                    let left = (timeout + STUCK_AFTER).saturating_sub(since.map_or_else(Default::default, |since| since.elapsed()));
-                    if left.is_zero() {
-                        return;
-                    }
-                    tokio::time::sleep(left).await;
-                }
-            } => {}
+            () = self.outlives_its_timeout(progress) => {}
+        }
+    }
+
+    async fn outlives_its_timeout(&self, progress: &Mutex<Progress>) {
+        let longest = self.core.options.limits.timeout + STUCK_AFTER;
+        loop {
+            let ran = match *lock(progress) {
+                Progress::RunningSince(since) => since.elapsed(),
+                Progress::Waiting | Progress::Withdrawn => Duration::ZERO,
+            };
+            // One that has not begun can't be overdue before this.
+            let left = longest.saturating_sub(ran);
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left).await;
         }
     }
 
     fn line_up(&self, request: Request) -> std::io::Result<()> {
         let mut state = lock(&self.line.state);
         state.waiting.push_back(request);
-        if state.idle == 0 && state.slots < self.places {
+        if state.needs_a_slot(self.places) {
             match self.start_slot() {
                 Ok(()) => state.slots += 1,
                 // The others will come to it.
@@ -154,6 +156,14 @@ impl Drop for Slots {
     }
 }
 
+impl LineState {
+    /// Whether runs wait that no slot is about to take. More than one can wait for the same idle slot, as long as that has
+    /// not woken up.
+    fn needs_a_slot(&self, places: usize) -> bool {
+        self.waiting.len() > self.idle && self.slots < places
+    }
+}
+
 impl Line {
     /// The next run, when there is one; `None` when the sandbox is gone.
     fn next(&self) -> Option<Request> {
@@ -185,4 +195,30 @@ fn withdraw_from(progress: &Mutex<Progress>) -> bool {
 /// A panic while the lock is held leaves nothing half done.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> Request {
+        let (cancel, withdraw) = Default::default();
+        let input = Input { stdin: "x".into(), env: Vec::new(), dirs: Vec::new(), cancel, withdraw };
+        let progress = Arc::new(Mutex::new(Progress::Waiting));
+        Request { input, span: tracing::Span::none(), progress, reply: oneshot::channel().0 }
+    }
+
+    #[test]
+    fn runs_that_come_at_once_do_not_wait_for_one_idle_slot() {
+        let line = |waiting: usize, slots, idle| LineState {
+            waiting: (0..waiting).map(|_| request()).collect(),
+            slots,
+            idle,
+            closed: false,
+        };
+        assert!(line(1, 0, 0).needs_a_slot(2));
+        assert!(!line(1, 1, 1).needs_a_slot(2), "the idle one takes it");
+        assert!(line(2, 1, 1).needs_a_slot(2), "it can take only one");
+        assert!(!line(3, 2, 1).needs_a_slot(2), "there is no place for more");
+    }
 }
