@@ -320,6 +320,20 @@ fn a_guest_that_kills_its_process_costs_one_attempt_and_not_the_worker() {
     });
 }
 
+#[test]
+fn a_signal_for_the_whole_process_group_is_the_workers_alone() {
+    use std::os::unix::process::CommandExt as _;
+    crate::harness::queue::on_every_queue(|queue| {
+        queue.publish(&["finished"]);
+        let args = ["work", &guest("nap"), "--isolation", "process"];
+        let mut working = start(queue.command(&args).process_group(0));
+        working.wait_for("started");
+        let group = format!("-{}", working.id());
+        assert!(Command::new("kill").args(["-INT", "--", &group]).status().unwrap().success());
+        working.end().exits(0).prints("finished");
+    });
+}
+
 /// The one process that another has started.
 fn child_of(id: u32) -> u32 {
     let children = std::fs::read_dir(format!("/proc/{id}/task")).unwrap().flatten().find_map(|task| {

@@ -116,6 +116,8 @@ impl Processes {
             .env_clear()
             .stdin(Stdio::from(self.code.try_clone()?))
             .stdout(Stdio::from(OwnedFd::from(theirs)))
+            // Ctrl-C is for the worker, which lets its guests finish.
+            .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
         let (replies, orders) = UnixStream::from_std(ours)?.into_split();
