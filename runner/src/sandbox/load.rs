@@ -103,7 +103,8 @@ fn engine_for(loading: &Loading, options: &Options, guest: &Guest) -> Result<Eng
     engine(options, guest.kind, loading.concurrency).map_err(|source| compile_error(loading, source))
 }
 
-/// The guest's code from the cache, where only guests are that were found good, or else from the compiler and into the cache; with the entry, if there is one.
+/// The guest's code: from the cache, where only guests are that were found good, or else from the compiler and into the
+/// cache. With the entry, if there is one.
 fn compiled(loading: &Loading, engine: &Engine, guest: &Guest) -> Result<(Compiled, Option<File>), Error> {
     let Some(folder) = &loading.cache else { return Ok((from_source(loading, engine, guest)?, None)) };
     let cache = Cache::new(folder, engine, guest.digest);
