@@ -3,7 +3,7 @@
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails};
+use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails};
 
 use super::Options;
 use super::guest::Kind;
@@ -52,7 +52,11 @@ fn pool(places: usize) -> PoolingAllocationConfig {
     pool.total_tables(count.saturating_mul(tables)).max_tables_per_module(tables);
     pool.total_component_instances(0);
     pool.max_memory_size(MEMORY).table_elements(TABLE_ELEMENTS).max_core_instance_size(INSTANCE);
-    pool.linear_memory_keep_resident(KEEP_RESIDENT);
+    if PoolingAllocationConfig::is_pagemap_scan_available() {
+        // Linux 6.7 tells which pages a run wrote to. Without that all would have to be wiped, written or not, which takes
+        // longer than to give them back.
+        pool.pagemap_scan(Enabled::Yes).linear_memory_keep_resident(KEEP_RESIDENT);
+    }
     pool.table_keep_resident(KEEP_RESIDENT);
     pool.async_stack_keep_resident(KEEP_RESIDENT);
     pool

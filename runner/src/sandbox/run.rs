@@ -77,13 +77,14 @@ impl Core {
             }
         };
         let _ticking = self.ticker.run();
-        // Stopped runs end by being dropped here, with their store and instance.
+        // Stopped runs end by being dropped here, with their store and instance. The guest comes first: one that is done
+        // before its first tick, as most are, needs no timer.
         let ended = tokio::select! {
             biased;
+            ended = self.program.run(&self.engine, world, &self.options.limits) => Ok(ended),
             () = input.cancel.cancelled() => Err(Outcome::Interrupted),
             () = tokio::time::sleep(timeout) => Err(Outcome::TimedOut(timeout)),
             () = overflows => Err(Outcome::LimitExceeded(Limit::Scratch(self.options.grants.scratch.unwrap_or(0)))),
-            ended = self.program.run(&self.engine, world, &self.options.limits) => Ok(ended),
         };
         let stderr_tail = stderr.finish();
         let outcome = match ended {
