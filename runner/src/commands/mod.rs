@@ -25,9 +25,7 @@ pub fn run(command: Command) -> Result<u8, Error> {
 }
 
 fn block_on(command: impl Future<Output = Result<u8, Error>>) -> Result<u8, Error> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        // For the broker's connections and the worker's loop. Guests have threads of their own.
-        .worker_threads(2)
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|source| Error::Io { doing: "start the runtime".into(), source })?;

@@ -25,7 +25,7 @@ pub async fn run(args: cli::Work) -> Result<u8, Error> {
         queue = config.subscription.queue,
         broker = %config.broker,
         guest = sandbox.name(),
-        guest.digest = %sandbox.digest(),
+        guest.digest = sandbox.digest(),
         mode = ?config.worker.mode,
         concurrency = config.worker.concurrency,
         "working"

@@ -43,7 +43,7 @@ fn pool(places: usize) -> PoolingAllocationConfig {
     /// For what wasmtime keeps of each function, memory and global of an instance.
     const INSTANCE: usize = 64 << 20;
     /// What is wiped in place instead of being given back to the system: as much as a short run touches.
-    const KEEP_RESIDENT: usize = 512 << 10;
+    const KEEP_RESIDENT: usize = 4 << 20;
     // One more than there are places: a run that was just stopped may not be gone when the next one begins.
     let count = u32::try_from(places).unwrap_or(u32::MAX).saturating_add(1);
     let tables = u32::try_from(MODULE_TABLES).unwrap_or(u32::MAX);

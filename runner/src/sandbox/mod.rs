@@ -93,7 +93,7 @@ pub struct Input {
 
 pub struct Sandbox {
     name: String,
-    digest: Digest,
+    digest: String,
     deterministic: bool,
     runs: Runs,
 }
@@ -127,15 +127,16 @@ impl Sandbox {
                 Runs::Processes(processes)
             }
         };
-        Ok(Sandbox { name, digest, deterministic, runs })
+        Ok(Sandbox { name, digest: digest.to_string(), deterministic, runs })
     }
 
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    pub fn digest(&self) -> Digest {
-        self.digest
+    /// `sha256:…`, as everybody is told it with each message.
+    pub fn digest(&self) -> &str {
+        &self.digest
     }
 
     /// Whether two runs of one message have to be the same: then they must be told the same, too.
@@ -147,7 +148,8 @@ impl Sandbox {
     pub async fn run(&self, input: Input) -> Report {
         match &self.runs {
             Runs::Slots(slots) => slots.run(input).await,
-            Runs::Processes(processes) => processes.run(input).await,
+            // Boxed: the worker holds room for the larger of the two, for each message.
+            Runs::Processes(processes) => Box::pin(processes.run(input)).await,
         }
     }
 }

@@ -40,7 +40,7 @@ pub(super) async fn publish(outbox: &Outbox, to: &Address, record: &Record) -> R
     span.carried().insert_into(&mut headers);
     let published = outbox.publish(to, record.properties.clone(), &headers, record.body.clone()).await;
     if let Err(error) = &published {
-        span.fail("publish", chain(error));
+        span.fail("publish", || chain(error));
     }
     published
 }

@@ -27,7 +27,7 @@ pub struct Record {
 }
 
 /// What is known of a result before the run that it comes from: everything but its body.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Identity {
     properties: Properties,
     headers: Headers,

@@ -51,12 +51,13 @@ impl Span {
     /// A message's way, from its delivery to its settlement: a child of the span that published it.
     pub fn process(message: &Message, origin: &Origin) -> Span {
         let carried = Carried::of(&message.headers);
-        let parent = otlp::provider_if_any().map(|_| {
-            let known = [(TRACEPARENT, &carried.traceparent), (TRACESTATE, &carried.tracestate)];
-            let known: HashMap<String, String> =
-                known.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?))).collect();
-            TraceContextPropagator::new().extract_with_context(&Context::new(), &known)
-        });
+        if otlp::provider_if_any().is_none() {
+            return Span { context: None, carried };
+        }
+        let known = [(TRACEPARENT, &carried.traceparent), (TRACESTATE, &carried.tracestate)];
+        let known: HashMap<String, String> =
+            known.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?))).collect();
+        let parent = TraceContextPropagator::new().extract_with_context(&Context::new(), &known);
         let Origin { queue, exchange, routing_key, delivery_tag, system, .. } = origin;
         let destination = consumed_from(exchange, routing_key, queue);
         let properties = &message.properties;
@@ -78,14 +79,18 @@ impl Span {
         for (name, value) in optional {
             attributes.extend(value.clone().map(|value| KeyValue::new(name, value)));
         }
-        start(parent.as_ref(), carried, format!("process {destination}"), SpanKind::Consumer, attributes)
+        start(&parent, carried, format!("process {destination}"), SpanKind::Consumer, attributes)
     }
 
     /// The run of a guest.
     pub fn run(&self, guest: &str, digest: &str) -> Span {
-        let attributes =
-            vec![KeyValue::new("wq.guest.name", guest.to_owned()), KeyValue::new("wq.guest.digest", digest.to_owned())];
-        self.child(format!("run {guest}"), SpanKind::Internal, attributes)
+        self.child(|| {
+            let attributes = vec![
+                KeyValue::new("wq.guest.name", guest.to_owned()),
+                KeyValue::new("wq.guest.digest", digest.to_owned()),
+            ];
+            (format!("run {guest}"), SpanKind::Internal, attributes)
+        })
     }
 
     /// The publishing of a result.
@@ -97,35 +102,43 @@ impl Span {
         id: Option<&str>,
         size: usize,
     ) -> Span {
-        let destination = published_to(exchange, routing_key);
-        let mut attributes = vec![
-            KeyValue::new("messaging.system", system),
-            KeyValue::new("messaging.operation.name", "publish"),
-            KeyValue::new("messaging.operation.type", "send"),
-            KeyValue::new("messaging.destination.name", destination.clone()),
-            KeyValue::new("messaging.message.body.size", i64::try_from(size).unwrap_or(i64::MAX)),
-        ];
-        if system == "rabbitmq" {
-            attributes.push(KeyValue::new("messaging.rabbitmq.destination.routing_key", routing_key.to_owned()));
-        }
-        attributes.extend(id.map(|id| KeyValue::new("messaging.message.id", id.to_owned())));
-        self.child(format!("publish {destination}"), SpanKind::Producer, attributes)
+        self.child(|| {
+            let destination = published_to(exchange, routing_key);
+            let mut attributes = vec![
+                KeyValue::new("messaging.system", system),
+                KeyValue::new("messaging.operation.name", "publish"),
+                KeyValue::new("messaging.operation.type", "send"),
+                KeyValue::new("messaging.destination.name", destination.clone()),
+                KeyValue::new("messaging.message.body.size", i64::try_from(size).unwrap_or(i64::MAX)),
+            ];
+            if system == "rabbitmq" {
+                attributes.push(KeyValue::new("messaging.rabbitmq.destination.routing_key", routing_key.to_owned()));
+            }
+            attributes.extend(id.map(|id| KeyValue::new("messaging.message.id", id.to_owned())));
+            (format!("publish {destination}"), SpanKind::Producer, attributes)
+        })
     }
 
     /// The settlement of a message.
     pub fn settle(&self, origin: &Origin, settlement: &'static str) -> Span {
-        let destination = consumed_from(&origin.exchange, &origin.routing_key, &origin.queue);
-        let attributes = vec![
-            KeyValue::new("messaging.system", origin.system),
-            KeyValue::new("messaging.operation.name", settlement),
-            KeyValue::new("messaging.operation.type", "settle"),
-            KeyValue::new("messaging.destination.name", destination.clone()),
-        ];
-        self.child(format!("{settlement} {destination}"), SpanKind::Client, attributes)
+        self.child(|| {
+            let destination = consumed_from(&origin.exchange, &origin.routing_key, &origin.queue);
+            let attributes = vec![
+                KeyValue::new("messaging.system", origin.system),
+                KeyValue::new("messaging.operation.name", settlement),
+                KeyValue::new("messaging.operation.type", "settle"),
+                KeyValue::new("messaging.destination.name", destination.clone()),
+            ];
+            (format!("{settlement} {destination}"), SpanKind::Client, attributes)
+        })
     }
 
-    fn child(&self, name: String, kind: SpanKind, attributes: Vec<KeyValue>) -> Span {
-        start(self.context.as_ref(), self.carried.clone(), name, kind, attributes)
+    /// What it is called and what it says is only put together for somebody who reads it.
+    fn child(&self, described: impl FnOnce() -> (String, SpanKind, Vec<KeyValue>)) -> Span {
+        let carried = self.carried.clone();
+        let Some(parent) = &self.context else { return Span { context: None, carried } };
+        let (name, kind, attributes) = described();
+        start(parent, carried, name, kind, attributes)
     }
 
     /// What is handed on: this span, or without an exporter what the message came with.
@@ -145,16 +158,16 @@ impl Span {
     }
 
     /// Marks the span as failed: by a word that can be counted, and a sentence.
-    pub fn fail(&self, kind: &'static str, description: String) {
+    pub fn fail(&self, kind: &'static str, description: impl FnOnce() -> String) {
         if let Some(context) = &self.context {
             self.set("error.type", kind);
-            context.span().set_status(Status::error(description));
+            context.span().set_status(Status::error(description()));
         }
     }
 }
 
-fn start(parent: Option<&Context>, carried: Carried, name: String, kind: SpanKind, attributes: Vec<KeyValue>) -> Span {
-    let Some((provider, parent)) = otlp::provider_if_any().zip(parent) else { return Span { context: None, carried } };
+fn start(parent: &Context, carried: Carried, name: String, kind: SpanKind, attributes: Vec<KeyValue>) -> Span {
+    let Some(provider) = otlp::provider_if_any() else { return Span { context: None, carried } };
     let tracer = provider.tracer("wq-run");
     let span =
         tracer.span_builder(name).with_kind(kind).with_attributes(attributes).start_with_context(&tracer, parent);

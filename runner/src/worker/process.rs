@@ -12,7 +12,7 @@ use crate::broker::{self, Delivery};
 use crate::fault::{self, Point};
 use crate::sandbox::{Input, Sandbox};
 use crate::settle::Policy;
-use crate::sink::{Failed, Identity, Record, Sinks};
+use crate::sink::{Failed, Record, Sinks};
 use crate::task::{Attempt, Limit, Message, Origin, Outcome, Report, Settlement};
 use crate::telemetry::chain;
 use crate::telemetry::trace::{Carried, Span};
@@ -49,7 +49,7 @@ pub(super) enum Settled {
 
 /// Takes a message from its delivery to its settlement. There is no other way out of here than through `Finished`, or,
 /// by a panic, through the receipt's drop.
-pub(super) async fn process(context: Arc<Context>, delivery: Delivery) -> Finished {
+pub(super) fn process(context: Arc<Context>, delivery: Delivery) -> impl Future<Output = Finished> {
     let traced = Span::process(&delivery.message, &delivery.origin);
     let span = tracing::info_span!(
         "message",
@@ -60,25 +60,25 @@ pub(super) async fn process(context: Arc<Context>, delivery: Delivery) -> Finish
         redelivered = delivery.origin.redelivered,
         trace_id = traced.trace_id(),
     );
-    process_in_span(context, delivery, traced).instrument(span).await
+    process_in_span(context, delivery, traced).instrument(span)
 }
 
 async fn process_in_span(context: Arc<Context>, delivery: Delivery, span: Span) -> Finished {
     let Delivery { message, origin, attempt, unfinished, receipt } = delivery;
     let attempt = Attempt { number: attempt, max: context.policy.max_attempts };
-    let guest = context.sandbox.digest().to_string();
-    let identity = Identity::new(&message, &origin, &guest, attempt, context.result_content_type.as_deref());
+    let guest = context.sandbox.digest();
+    let content_type = context.result_content_type.as_deref();
+    let identity = context.sinks.identify(&message, &origin, guest, attempt, content_type);
     tracing::debug!("taken");
     fault::reach(Point::Delivered);
     span.set("wq.attempt", i64::from(attempt.number));
-    let running = span.run(context.sandbox.name(), &guest);
+    let running = span.run(context.sandbox.name(), guest);
     let prepared = prepare(&context, message, &origin, attempt, unfinished, running.carried()).await;
     let mut report = match prepared {
         Err(outcome) => Report::bare(outcome, Duration::ZERO),
         Ok((input, _metadata)) => {
             let cancel = input.cancel.clone();
-            let run = context.sandbox.run(input);
-            tokio::pin!(run);
+            let mut run = std::pin::pin!(context.sandbox.run(input));
             tokio::select! {
                 report = &mut run => report,
                 () = receipt.lost().cancelled() => {
@@ -89,7 +89,7 @@ async fn process_in_span(context: Arc<Context>, delivery: Delivery, span: Span) 
         }
     };
     if !context.policy.succeeds(&report.outcome) {
-        running.fail(report.outcome.name(), report.outcome.to_string());
+        running.fail(report.outcome.name(), || report.outcome.to_string());
     }
     drop(running);
     if report.outcome == Outcome::Withdrawn {
@@ -101,24 +101,25 @@ async fn process_in_span(context: Arc<Context>, delivery: Delivery, span: Span) 
         tracing::warn!(outcome = report.outcome.name(), "the message is no longer ours: its result is discarded");
         // Being stuck is about the process and not about the message.
         let outcome = if let Outcome::Stuck(_) = report.outcome { report.outcome } else { Outcome::Interrupted };
-        span.fail("lost", "the message is no longer ours".into());
+        span.fail("lost", || "the message is no longer ours".into());
         return Finished { outcome, settled: Settled::Lost };
     }
     fault::reach(Point::Finished);
     let stdout_bytes = report.stdout.len();
     if context.policy.succeeds(&report.outcome) {
-        match deliver(&context, identity.with(report.stdout.clone(), &span)).await {
+        let record = identity.with(report.stdout.clone(), &span);
+        match deliver(&context, &record).await {
             Ok(()) => {}
             Err(Failed::As(outcome)) => report.outcome = outcome,
             Err(Failed::Lost) => {
-                span.fail("lost", "the result is not known to be delivered".into());
+                span.fail("lost", || "the result is not known to be delivered".into());
                 // Dropping the receipt gives the message back, if there still is a connection for that.
                 return Finished { outcome: Outcome::Interrupted, settled: Settled::Lost };
             }
         }
     }
     fault::reach(Point::Recorded);
-    let settlement = context.policy.decide(&report, &guest, attempt, SystemTime::now(), fastrand::f64());
+    let settlement = context.policy.decide(&report, guest, attempt, SystemTime::now(), fastrand::f64());
     if matches!((&settlement, &report.outcome), (Settlement::Release, Outcome::Exited(_))) {
         // A guest that gives its message back gets it again at once, and would do so as fast as it can. Holding the
         // message for a moment keeps the loop slow on every kind of broker.
@@ -131,13 +132,13 @@ async fn process_in_span(context: Arc<Context>, delivery: Delivery, span: Span) 
     let settling = span.settle(&origin, settlement.name());
     let settled = receipt.settle(settlement.clone()).await;
     if let Err(error) = &settled {
-        settling.fail("settle", chain(error));
+        settling.fail("settle", || chain(error));
     }
     drop(settling);
     span.set("wq.outcome", report.outcome.name());
     span.set("wq.settlement", settlement.name());
     if settlement != Settlement::Ack {
-        span.fail(report.outcome.name(), report.outcome.to_string());
+        span.fail(report.outcome.name(), || report.outcome.to_string());
     }
     fault::reach(Point::Settled);
     let settled = match settled {
@@ -145,7 +146,7 @@ async fn process_in_span(context: Arc<Context>, delivery: Delivery, span: Span) 
         Err(broker::Error::Lost { .. }) => Settled::Lost,
         Err(error) => Settled::Failed(error),
     };
-    log_end(&report, &settled, context.sandbox.name(), &guest, stdout_bytes);
+    log_end(&report, &settled, context.sandbox.name(), guest, stdout_bytes);
     Finished { outcome: report.outcome, settled }
 }
 
@@ -199,10 +200,10 @@ async fn prepare(
 }
 
 /// Writes the result to all sinks, unless the worker is told to abort: a broker that raised an alarm can take long.
-async fn deliver(context: &Context, record: Record) -> Result<(), Failed> {
+async fn deliver(context: &Context, record: &Record) -> Result<(), Failed> {
     let written = tokio::select! {
         biased;
-        written = context.sinks.write(&record) => written,
+        written = context.sinks.write(record) => written,
         () = context.abort.cancelled() => return Err(Failed::As(Outcome::Interrupted)),
     };
     written.map_err(|error| {
