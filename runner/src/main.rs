@@ -11,6 +11,7 @@ use wq_run::fault;
 use wq_run::telemetry::{self, Format};
 
 fn main() -> ExitCode {
+    keep_freed_memory();
     let Cli { command, log_format } = Cli::parse();
     let format = match log_format {
         Some(LogFormat::Text) => Format::Text,
@@ -43,3 +44,22 @@ fn main() -> ExitCode {
         }
     }
 }
+
+/// Keeps what is freed for the next message. By its defaults the C library gives back to the system what a large message
+/// and its result took, and the next one has to be given each page anew: a third of the time that a message of 1 MiB takes.
+#[cfg(target_env = "gnu")]
+#[allow(unsafe_code)]
+fn keep_freed_memory() {
+    /// Up to this, an allocation has no mapping of its own, which would end with it. In bytes.
+    const MAPPED_FROM: libc::c_int = 4 << 20;
+    /// What each of the allocator's arenas may keep. In bytes.
+    const KEPT: libc::c_int = 16 << 20;
+    // SAFETY: it takes plain numbers, and no other thread runs yet. If they are refused, the defaults stay.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_FROM);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT);
+    }
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn keep_freed_memory() {}

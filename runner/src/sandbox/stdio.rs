@@ -41,13 +41,18 @@ const MAX_LINE: usize = 8192;
 /// What one write may carry. wasmtime-wasi copies a write into a buffer of its own of at most 64 KiB anyway.
 const MAX_WRITE: usize = 64 * 1024;
 
+/// A write of at least this is kept as it came. Smaller ones are put together, since a piece costs memory beside its bytes.
+const PIECE: usize = 16 * 1024;
+
 /// Captures up to `limit` bytes. One byte more ends the run, whether the guest looks at the error or not.
 #[derive(Clone)]
 pub struct Capture(Arc<Mutex<CaptureState>>);
 
 struct CaptureState {
-    bytes: BytesMut,
-    limit: u64,
+    /// In their order, and before `tail`.
+    pieces: Vec<Bytes>,
+    tail: BytesMut,
+    left: u64,
     exceeded: bool,
 }
 
@@ -67,7 +72,8 @@ struct LinesState {
 
 impl Capture {
     pub fn new(limit: u64) -> Capture {
-        Capture(Arc::new(Mutex::new(CaptureState { bytes: BytesMut::new(), limit, exceeded: false })))
+        let state = CaptureState { pieces: Vec::new(), tail: BytesMut::new(), left: limit, exceeded: false };
+        Capture(Arc::new(Mutex::new(state)))
     }
 
     pub fn exceeded(&self) -> bool {
@@ -75,19 +81,39 @@ impl Capture {
     }
 
     pub fn take(&self) -> Bytes {
-        std::mem::take(&mut lock(&self.0).bytes).freeze()
+        let mut state = lock(&self.0);
+        state.end_piece();
+        let mut pieces = std::mem::take(&mut state.pieces);
+        match pieces.len() {
+            0 | 1 => pieces.pop().unwrap_or_default(),
+            _ => pieces.concat().into(),
+        }
+    }
+}
+
+impl CaptureState {
+    fn end_piece(&mut self) {
+        if !self.tail.is_empty() {
+            self.pieces.push(self.tail.split().freeze());
+        }
     }
 }
 
 impl Sink for Capture {
-    fn write(&self, bytes: &[u8]) -> Result<(), StreamError> {
+    fn write(&self, bytes: Bytes) -> Result<(), StreamError> {
         let mut state = lock(&self.0);
-        if bytes.len() as u64 > state.limit - state.bytes.len() as u64 {
+        let Some(left) = state.left.checked_sub(bytes.len() as u64) else {
             state.exceeded = true;
             // A trap and not an error code: with an error code the guest could go on and exit with 0.
             return Err(StreamError::trap("stdout is over its limit"));
+        };
+        state.left = left;
+        if bytes.len() < PIECE {
+            state.tail.extend_from_slice(&bytes);
+        } else {
+            state.end_piece();
+            state.pieces.push(bytes);
         }
-        state.bytes.extend_from_slice(bytes);
         Ok(())
     }
 }
@@ -179,8 +205,8 @@ impl LinesState {
 }
 
 impl Sink for Lines {
-    fn write(&self, bytes: &[u8]) -> Result<(), StreamError> {
-        Lines::write(self, bytes);
+    fn write(&self, bytes: Bytes) -> Result<(), StreamError> {
+        Lines::write(self, &bytes);
         Ok(())
     }
 }
@@ -189,7 +215,7 @@ impl Sink for Lines {
 
 /// Takes bytes without ever blocking. The two streams differ in nothing else.
 trait Sink: Clone + Send + Sync + Unpin + 'static {
-    fn write(&self, bytes: &[u8]) -> Result<(), StreamError>;
+    fn write(&self, bytes: Bytes) -> Result<(), StreamError>;
 }
 
 /// A stream handle for the guest; all handles share one sink.
@@ -219,7 +245,7 @@ impl<S: Sink> Pollable for Stream<S> {
 #[wasmtime_wasi::async_trait]
 impl<S: Sink> OutputStream for Stream<S> {
     fn write(&mut self, bytes: Bytes) -> Result<(), StreamError> {
-        self.0.write(&bytes)
+        self.0.write(bytes)
     }
 
     fn flush(&mut self) -> Result<(), StreamError> {
@@ -233,7 +259,7 @@ impl<S: Sink> OutputStream for Stream<S> {
 
 impl<S: Sink> AsyncWrite for Stream<S> {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        Poll::Ready(match self.0.write(bytes) {
+        Poll::Ready(match self.0.write(Bytes::copy_from_slice(bytes)) {
             Ok(()) => Ok(bytes.len()),
             Err(error) => Err(std::io::Error::other(error.to_string())),
         })
@@ -255,24 +281,43 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
     fn stdout_takes_its_limit_exactly_and_not_a_byte_more() {
         let capture = Capture::new(5);
-        Sink::write(&capture, b"abc").unwrap();
-        Sink::write(&capture, b"de").unwrap();
+        Sink::write(&capture, "abc".into()).unwrap();
+        Sink::write(&capture, "de".into()).unwrap();
         assert!(!capture.exceeded());
-        assert!(matches!(Sink::write(&capture, b"f"), Err(StreamError::Trap(_))));
+        assert!(matches!(Sink::write(&capture, "f".into()), Err(StreamError::Trap(_))));
         assert!(capture.exceeded());
         assert_eq!(capture.take(), "abcde");
+    }
+
+    proptest! {
+        #[test]
+        fn stdout_is_what_was_written_in_its_order(
+            sizes in prop::collection::vec(prop::sample::select(vec![0, 1, 7, PIECE - 1, PIECE, PIECE + 1, MAX_WRITE]), 0..9),
+        ) {
+            let capture = Capture::new(u64::MAX);
+            let mut expected = Vec::new();
+            for (number, size) in sizes.into_iter().enumerate() {
+                let bytes = vec![number as u8; size];
+                expected.extend_from_slice(&bytes);
+                Sink::write(&capture, bytes.into()).unwrap();
+            }
+            prop_assert!(capture.take() == expected);
+            prop_assert!(capture.take().is_empty());
+        }
     }
 
     #[test]
     fn stderr_over_its_limit_is_cut_and_never_an_error() {
         let lines = Lines::new(Stderr::Log, 10);
         for _ in 0..5 {
-            Sink::write(&lines, b"0123\n67").unwrap();
+            lines.write(b"0123\n67");
         }
         assert_eq!(lines.finish(), "0123\n67012");
         assert!(lock(&lines.0).truncated);
@@ -281,8 +326,8 @@ mod tests {
     #[test]
     fn the_tail_is_the_end_and_bounded() {
         let lines = Lines::new(Stderr::Log, 1 << 20);
-        Sink::write(&lines, &vec![b'x'; 3 * TAIL]).unwrap();
-        Sink::write(&lines, b"the end").unwrap();
+        lines.write(&vec![b'x'; 3 * TAIL]);
+        lines.write(b"the end");
         let tail = lines.finish();
         assert_eq!(tail.len(), TAIL);
         assert!(tail.ends_with("xthe end"));
