@@ -12,7 +12,8 @@ fn entries(cache: &Path) -> Vec<PathBuf> {
     let list = |folder: &Path| -> Vec<PathBuf> {
         std::fs::read_dir(folder).map_or(Vec::new(), |entries| entries.flatten().map(|entry| entry.path()).collect())
     };
-    list(cache).iter().flat_map(|key| list(key)).collect()
+    let is_entry = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "cwasm");
+    list(cache).iter().flat_map(|key| list(key)).filter(is_entry).collect()
 }
 
 fn exec(guest: &str, cache: &Path) -> Command {
@@ -77,6 +78,46 @@ fn a_damaged_entry_never_runs_and_is_made_again() {
     // Nor one that somebody else could have written.
     std::fs::set_permissions(&entry, std::fs::Permissions::from_mode(0o666)).unwrap();
     run_with(&mut exec(&guest("echo"), folder.path()), b"x").exits(0).prints("x").says("not ours alone");
+}
+
+#[test]
+fn a_large_guest_that_was_changed_is_another_one_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    let path = folder.path().join("large.wasm");
+    // Of one size, so that only the system's times tell them apart.
+    let large = |word: &str| {
+        let padding = "x".repeat(1 << 20);
+        let text = format!(
+            r#"(module
+              (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
+              (memory (export "memory") 17)
+              (data (i32.const 0) "\08\00\00\00\03\00\00\00{word}{padding}")
+              (func (export "_start") (drop (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 12)))))"#
+        );
+        wat::parse_str(text).unwrap()
+    };
+    let write = |word: &str| std::fs::write(&path, large(word)).unwrap();
+    let runs = |word: &str| {
+        run(&mut exec(&path.display().to_string(), &cache)).exits(0).prints(word);
+    };
+    write("one");
+    // What was just written is not remembered; wait until it is.
+    let noted = || std::fs::read_dir(cache.join("seen")).map_or(0, Iterator::count);
+    let started = std::time::Instant::now();
+    while noted() == 0 {
+        assert!(started.elapsed() < std::time::Duration::from_secs(30), "it is never remembered");
+        runs("one");
+    }
+    let before = path.metadata().unwrap().modified().unwrap();
+    runs("one");
+    write("two");
+    std::fs::File::options().write(true).open(&path).unwrap().set_modified(before).unwrap();
+    runs("two");
+    // Whoever asks for a digest has the bytes read.
+    let other = format!("sha256:{}", "0".repeat(64));
+    let mut pinned = exec(&path.display().to_string(), &cache);
+    run(pinned.args(["--guest-digest", &other])).exits(66);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{Command, Delivery, Depth, Error, Handed, Link, Notice, Subscription};
@@ -19,7 +19,7 @@ pub(crate) struct Fake {
 
 impl Fake {
     pub(crate) fn new() -> Fake {
-        let (link, notices, commands) = Link::channel();
+        let (link, notices, commands) = Link::channel(watch::channel(true).1);
         Fake { link, notices, _commands: commands }
     }
 
@@ -81,7 +81,8 @@ impl Bookkeeper {
         lose_after: Option<usize>,
         written: Arc<Mutex<Vec<Bytes>>>,
     ) -> (Subscription, Arc<Mutex<Books>>) {
-        let (link, notices, commands) = Link::channel();
+        let (begun, begun_rx) = watch::channel(false);
+        let (link, notices, commands) = Link::channel(begun_rx);
         let wanted = link.wanted.clone();
         let books = Arc::new(Mutex::new(Books::default()));
         let keeper = Bookkeeper {
@@ -95,7 +96,7 @@ impl Bookkeeper {
             books: books.clone(),
         };
         let task = tokio::spawn(keeper.serve(written));
-        (Subscription { notices, commands, wanted, task }, books)
+        (Subscription { notices, commands, wanted, begun, task }, books)
     }
 
     async fn serve(mut self, written: Arc<Mutex<Vec<Bytes>>>) {

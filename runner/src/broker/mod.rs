@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -71,6 +71,7 @@ pub struct Subscription {
     notices: mpsc::UnboundedReceiver<Notice>,
     commands: mpsc::UnboundedSender<Command>,
     wanted: Arc<AtomicU64>,
+    begun: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
@@ -175,6 +176,8 @@ pub(crate) struct Link {
     commands_tx: mpsc::WeakUnboundedSender<Command>,
     pub(crate) commands: mpsc::UnboundedReceiver<Command>,
     wanted: Arc<AtomicU64>,
+    /// Before this nothing may be taken.
+    begun: watch::Receiver<bool>,
     session: u64,
     established: bool,
     /// The worker wants nothing more; a new session then need not take anything.
@@ -185,7 +188,7 @@ pub(crate) struct Link {
 const RECONNECT_INITIAL: Duration = Duration::from_millis(250);
 const RECONNECT_MAX: Duration = Duration::from_secs(10);
 
-/// Starts to take messages from a queue. Connection errors arrive as notices.
+/// Connects to a queue; messages come after [`Subscription::begin`]. Connection errors arrive as notices.
 pub fn subscribe(url: &Url, options: Options) -> Subscription {
     let adapter = match url {
         Url::Amqp(nodes) => Adapter::Amqp(amqp::Adapter::new(nodes.clone(), options.clone())),
@@ -195,11 +198,12 @@ pub fn subscribe(url: &Url, options: Options) -> Subscription {
 }
 
 pub(crate) fn start(adapter: Adapter, options: Options) -> Subscription {
-    let (link, notices, commands) = Link::channel();
+    let (begun, begun_rx) = watch::channel(false);
+    let (link, notices, commands) = Link::channel(begun_rx);
     let wanted = link.wanted.clone();
     wanted.store(options.count.unwrap_or(u64::MAX), Ordering::Relaxed);
     let task = tokio::spawn(supervise(adapter, link, options));
-    Subscription { notices, commands, wanted, task }
+    Subscription { notices, commands, wanted, begun, task }
 }
 
 /// Keeps a session going until the worker is done, the broker refuses us, or it has been away for too long.
@@ -229,6 +233,10 @@ async fn supervise(mut adapter: Adapter, mut link: Link, options: Options) {
             patience = options.reconnect_timeout;
             pause = RECONNECT_INITIAL;
         }
+        if !*link.begun.borrow() {
+            // Nobody waits for it yet.
+            away_since = Instant::now();
+        }
         let jittered = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
         if away_since.elapsed() + jittered > patience {
             return link.notify(Notice::Failed(error));
@@ -249,6 +257,11 @@ async fn supervise(mut adapter: Adapter, mut link: Link, options: Options) {
 // === impl Subscription ===
 
 impl Subscription {
+    /// From now on messages may be taken. A connection may stand already: it takes as long to make as a guest to load.
+    pub fn begin(&self) {
+        self.begun.send_replace(true);
+    }
+
     /// The next notice; `None` after [`Notice::Failed`].
     pub async fn next(&mut self) -> Option<Notice> {
         self.notices.recv().await
@@ -332,7 +345,9 @@ impl Wanted {
 
 impl Link {
     /// An adapter's end, and what its subscription holds.
-    fn channel() -> (Link, mpsc::UnboundedReceiver<Notice>, mpsc::UnboundedSender<Command>) {
+    fn channel(
+        begun: watch::Receiver<bool>,
+    ) -> (Link, mpsc::UnboundedReceiver<Notice>, mpsc::UnboundedSender<Command>) {
         let (notices_tx, notices_rx) = mpsc::unbounded_channel();
         let (commands_tx, commands) = mpsc::unbounded_channel();
         let commands_weak = commands_tx.downgrade();
@@ -341,6 +356,7 @@ impl Link {
             commands_tx: commands_weak,
             commands,
             wanted: Arc::new(AtomicU64::new(u64::MAX)),
+            begun,
             session: 0,
             established: false,
             cancelled: false,
@@ -351,6 +367,22 @@ impl Link {
     fn notify(&self, notice: Notice) {
         // The worker has gone; it will be seen at the next command.
         let _ = self.notices.send(notice);
+    }
+
+    /// Returns when messages may be taken, or with [`Wanted::Closed`] when they never may. No command comes before that, but
+    /// for the end.
+    async fn begin(&mut self) -> Wanted {
+        tokio::select! {
+            begun = self.begun.wait_for(|begun| *begun) => {
+                if begun.is_ok() { Wanted::Yes } else { Wanted::Closed }
+            }
+            command = self.commands.recv() => {
+                if let Some(Command::Close { reply }) = command {
+                    let _ = reply.send(Ok(()));
+                }
+                Wanted::Closed
+            }
+        }
     }
 
     /// How many messages a new session may take.

@@ -1,28 +1,42 @@
 //! `wq-run work`
 
-use crate::broker::{self, Outbox};
+use std::time::Duration;
+
+use crate::broker::{self, Outbox, outbox};
 use crate::cli;
 use crate::config::Work;
 use crate::error::{Error, ExitStatus, broker_status};
-use crate::sandbox::Sandbox;
+use crate::sandbox::{self, Loading, Sandbox};
 use crate::shutdown::{self, Signal};
-use crate::sink::Sinks;
+use crate::sink::{Sinks, Spec};
 use crate::task::Refused;
 use crate::telemetry::chain;
 use crate::worker::{Counts, Mode, StopReason, Stopped, Worker};
+
+/// For a connection over which nothing was taken. That one is cut off is a line in the broker's log, and no more.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 pub async fn run(args: cli::Work) -> Result<u8, Error> {
     let config = Work::resolve(args)?;
     let mut phases = shutdown::watch(config.shutdown_timeout)
         .map_err(|source| Error::Io { doing: "watch for signals".into(), source })?;
-    // Before anything is taken: what is wrong with a guest is wrong for every message.
-    let sandbox = tokio::select! {
-        sandbox = Sandbox::load(config.loading, config.sandbox) => sandbox?,
+    let queue = config.subscription.queue.clone();
+    // It connects while the guest is loaded, and takes nothing before the worker says so.
+    let subscription = broker::subscribe(&config.broker, config.subscription);
+    let ready = tokio::select! {
+        ready = get_ready(config.loading, config.sandbox, &config.results, &config.broker, config.outbox) => ready.map_err(Err),
         // Compiling can take minutes, and nothing is in hand yet.
-        signal = shutdown::requested(&mut phases) => return Ok(signal.exit_code()),
+        signal = shutdown::requested(&mut phases) => Err(Ok(signal.exit_code())),
+    };
+    let (sandbox, sinks) = match ready {
+        Ok(ready) => ready,
+        Err(end) => {
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, subscription.close()).await;
+            return end;
+        }
     };
     tracing::info!(
-        queue = config.subscription.queue,
+        queue,
         broker = %config.broker,
         guest = sandbox.name(),
         guest.digest = sandbox.digest(),
@@ -30,12 +44,6 @@ pub async fn run(args: cli::Work) -> Result<u8, Error> {
         concurrency = config.worker.concurrency,
         "working"
     );
-    let outbox = match config.outbox {
-        Some(options) => Some(Outbox::open(&config.broker, options).await?),
-        None => None,
-    };
-    let sinks = Sinks::open(&config.results, outbox).await?;
-    let subscription = broker::subscribe(&config.broker, config.subscription);
     let mode = config.worker.mode;
     let worker = Worker::new(config.worker, sandbox, sinks, config.policy);
     let Stopped { reason, counts, closed } = worker.run(subscription, phases).await;
@@ -48,6 +56,22 @@ pub async fn run(args: cli::Work) -> Result<u8, Error> {
         return Err(error.into());
     }
     Ok(status(mode, &reason, counts, closed.is_ok(), config.fail_on_empty).code())
+}
+
+/// All that can be wrong for every message is found out here, before one is taken.
+async fn get_ready(
+    loading: Loading,
+    options: sandbox::Options,
+    results: &[Spec],
+    broker: &broker::Url,
+    outbox: Option<outbox::Options>,
+) -> Result<(Sandbox, Sinks), Error> {
+    let sandbox = Sandbox::load(loading, options).await?;
+    let outbox = match outbox {
+        Some(options) => Some(Outbox::open(broker, options).await?),
+        None => None,
+    };
+    Ok((sandbox, Sinks::open(results, outbox).await?))
 }
 
 /// What the worker's end means to who started it. The worst that happened wins.

@@ -1,16 +1,18 @@
 //! Compiled code, kept between processes.
 //!
 //! What is kept is native code, so it is trusted as far as the folder is and no further: an entry is used only if it
-//! belongs to us or to root, if nobody else may write it, and if it is what was written, byte for byte. Its name holds
+//! belongs to us or to root, if nobody else may write it, and if it is what was written, byte for byte; of a large one that
+//! nobody has changed since it was found to be, that is not asked again. Its name holds
 //! all that it depends on: the guest, the engine's version and options, and the processor's features. An entry that
 //! fails any of it is made again.
 
-use std::fs::{File, Permissions};
+use std::fs::{File, Metadata, Permissions};
 use std::hash::{Hash as _, Hasher};
-use std::io::{self, Read as _, Seek as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use sha2::{Digest as _, Sha256};
 use wasmtime::component::Component;
@@ -18,6 +20,7 @@ use wasmtime::{Engine, Module};
 
 use super::guest::{Digest, Kind};
 use super::program::Compiled;
+use super::seen::Seen;
 
 /// A folder of entries: `KEY/CHECKSUM.cwasm`, where the checksum is the entry's own.
 #[derive(Debug)]
@@ -27,6 +30,9 @@ pub struct Cache {
 }
 
 const ENDING: &str = ".cwasm";
+
+/// From this size on, entries are verified by all cores together, in bytes: to start them takes as long as a few MiB.
+const VERIFIED_TOGETHER_FROM: u64 = 8 << 20;
 
 impl Cache {
     /// The place for one guest and one engine in `folder`.
@@ -44,8 +50,8 @@ impl Cache {
         entries.flatten().find_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
             let checksum = name.strip_suffix(ENDING)?.to_owned();
-            let mut file = File::open(entry.path()).ok()?;
-            match verify(&mut file, &checksum) {
+            let file = File::open(entry.path()).ok()?;
+            match self.verify(&file, &checksum) {
                 Ok(true) => Some(file),
                 Ok(false) => {
                     tracing::warn!(entry = %entry.path().display(), "a cache entry is damaged or not ours alone: it is made again");
@@ -57,21 +63,50 @@ impl Cache {
         })
     }
 
+    /// Whether a file is what its name says, and can't be something else a moment later.
+    fn verify(&self, file: &File, checksum: &str) -> io::Result<bool> {
+        let metadata = file.metadata()?;
+        if !is_ours_alone(&metadata) {
+            return Ok(false);
+        }
+        let seen = Seen::look_at(&self.folder, std::slice::from_ref(&metadata), SystemTime::now());
+        if seen.as_ref().and_then(Seen::recall).is_some_and(|note| note == checksum) {
+            return Ok(true);
+        }
+        let mut hasher = blake3::Hasher::new();
+        if metadata.len() < VERIFIED_TOGETHER_FROM {
+            hasher.update_mmap(by_descriptor(file))?;
+        } else {
+            hasher.update_mmap_rayon(by_descriptor(file))?;
+        }
+        // blake3's own comparison is in constant time, and names come from a stranger's folder.
+        let is_whole = blake3::Hash::from_hex(checksum).is_ok_and(|expected| expected == hasher.finalize());
+        if let Some(seen) = seen.filter(|_| is_whole) {
+            // Where nothing can be written, it is verified each time.
+            let _ = seen.remember(checksum);
+        }
+        Ok(is_whole)
+    }
+
     /// Writes an entry: whole, or not at all.
     ///
     /// # Errors
     /// When the folder can't be written. The guest runs all the same.
     pub fn keep(&self, compiled: &[u8]) -> io::Result<PathBuf> {
-        let folder = self.folder.join(&self.key);
-        std::fs::create_dir_all(&folder)?;
-        let mut file = tempfile::NamedTempFile::new_in(&folder)?;
-        file.write_all(compiled)?;
-        // Read by all: what an init container made as root, a worker may use.
-        file.as_file().set_permissions(Permissions::from_mode(0o644))?;
-        let path = folder.join(format!("{}{ENDING}", blake3::hash(compiled).to_hex()));
-        file.persist(&path)?;
-        Ok(path)
+        write(&self.folder.join(&self.key), &format!("{}{ENDING}", blake3::hash(compiled).to_hex()), compiled)
     }
+}
+
+/// Writes a file of the cache: whole, or not at all.
+pub fn write(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
+    std::fs::create_dir_all(folder)?;
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(bytes)?;
+    // Read by all: what an init container made as root, a worker may use.
+    file.as_file().set_permissions(Permissions::from_mode(0o644))?;
+    let path = folder.join(name);
+    file.persist(&path)?;
+    Ok(path)
 }
 
 /// A hasher that loses nothing of what it is fed.
@@ -92,26 +127,16 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Whether a file is what its name says, and can't be something else a moment later.
-fn verify(file: &mut File, checksum: &str) -> io::Result<bool> {
+/// Whether nobody but we and root can have written a file.
+pub fn is_ours_alone(metadata: &Metadata) -> bool {
     const WRITABLE_BY_OTHERS: u32 = 0o022;
-    let metadata = file.metadata()?;
     let ours = metadata.uid() == rustix::process::geteuid().as_raw() || metadata.uid() == 0;
-    if !metadata.is_file() || !ours || metadata.mode() & WRITABLE_BY_OTHERS != 0 {
-        return Ok(false);
-    }
-    let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; 256 * 1024];
-    loop {
-        let read = file.read(&mut buffer)?;
-        if read == 0 {
-            break;
-        }
-        hasher.update(&buffer[..read]);
-    }
-    file.rewind()?;
-    // blake3's own comparison is in constant time, and names come from a stranger's folder.
-    Ok(blake3::Hash::from_hex(checksum).is_ok_and(|expected| expected == hasher.finalize()))
+    metadata.is_file() && ours && metadata.mode() & WRITABLE_BY_OTHERS == 0
+}
+
+/// A path to an open file, so that what is read next is what was looked at before.
+fn by_descriptor(file: &File) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
 /// Maps compiled code that this very version wrote.
@@ -120,8 +145,7 @@ fn verify(file: &mut File, checksum: &str) -> io::Result<bool> {
 /// When it was made for another engine after all.
 #[allow(unsafe_code)]
 pub fn load(engine: &Engine, kind: Kind, file: &File) -> wasmtime::Result<Compiled> {
-    // By its descriptor, so that what is mapped is what was looked at.
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let path = by_descriptor(file);
     // SAFETY: the file is compiled code that wasmtime serialized: either just now into memory that only this process and
     // its children see, or into an entry whose checksum was verified and which only our user, or root, can write. Entries
     // are never changed in place, only replaced.
@@ -133,6 +157,8 @@ pub fn load(engine: &Engine, kind: Kind, file: &File) -> wasmtime::Result<Compil
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use proptest::prelude::*;
 
     use super::*;

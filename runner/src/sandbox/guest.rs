@@ -33,6 +33,13 @@ pub enum Kind {
     Component,
 }
 
+/// What there is to know of a guest whose code is in the cache. As text, it is noted for the next start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    pub kind: Kind,
+    pub digest: Digest,
+}
+
 /// What a valid binary says of itself.
 #[derive(Debug)]
 pub struct Shape {
@@ -77,7 +84,7 @@ pub fn read(path: &Path) -> Result<Guest, Error> {
     };
     // The bytes after the magic number tell the two kinds apart. What is neither is called invalid later on.
     let kind = if wasm.get(4..8) == Some(&[0x0d, 0, 1, 0]) { Kind::Component } else { Kind::Module };
-    Ok(Guest { path: path_buf(), name, kind, digest: Digest(Sha256::digest(&wasm).into()), wasm, stored })
+    Ok(Guest { path: path_buf(), name, kind, digest: Digest::of(&wasm), wasm, stored })
 }
 
 impl Guest {
@@ -153,7 +160,40 @@ fn shape(wasm: &[u8]) -> Result<Shape, wasmparser::BinaryReaderError> {
     Ok(shape)
 }
 
+// === impl Known ===
+
+impl FromStr for Known {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Known, ()> {
+        let (kind, digest) = text.split_once(' ').ok_or(())?;
+        let kind = [Kind::Module, Kind::Component].into_iter().find(|known| known.name() == kind).ok_or(())?;
+        Ok(Known { kind, digest: digest.parse().map_err(drop)? })
+    }
+}
+
+impl fmt::Display for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind.name(), self.digest)
+    }
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Module => "module",
+            Kind::Component => "component",
+        }
+    }
+}
+
 // === impl Digest ===
+
+impl Digest {
+    fn of(wasm: &[u8]) -> Digest {
+        Digest(Sha256::digest(wasm).into())
+    }
+}
 
 /// `sha256:` and 64 hexadecimal digits; the digits alone, as sha256sum prints them, are understood too.
 impl FromStr for Digest {
@@ -198,6 +238,17 @@ mod tests {
         let path = folder.path().join(name);
         std::fs::write(&path, bytes).unwrap();
         (folder, path)
+    }
+
+    #[test]
+    fn what_is_noted_of_a_guest_is_read_as_it_was_and_nothing_else_is() {
+        for kind in [Kind::Module, Kind::Component] {
+            let known = Known { kind, digest: Digest::of(b"a guest") };
+            assert_eq!(known.to_string().parse(), Ok(known));
+        }
+        for text in ["", "component", "component ", "component sha256:12", "script sha256:00"] {
+            assert_eq!(text.parse::<Known>(), Err(()), "{text}");
+        }
     }
 
     #[test]

@@ -13,9 +13,11 @@ use wasmtime::Engine;
 use super::cache::{self, Cache};
 use super::engine::engine;
 use super::error::Error;
-use super::guest::{self, Digest, Guest, Kind};
+use super::guest::{self, Digest, Guest, Kind, Known};
 use super::program::{Compiled, Program, foreign_imports};
 use super::run::Core;
+use super::seen::Seen;
+use super::source::{self, Place};
 use super::{Isolation, Options, scratch};
 
 /// How a guest is found, checked and brought to run.
@@ -48,12 +50,24 @@ pub struct Entry {
     pub digest: Digest,
 }
 
+/// A guest's code, ready to be linked.
+struct Code {
+    name: String,
+    known: Known,
+    engine: Engine,
+    compiled: Compiled,
+    /// The cache's entry, if it is from there.
+    entry: Option<File>,
+}
+
 pub fn prepare(loading: &Loading, options: Options) -> Result<Prepared, Error> {
-    let guest = read(loading)?;
-    let engine = engine_for(loading, &options, &guest)?;
-    let (compiled, code) = compiled(loading, &engine, &guest)?;
+    let code = match kept(loading, &options) {
+        Some(code) => code,
+        None => read_and_compiled(loading, &options)?,
+    };
+    let Code { name, known: Known { kind, digest }, engine, compiled, entry } = code;
     let program = Program::link(&engine, &compiled).map_err(|source| compile_error(loading, source))?;
-    let code = match (loading.isolation, code) {
+    let code = match (loading.isolation, entry) {
         (Isolation::Process, None) => in_memory(&compiled),
         (_, Some(entry)) => Ok(entry),
         (Isolation::Thread, None) => Err(io::ErrorKind::NotFound.into()),
@@ -61,7 +75,6 @@ pub fn prepare(loading: &Loading, options: Options) -> Result<Prepared, Error> {
     if options.grants.scratch.is_some() {
         scratch::sweep();
     }
-    let Guest { name, kind, digest, .. } = guest;
     if kind == Kind::Module && !options.grants.net.is_empty() {
         return Err(Error::Grant(
             "--allow-net: a preview 1 module has no way to open a connection; build the guest for wasm32-wasip2".into(),
@@ -70,6 +83,34 @@ pub fn prepare(loading: &Loading, options: Options) -> Result<Prepared, Error> {
     let core = Core::new(name, kind, options, engine, program);
     core.try_grants().map_err(Error::Grant)?;
     Ok(Prepared { core, digest, code })
+}
+
+/// The code of a guest that is as it was when it was last read, and that is in the cache.
+fn kept(loading: &Loading, options: &Options) -> Option<Code> {
+    // Who asks for a digest wants it to be that of the bytes, and not of what we believe them to be.
+    let folder = loading.cache.as_ref().filter(|_| loading.digest.is_none())?;
+    let Place { name, files, .. } = source::find(&loading.guest).ok()?;
+    let known: Known = Seen::look(folder, &files)?.recall()?.parse().ok()?;
+    let engine = engine(options, known.kind, loading.concurrency).ok()?;
+    let entry = Cache::new(folder, &engine, known.digest).find()?;
+    let compiled = cache::load(&engine, known.kind, &entry).ok()?;
+    Some(Code { name, known, engine, compiled, entry: Some(entry) })
+}
+
+fn read_and_compiled(loading: &Loading, options: &Options) -> Result<Code, Error> {
+    let Reading { guest, seen } = read(loading)?;
+    let engine = engine_for(loading, options, &guest)?;
+    let (compiled, entry) = compiled(loading, &engine, &guest)?;
+    let known = Known { kind: guest.kind, digest: guest.digest };
+    remember(seen, known);
+    Ok(Code { name: guest.name, known, engine, compiled, entry })
+}
+
+/// A folder that can't be written was told of when the code should have been kept there.
+fn remember(seen: Option<Seen>, known: Known) {
+    if let Some(Err(error)) = seen.map(|seen| seen.remember(&known.to_string())) {
+        tracing::debug!(%error, "the guest's digest is not kept (--cache-dir)");
+    }
 }
 
 /// Compiles a guest into the cache, for others to find.
@@ -81,21 +122,32 @@ pub fn compile(loading: &Loading, options: &Options) -> Result<Entry, Error> {
         path: PathBuf::new(),
         source: io::Error::new(io::ErrorKind::NotFound, "no folder is named"),
     })?;
-    let guest = read(loading)?;
+    let Reading { guest, seen } = read(loading)?;
     let engine = engine_for(loading, options, &guest)?;
     let compiled = from_source(loading, &engine, &guest)?;
     let code = compiled.serialize().map_err(|source| compile_error(loading, source))?;
     let path = Cache::new(&folder, &engine, guest.digest)
         .keep(&code)
         .map_err(|source| Error::Cache { path: folder, source })?;
+    remember(seen, Known { kind: guest.kind, digest: guest.digest });
     Ok(Entry { path, size: code.len() as u64, digest: guest.digest })
 }
 
-fn read(loading: &Loading) -> Result<Guest, Error> {
+struct Reading {
+    guest: Guest,
+    /// What its files were like before.
+    seen: Option<Seen>,
+}
+
+fn read(loading: &Loading) -> Result<Reading, Error> {
+    let seen = match &loading.cache {
+        Some(folder) => Seen::look(folder, &source::find(&loading.guest)?.files),
+        None => None,
+    };
     let guest = guest::read(&loading.guest)?;
     match loading.digest {
         Some(expected) if expected != guest.digest => Err(Error::Digest { path: guest.path, found: guest.digest }),
-        _ => Ok(guest),
+        _ => Ok(Reading { guest, seen }),
     }
 }
 

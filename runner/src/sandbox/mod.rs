@@ -25,6 +25,7 @@ mod processes;
 mod program;
 mod run;
 mod scratch;
+mod seen;
 mod slots;
 mod source;
 mod stdio;

@@ -14,7 +14,6 @@ pub const MAX_GUEST_SIZE: u64 = 256 << 20;
 /// A guest's bytes, unpacked and not looked at.
 #[derive(Debug)]
 pub struct Source {
-    /// The file's name without its endings: argv\[0\], and the name in the log.
     pub name: String,
     pub bytes: Vec<u8>,
     /// What is stored, in bytes.
@@ -26,22 +25,40 @@ pub struct Source {
 /// Endings that say how a file is to be read, and do not belong to the guest's name.
 const ENDINGS: [&str; 4] = [".wasm", ".wat", ".gz", ".zst"];
 
-/// Reads a guest from a file, from a folder with one guest in it, or from its pieces.
+/// Where a guest is: in a file, in a folder of its own, or in its pieces.
+#[derive(Debug)]
+pub struct Place {
+    /// In order, at least one.
+    pub files: Vec<PathBuf>,
+    /// The file's name without its endings: argv\[0\], and the name in the log.
+    pub name: String,
+    text: bool,
+}
+
+/// Finds a guest.
 ///
 /// # Errors
-/// When there is none, more than one, one with a piece missing, or one that can't be unpacked.
-pub fn read(path: &Path) -> Result<Source, Error> {
+/// When there is none, more than one, or one with a piece missing.
+pub fn find(path: &Path) -> Result<Place, Error> {
     let files = files(path)?;
+    let first = files.first().map_or(path, PathBuf::as_path);
+    let file_name = first.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let whole = piece(&file_name).map_or(file_name.as_str(), |(stem, _)| stem);
+    Ok(Place { name: bare_name(whole), text: whole.contains(".wat"), files })
+}
+
+/// Reads a guest, and unpacks it.
+///
+/// # Errors
+/// As [`find`], and when it can't be read or unpacked.
+pub fn read(path: &Path) -> Result<Source, Error> {
+    let Place { files, name, text } = find(path)?;
     let mut stored = Vec::new();
     for file in &files {
         read_capped(file, path, &mut stored)?;
     }
     let size = stored.len() as u64;
-    let bytes = unpack(stored, path)?;
-    let first = files.first().map_or(path, PathBuf::as_path);
-    let file_name = first.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    let whole = piece(&file_name).map_or(file_name.as_str(), |(stem, _)| stem);
-    Ok(Source { name: bare_name(whole), text: whole.contains(".wat"), bytes, stored: size })
+    Ok(Source { name, text, bytes: unpack(stored, path)?, stored: size })
 }
 
 /// The files that make up the guest, in order.

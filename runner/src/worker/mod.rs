@@ -176,6 +176,8 @@ impl Worker {
         let mut state = State::new(&self.options);
         let mut runs = JoinSet::new();
         let mut subscribed = true;
+        subscription.want(state.wanted());
+        subscription.begin();
         let reason = loop {
             let probe_at = state.probe_at;
             subscription.want(state.wanted());

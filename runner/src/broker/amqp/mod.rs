@@ -84,14 +84,17 @@ impl Adapter {
     }
 
     pub(crate) async fn session(&mut self, link: &mut Link) -> Ended {
-        let opened = tokio::time::timeout(OPEN_TIMEOUT, Session::open(self, link.wanted())).await;
-        let mut session = match opened {
-            Ok(Ok(session)) => session,
-            Ok(Err(error)) => return ended(error),
-            Err(_) => {
-                let source = "it takes connections, and did not answer when asked for messages".into();
-                return Ended::Lost(Error::Unreachable { address: self.addresses(), source });
-            }
+        let connection = match self.in_time(connection::connect(&self.nodes, &self.connection_name())).await {
+            Ok(connection) => connection,
+            Err(error) => return ended(error),
+        };
+        if link.begin().await.is_closed() {
+            let _ = connection::close(&connection).await;
+            return Ended::Closed;
+        }
+        let mut session = match self.in_time(Session::open(self, connection, link.wanted())).await {
+            Ok(session) => session,
+            Err(error) => return ended(error),
         };
         link.established();
         let status = (session.connection.status().clone(), session.channel.status().clone());
@@ -152,9 +155,8 @@ fn ended(error: Error) -> Ended {
 }
 
 impl<'a> Session<'a> {
-    async fn open(adapter: &'a Adapter, wanted: u64) -> Result<Session<'a>, Error> {
+    async fn open(adapter: &'a Adapter, connection: Connection, wanted: u64) -> Result<Session<'a>, Error> {
         let Options { queue, prefetch, longest_hold, .. } = &adapter.options;
-        let connection = connection::connect(&adapter.nodes, &connection_name("takes", queue)).await?;
         let lost = |error: lapin::Error| Error::Lost { source: Some(error.into()) };
         // A count gives each message a consumer, with one place: there is nothing to gather.
         let acks = Acks::new(if wanted == u64::MAX { *prefetch } else { 1 });
@@ -375,6 +377,18 @@ impl<'a> Session<'a> {
 }
 
 impl Adapter {
+    /// Bounds what a broker that takes connections may leave unanswered.
+    async fn in_time<T>(&self, opening: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        tokio::time::timeout(OPEN_TIMEOUT, opening).await.unwrap_or_else(|_| {
+            let source = "it takes connections, and did not answer when asked for messages".into();
+            Err(Error::Unreachable { address: self.addresses(), source })
+        })
+    }
+
+    fn connection_name(&self) -> String {
+        connection_name("takes", &self.options.queue)
+    }
+
     fn addresses(&self) -> String {
         self.nodes.iter().map(Url::address).collect::<Vec<_>>().join(", ")
     }

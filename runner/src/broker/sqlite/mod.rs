@@ -69,6 +69,9 @@ impl Adapter {
     }
 
     pub(crate) async fn session(&mut self, link: &mut Link) -> Ended {
+        if link.begin().await.is_closed() {
+            return Ended::Closed;
+        }
         let mut session = match Session::open(self.path.clone(), self.options.clone()).await {
             Ok(session) => session,
             Err(error) => return ended(error),
