@@ -71,8 +71,8 @@ impl Contender {
     /// time.
     pub fn usual_rate(self) -> f64 {
         match self {
-            Contender::WqRun { .. } => 5_000.0,
-            Contender::WqRunLogging => 3_000.0,
+            Contender::WqRun { .. } => 13_000.0,
+            Contender::WqRunLogging => 6_000.0,
             Contender::Lapin => 13_000.0,
             Contender::LapinMultiple => 50_000.0,
             Contender::Cat | Contender::Native => 650.0,

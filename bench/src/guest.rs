@@ -15,7 +15,7 @@ use bytes::Bytes;
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 use wasmtime::{
-    Config, Engine, InstanceAllocationStrategy, InstancePre, Linker, Module, PoolingAllocationConfig, Store,
+    Config, Enabled, Engine, InstanceAllocationStrategy, InstancePre, Linker, Module, PoolingAllocationConfig, Store,
     StoreLimits, StoreLimitsBuilder, WasmBacktraceDetails,
 };
 use wasmtime_wasi::WasiCtxBuilder;
@@ -152,8 +152,8 @@ struct State {
 fn pool() -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_core_instances(4).total_memories(4).total_tables(4).total_stacks(4).max_memory_size(MEMORY);
-    // Small memories are wiped in place instead of being given back to the kernel.
-    pool.linear_memory_keep_resident(2 << 20).table_keep_resident(64 << 10);
+    // What a run wrote to is wiped in place instead of being given back to the kernel.
+    pool.pagemap_scan(Enabled::Auto).linear_memory_keep_resident(2 << 20).table_keep_resident(64 << 10);
     pool
 }
 

@@ -1,10 +1,10 @@
 //! Compiled code, kept between processes.
 //!
 //! What is kept is native code, so it is trusted as far as the folder is and no further: an entry is used only if it
-//! belongs to us or to root, if nobody else may write it, and if it is what was written, byte for byte; of a large one that
-//! nobody has changed since it was found to be, that is not asked again. Its name holds
-//! all that it depends on: the guest, the engine's version and options, and the processor's features. An entry that
-//! fails any of it is made again.
+//! belongs to us or to root, if nobody else may write it, and if it is what was written, byte for byte. That is found out
+//! again at each start, but not for a large entry that nobody has changed since (`seen.rs`). An entry's name holds all that
+//! it depends on: the guest, the engine's version and options, and the processor's features. An entry that fails any of it
+//! is made again.
 
 use std::fs::{File, Metadata, Permissions};
 use std::hash::{Hash as _, Hasher};
