@@ -46,10 +46,10 @@ soak: deps-test ## the ledger over thousands of kills: WQ_SOAK_MESSAGES, _KILLS,
 	WQ_SOAK_MESSAGES=$${WQ_SOAK_MESSAGES:-12000} WQ_SOAK_KILLS=$${WQ_SOAK_KILLS:-3000} \
 		WQ_SOAK_BROKER_KILLS=$${WQ_SOAK_BROKER_KILLS:-60} cargo test --locked --test it ledger -- --nocapture
 
-bench: ## wq-run against its peers, about 10 minutes: bench/RESULTS.md and bench/results.svg
+bench: ## wq-run against its peers, 15 to 20 minutes: bench/RESULTS.md and bench/results.svg
 	scripts/bench.sh
 
-bench-quick: ## the same in less than 2, for a look: build/bench
+bench-quick: ## the same in about 3, for a look: build/bench
 	scripts/bench.sh --quick
 
 deps-test:
