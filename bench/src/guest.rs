@@ -1,7 +1,7 @@
 //! Runs a guest many times without a queue, and prints the median time of a run in microseconds: in wq-run's sandbox, or
 //! in the least that wasmtime asks for.
 //!
-//!     wq-bench-guest wq-run|on-demand|pooling GUEST RUNS
+//!     wq-bench-guest wq-run|wq-run-at-hand|on-demand|pooling GUEST RUNS
 
 // A program that prints what it measured.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 use wasmtime::{
@@ -30,6 +31,9 @@ const MESSAGE: &[u8] = b"12345";
 
 /// Runs that only warm things up, as a part of those that count.
 const WARM_UP: usize = 10;
+
+/// Runs that are asked for together, of which one at a time happens: as a worker does that has messages at hand.
+const AT_HAND: usize = 100;
 
 /// `wq-run work`'s defaults.
 const MEMORY: usize = 512 << 20;
@@ -53,10 +57,11 @@ fn main() -> ExitCode {
 
 fn measure() -> Result<f64> {
     let mut words = std::env::args().skip(1);
-    let mut word = || words.next().ok_or("usage: wq-bench-guest wq-run|on-demand|pooling GUEST RUNS");
+    let mut word = || words.next().ok_or("usage: wq-bench-guest wq-run|wq-run-at-hand|on-demand|pooling GUEST RUNS");
     let (host, guest, runs) = (word()?, PathBuf::from(word()?), word()?.parse::<usize>()?);
     match host.as_str() {
-        "wq-run" => sandbox(guest, runs),
+        "wq-run" => sandbox(guest, runs, 1),
+        "wq-run-at-hand" => sandbox(guest, runs, AT_HAND),
         "on-demand" => Bare::new(&guest, InstanceAllocationStrategy::OnDemand)?.measure(runs),
         "pooling" => Bare::new(&guest, InstanceAllocationStrategy::Pooling(pool()))?.measure(runs),
         other => Err(format!("knows no host `{other}`").into()),
@@ -74,8 +79,7 @@ impl Times {
         Times { left_to_warm_up: runs / WARM_UP, times: Vec::with_capacity(runs) }
     }
 
-    fn run_is_over(&mut self, started: Instant, output: &Bytes) -> Result<()> {
-        let time = started.elapsed();
+    fn run_is_over(&mut self, time: Duration, output: &Bytes) -> Result<()> {
         if output != MESSAGE {
             return Err(format!("the guest wrote {output:?}").into());
         }
@@ -95,8 +99,8 @@ impl Times {
 }
 
 /// As the worker calls it: a task of the runtime asks, a slot's thread runs.
-fn sandbox(guest: PathBuf, runs: usize) -> Result<f64> {
-    let runtime = Builder::new_multi_thread().enable_all().build()?;
+fn sandbox(guest: PathBuf, runs: usize, at_hand: usize) -> Result<f64> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
     let loading = Loading {
         guest,
         digest: None,
@@ -120,21 +124,25 @@ fn sandbox(guest: PathBuf, runs: usize) -> Result<f64> {
     let options =
         Options { limits, grants: Grants::default(), deterministic: false, args: Vec::new(), stderr: Stderr::Log };
     let sandbox = runtime.block_on(Sandbox::load(loading, options))?;
-    // As a task: `block_on` alone would measure how this thread is woken up as well.
-    runtime.block_on(runtime.spawn(async move {
+    let run = || {
+        let (cancel, withdraw) = (CancellationToken::new(), CancellationToken::new());
+        sandbox.run(Input { stdin: MESSAGE.into(), env: Vec::new(), dirs: Vec::new(), cancel, withdraw })
+    };
+    runtime.block_on(async {
         let mut times = Times::new(runs);
-        for _ in 0..runs + runs / WARM_UP {
+        for _ in 0..(runs + runs / WARM_UP) / at_hand {
             let started = Instant::now();
-            let (cancel, withdraw) = (CancellationToken::new(), CancellationToken::new());
-            let input = Input { stdin: MESSAGE.into(), env: Vec::new(), dirs: Vec::new(), cancel, withdraw };
-            let report = sandbox.run(input).await;
-            if report.outcome != Outcome::Succeeded {
-                return Err(format!("{:?}", report.outcome).into());
+            let reports = join_all((0..at_hand).map(|_| run())).await;
+            let time = started.elapsed().div_f64(at_hand as f64);
+            for report in reports {
+                if report.outcome != Outcome::Succeeded {
+                    return Err(format!("{:?}", report.outcome).into());
+                }
+                times.run_is_over(time, &report.stdout)?;
             }
-            times.run_is_over(started, &report.stdout)?;
         }
         times.median()
-    }))?
+    })
 }
 
 /// As little as it takes, under the same limits: epochs, a limiter, preview 1 on an async linker, stdout captured.
@@ -186,7 +194,7 @@ impl Bare {
             for _ in 0..runs + runs / WARM_UP {
                 let started = Instant::now();
                 let output = self.run().await?;
-                times.run_is_over(started, &output)?;
+                times.run_is_over(started.elapsed(), &output)?;
             }
             times.median()
         })

@@ -68,12 +68,14 @@ pub fn verdicts(results: &Results) -> Vec<Verdict> {
     });
     let bare = [runs::Host::OnDemand, runs::Host::Pooling].map(|host| results.row(runs::GUEST, host.name()));
     let bare = bare.into_iter().flatten().min_by(|a, b| f64::total_cmp(&median(a), &median(b)));
-    verdicts.push(Verdict {
-        work: "run of the echo guest, without a queue".into(),
-        against: bare.map_or_else(|| "bare wasmtime".into(), |row| row.name.clone()),
-        bound: Bound::AtMost(1.2),
-        ratio: ratio(results.row(runs::GUEST, runs::Host::WqRun.name()), bare),
-    });
+    for host in [runs::Host::WqRunAtHand, runs::Host::WqRun] {
+        verdicts.push(Verdict {
+            work: format!("{}, {}", runs::GUEST, host.name()),
+            against: bare.map_or_else(|| "bare wasmtime".into(), |row| row.name.clone()),
+            bound: Bound::AtMost(1.2),
+            ratio: ratio(results.row(runs::GUEST, host.name()), bare),
+        });
+    }
     use one_shot::Start;
     let starts = [
         (Start::Compiled, Start::Lapin, Bound::AtMost(1.25)),

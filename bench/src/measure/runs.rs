@@ -15,11 +15,13 @@ pub const EMBEDDED: &str = "embedded queue, 5 B";
 #[derive(Clone, Copy)]
 pub enum Host {
     WqRun,
+    /// With the next one at hand.
+    WqRunAtHand,
     OnDemand,
     Pooling,
 }
 
-const HOSTS: [Host; 3] = [Host::WqRun, Host::OnDemand, Host::Pooling];
+const HOSTS: [Host; 4] = [Host::WqRun, Host::WqRunAtHand, Host::OnDemand, Host::Pooling];
 
 /// Messages per second that the embedded queue does, about; for the number of them.
 const EMBEDDED_RATE: f64 = 1_000.0;
@@ -27,7 +29,8 @@ const EMBEDDED_RATE: f64 = 1_000.0;
 impl Host {
     pub fn name(self) -> &'static str {
         match self {
-            Host::WqRun => "wq-run's sandbox",
+            Host::WqRun => "wq-run's sandbox, one after the other",
+            Host::WqRunAtHand => "wq-run's sandbox, the next one at hand",
             Host::OnDemand => "bare wasmtime, on demand",
             Host::Pooling => "bare wasmtime, pooling",
         }
@@ -36,6 +39,7 @@ impl Host {
     fn word(self) -> &'static str {
         match self {
             Host::WqRun => "wq-run",
+            Host::WqRunAtHand => "wq-run-at-hand",
             Host::OnDemand => "on-demand",
             Host::Pooling => "pooling",
         }

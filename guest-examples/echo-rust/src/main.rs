@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::mem::ManuallyDrop;
-use std::os::wasi::io::FromRawFd as _;
+use std::os::fd::FromRawFd as _;
 use std::process::ExitCode;
 
 /// EX_TEMPFAIL of sysexits.h: wq-run tries the message again.
