@@ -17,7 +17,7 @@ pub use record::{Identity, Record};
 use self::directory::Directory;
 use self::queue::Queue;
 use crate::broker::{self, Address, Kind, Outbox};
-use crate::task::{Attempt, Message, Origin, Outcome, Refused, Undeliverable};
+use crate::task::{Message, Outcome, Refused, Undeliverable};
 use crate::telemetry::chain;
 
 /// `--result`: which kind of sink, and where.
@@ -171,21 +171,14 @@ impl Sinks {
             .then_some(Undeliverable::NoReplyTo)
     }
 
-    /// The identity of a message's result, as [`Identity::new`]. Empty if no sink makes use of it: it takes a hash of the
-    /// message, which is more than many a run.
-    pub fn identify(
-        &self,
-        message: &Message,
-        origin: &Origin,
-        guest: &str,
-        attempt: Attempt,
-        content_type: Option<&str>,
-    ) -> Identity {
-        if self.sinks.iter().any(Sink::names_results) {
-            Identity::new(message, origin, guest, attempt, content_type)
-        } else {
-            Identity::default()
-        }
+    /// Whether a sink makes use of a result's [`Identity`]: it takes a hash of the message, which is more than many a run.
+    pub fn identify_results(&self) -> bool {
+        self.sinks.iter().any(|sink| match sink {
+            Sink::Directory(_) | Sink::Queue(_) | Sink::Reply(_) => true,
+            Sink::Stdout | Sink::None => false,
+            #[cfg(test)]
+            Sink::Memory(_) => false,
+        })
     }
 
     /// Writes one result to each sink, once. When this returns, it is where it should be.
@@ -208,15 +201,6 @@ impl Sinks {
 }
 
 impl Sink {
-    fn names_results(&self) -> bool {
-        match self {
-            Sink::Directory(_) | Sink::Queue(_) | Sink::Reply(_) => true,
-            Sink::Stdout | Sink::None => false,
-            #[cfg(test)]
-            Sink::Memory(_) => false,
-        }
-    }
-
     async fn write(&self, record: &Record) -> Result<(), Error> {
         let body = record.body.clone();
         // Boxed: a message's way holds room for the largest of these, and is moved about, also where there is no sink.

@@ -12,7 +12,7 @@ use crate::broker::{self, Delivery};
 use crate::fault::{self, Point};
 use crate::sandbox::{Input, Sandbox};
 use crate::settle::Policy;
-use crate::sink::{Failed, Record, Sinks};
+use crate::sink::{Failed, Identity, Record, Sinks};
 use crate::task::{Attempt, Limit, Message, Origin, Outcome, Report, Settlement};
 use crate::telemetry::chain;
 use crate::telemetry::trace::{Carried, Span};
@@ -67,8 +67,11 @@ async fn process_in_span(context: Arc<Context>, delivery: Delivery, span: Span) 
     let Delivery { message, origin, attempt, unfinished, receipt } = delivery;
     let attempt = Attempt { number: attempt, max: context.policy.max_attempts };
     let guest = context.sandbox.digest();
-    let content_type = context.result_content_type.as_deref();
-    let identity = context.sinks.identify(&message, &origin, guest, attempt, content_type);
+    let identity = if context.sinks.identify_results() {
+        Identity::new(&message, &origin, guest, attempt, context.result_content_type.as_deref())
+    } else {
+        Identity::default()
+    };
     tracing::debug!("taken");
     fault::reach(Point::Delivered);
     span.set("wq.attempt", i64::from(attempt.number));
