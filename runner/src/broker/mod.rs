@@ -370,9 +370,10 @@ impl Link {
     }
 
     /// Returns when messages may be taken, or with [`Wanted::Closed`] when they never may. No command comes before that, but
-    /// for the end.
+    /// for the end; those that come while a lost connection is made again are left to the session.
     async fn begin(&mut self) -> Wanted {
         tokio::select! {
+            biased;
             begun = self.begun.wait_for(|begun| *begun) => {
                 if begun.is_ok() { Wanted::Yes } else { Wanted::Closed }
             }
@@ -434,6 +435,24 @@ impl Link {
                     }
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_command_that_comes_while_a_connection_is_made_again_is_not_lost() {
+        // Often: an unfair choice between two things that are ready would show.
+        for _ in 0..64 {
+            let (begun, begun_rx) = watch::channel(false);
+            let (mut link, _notices, commands) = Link::channel(begun_rx);
+            begun.send_replace(true);
+            commands.send(Command::Probe).unwrap();
+            assert!(!link.begin().await.is_closed());
+            assert!(matches!(link.commands.try_recv(), Ok(Command::Probe)));
         }
     }
 }
