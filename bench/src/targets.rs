@@ -68,7 +68,7 @@ pub fn verdicts(results: &Results) -> Vec<Verdict> {
     });
     let bare = [runs::Host::OnDemand, runs::Host::Pooling].map(|host| results.row(runs::GUEST, host.name()));
     let bare = bare.into_iter().flatten().min_by(|a, b| f64::total_cmp(&median(a), &median(b)));
-    for host in [runs::Host::WqRunAtHand, runs::Host::WqRun] {
+    for host in [runs::Host::WqRunItself, runs::Host::WqRunAtHand, runs::Host::WqRun] {
         verdicts.push(Verdict {
             work: format!("{}, {}", runs::GUEST, host.name()),
             against: bare.map_or_else(|| "bare wasmtime".into(), |row| row.name.clone()),

@@ -14,6 +14,8 @@ pub const IDLE_WITH_CODE: &str = "guest compiled ahead";
 pub const IDLE_AFTER_COMPILING: &str = "guest compiled by itself";
 pub const FEW: &str = "few messages";
 pub const MANY: &str = "many messages";
+const FEW_IN_SMALL_FRAMES: &str = "few messages, frame_max=16384";
+const MANY_IN_SMALL_FRAMES: &str = "many messages, frame_max=16384";
 
 const WORKER: Contender = Contender::WqRun { concurrency: 2 };
 const MIB: f64 = 1_048_576.0;
@@ -30,8 +32,16 @@ pub fn idle_round(bench: &mut Bench) {
 }
 
 pub fn peak_round(bench: &mut Bench) {
-    for (name, count) in [(FEW, bench.scale.few_messages), (MANY, bench.scale.many_messages)] {
-        let measured = peak(bench, count);
+    let (few, many) = (bench.scale.few_messages, bench.scale.many_messages);
+    // lapin's buffers are 32 frames each: with small ones, what else grows is to be seen.
+    let small_frames = format!("{}?frame_max=16384", bench.url);
+    for (name, count, url) in [
+        (FEW, few, &bench.url),
+        (MANY, many, &bench.url),
+        (FEW_IN_SMALL_FRAMES, few, &small_frames),
+        (MANY_IN_SMALL_FRAMES, many, &small_frames),
+    ] {
+        let measured = peak(bench, url, count);
         bench.results.add(PEAK, name, Unit::Memory, measured);
     }
 }
@@ -68,10 +78,10 @@ fn subscribed(bench: &Bench, queue: &str) -> Result<()> {
     Ok(())
 }
 
-fn peak(bench: &Bench, count: u64) -> Result<f64> {
+fn peak(bench: &Bench, url: &str, count: u64) -> Result<f64> {
     let queue = bench.new_queue();
     bench.queues.fill(&queue, count, 5)?;
-    let mut command = WORKER.command(&bench.tools, &bench.url, &queue, count);
+    let mut command = WORKER.command(&bench.tools, url, &queue, count);
     let ended = process::run_with_memory(&mut command).and_then(|(ended, peak)| Ok((ended.succeeded()?, peak)));
     let empty = bench.queues.delete_empty(&queue);
     let (ended, peak) = ended?;

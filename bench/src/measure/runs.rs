@@ -14,14 +14,16 @@ pub const EMBEDDED: &str = "embedded queue, 5 B";
 /// In the words of `wq-bench-guest`.
 #[derive(Clone, Copy)]
 pub enum Host {
-    WqRun,
+    /// Only what a slot does for a run, without the hand-over to the slot and back.
+    WqRunItself,
     /// With the next one at hand.
     WqRunAtHand,
+    WqRun,
     OnDemand,
     Pooling,
 }
 
-const HOSTS: [Host; 4] = [Host::WqRun, Host::WqRunAtHand, Host::OnDemand, Host::Pooling];
+const HOSTS: [Host; 5] = [Host::WqRunItself, Host::WqRunAtHand, Host::WqRun, Host::OnDemand, Host::Pooling];
 
 /// Messages per second that the embedded queue does, about; for the number of them.
 const EMBEDDED_RATE: f64 = 1_000.0;
@@ -29,8 +31,9 @@ const EMBEDDED_RATE: f64 = 1_000.0;
 impl Host {
     pub fn name(self) -> &'static str {
         match self {
-            Host::WqRun => "wq-run's sandbox, one after the other",
-            Host::WqRunAtHand => "wq-run's sandbox, the next one at hand",
+            Host::WqRunItself => "wq-run's sandbox, the run itself",
+            Host::WqRunAtHand => "wq-run's sandbox, handed over, the next one at hand",
+            Host::WqRun => "wq-run's sandbox, handed over, one after the other",
             Host::OnDemand => "bare wasmtime, on demand",
             Host::Pooling => "bare wasmtime, pooling",
         }
@@ -38,8 +41,9 @@ impl Host {
 
     fn word(self) -> &'static str {
         match self {
-            Host::WqRun => "wq-run",
+            Host::WqRunItself => "wq-run-itself",
             Host::WqRunAtHand => "wq-run-at-hand",
+            Host::WqRun => "wq-run",
             Host::OnDemand => "on-demand",
             Host::Pooling => "pooling",
         }

@@ -7,6 +7,7 @@
 //! parent ──▶ Setup, then for each message: Run, perhaps Cancel      child ──▶ Ready or Refused, then: Stderr…, Ended
 //! ```
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd as _;
@@ -33,7 +34,7 @@ pub enum Order {
     Setup(Box<Setup>),
     /// The bytes are stdin.
     Run {
-        env: Vec<(String, String)>,
+        env: Vec<(Cow<'static, str>, String)>,
         dirs: Vec<Dir>,
     },
     Cancel,
@@ -197,7 +198,7 @@ mod tests {
             serde_json::to_vec(&Order::Run { env: vec![("A".into(), "ä\"\n".into())], dirs: Vec::new() }).unwrap();
         let frame = [&header(&words, b"stdin")[..], &words, b"stdin", b"the next one"].concat();
         let (order, body) = receive::<Order>(&mut frame.as_slice()).unwrap();
-        assert!(matches!(order, Order::Run { env, .. } if env == [("A".to_owned(), "ä\"\n".to_owned())]));
+        assert!(matches!(order, Order::Run { env, .. } if env == [("A".into(), "ä\"\n".into())]));
         assert_eq!(body, b"stdin");
     }
 

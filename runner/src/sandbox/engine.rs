@@ -87,6 +87,8 @@ pub struct Ticker {
 struct TickerState {
     running: usize,
     closed: bool,
+    /// The thread waits for something to run.
+    sleeps: bool,
 }
 
 /// The engine's clock runs while one of these exists.
@@ -114,10 +116,11 @@ impl Ticker {
     /// Returns when something runs; `false` when the sandbox is gone.
     fn wait_for_runs(&self) -> bool {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let state = self
-            .changed
-            .wait_while(state, |state| state.running == 0 && !state.closed)
-            .unwrap_or_else(PoisonError::into_inner);
+        let idle = |state: &mut TickerState| {
+            state.sleeps = state.running == 0 && !state.closed;
+            state.sleeps
+        };
+        let state = self.changed.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner);
         !state.closed
     }
 
@@ -131,8 +134,14 @@ impl Ticker {
     }
 
     fn change(&self, change: impl FnOnce(&mut TickerState)) {
-        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
-        self.changed.notify_one();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut state);
+        // Between ticks it looks by itself, and to wake nobody would be two system calls for each run.
+        let sleeps = state.sleeps;
+        drop(state);
+        if sleeps {
+            self.changed.notify_one();
+        }
     }
 }
 

@@ -30,6 +30,7 @@ mod slots;
 mod source;
 mod stdio;
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -83,7 +84,7 @@ pub enum Isolation {
 pub struct Input {
     pub stdin: Bytes,
     /// In addition to what `Grants` holds.
-    pub env: Vec<(String, String)>,
+    pub env: Vec<(Cow<'static, str>, String)>,
     /// The same for folders.
     pub dirs: Vec<Dir>,
     /// Stops the run, which then ends as `Outcome::Interrupted`.

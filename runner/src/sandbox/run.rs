@@ -70,10 +70,17 @@ impl Core {
             Ok(made) => made,
             Err(fault) => return Report::bare(Outcome::HostFault(fault), started.elapsed()),
         };
-        let overflows = async {
-            match &scratch {
-                Some(scratch) => scratch.overflows().await,
-                None => std::future::pending().await,
+        let stopped = async {
+            let overflows = async {
+                match &scratch {
+                    Some(scratch) => scratch.overflows().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = input.cancel.cancelled() => Outcome::Interrupted,
+                () = tokio::time::sleep(timeout.saturating_sub(started.elapsed())) => Outcome::TimedOut(timeout),
+                () = overflows => Outcome::LimitExceeded(Limit::Scratch(self.options.grants.scratch.unwrap_or(0))),
             }
         };
         let _ticking = self.ticker.run();
@@ -82,9 +89,7 @@ impl Core {
         let ended = tokio::select! {
             biased;
             ended = self.program.run(&self.engine, world, &self.options.limits) => Ok(ended),
-            () = input.cancel.cancelled() => Err(Outcome::Interrupted),
-            () = tokio::time::sleep(timeout) => Err(Outcome::TimedOut(timeout)),
-            () = overflows => Err(Outcome::LimitExceeded(Limit::Scratch(self.options.grants.scratch.unwrap_or(0)))),
+            stopped = stopped => Err(stopped),
         };
         let stderr_tail = stderr.finish();
         let outcome = match ended {

@@ -3,9 +3,12 @@
 //! Runs wait in one line for all slots, so that a slot that is done has the next one at once, without asking anybody.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
 use super::run::Core;
@@ -124,15 +127,20 @@ impl Slots {
                 }
             }
         }
+        // A slot that is busy looks by itself when it is done; to wake nobody is a system call too.
+        let sleeps = state.idle > 0;
         drop(state);
-        self.line.changed.notify_one();
+        if sleeps {
+            self.line.changed.notify_one();
+        }
         Ok(())
     }
 
     fn start_slot(&self) -> std::io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = Builder::new_current_thread().enable_all().build()?;
         let (core, line) = (self.core.clone(), self.line.clone());
         std::thread::Builder::new().name("guest".into()).spawn(move || {
+            let _context = runtime.enter();
             while let Some(Request { input, span, progress, reply }) = line.next() {
                 match &mut *lock(&progress) {
                     Progress::Withdrawn => continue,
@@ -141,7 +149,7 @@ impl Slots {
                 let _entered = span.entered();
                 fault::reach(Point::Running);
                 let stderr = Lines::new(core.options.stderr, core.options.limits.stderr);
-                let report = runtime.block_on(core.run(input, &stderr));
+                let report = block_on(&runtime, core.run(input, &stderr));
                 let _ = reply.send(report);
             }
         })?;
@@ -182,6 +190,17 @@ impl Line {
     }
 }
 
+/// `Runtime::block_on` for what mostly is ready at once. A runtime takes longer to start and stop than a short run has
+/// left over for it.
+fn block_on<F: Future>(runtime: &Runtime, future: F) -> F::Output {
+    let mut future = pin!(future);
+    match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        // Polls again at once, with a waker.
+        Poll::Pending => runtime.block_on(future),
+    }
+}
+
 /// Whether the run had not begun, and now never will.
 fn withdraw_from(progress: &Mutex<Progress>) -> bool {
     let mut progress = lock(progress);
@@ -206,6 +225,19 @@ mod tests {
         let input = Input { stdin: "x".into(), env: Vec::new(), dirs: Vec::new(), cancel, withdraw };
         let progress = Arc::new(Mutex::new(Progress::Waiting));
         Request { input, span: tracing::Span::none(), progress, reply: oneshot::channel().0 }
+    }
+
+    #[test]
+    fn a_run_that_has_to_wait_for_something_is_woken() {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let _context = runtime.enter();
+        let waits = async {
+            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            "done"
+        };
+        assert_eq!(block_on(&runtime, waits), "done");
+        assert_eq!(block_on(&runtime, async { "at once" }), "at once");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! One message's way: run, deliver the result, settle. In this order, always.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -187,7 +188,7 @@ async fn prepare(
     }
     let mut env = environment(&message, origin, attempt, trace);
     if context.sandbox.is_deterministic() {
-        env.retain(|(name, _)| !VARIES.contains(&name.as_str()));
+        env.retain(|(name, _)| !VARIES.contains(&&**name));
     }
     let stdin = std::mem::take(&mut message.body);
     let metadata = if context.metadata {
@@ -267,7 +268,12 @@ const VARIES: [&str; 8] = [
 ];
 
 /// What a guest is told about its message.
-fn environment(message: &Message, origin: &Origin, attempt: Attempt, trace: &Carried) -> Vec<(String, String)> {
+fn environment(
+    message: &Message,
+    origin: &Origin,
+    attempt: Attempt,
+    trace: &Carried,
+) -> Vec<(Cow<'static, str>, String)> {
     let properties = &message.properties;
     let number = |value: Option<u64>| value.map(|value| value.to_string());
     let known = [
@@ -292,7 +298,7 @@ fn environment(message: &Message, origin: &Origin, attempt: Attempt, trace: &Car
     ];
     known
         .into_iter()
-        .filter_map(|(name, value)| value.map(|value| (name.to_owned(), value)))
+        .filter_map(|(name, value)| value.map(|value| (name.into(), value)))
         // A variable ends at a zero byte: the guest would see another value than the publisher sent.
         .filter(|(_, value)| !value.contains('\0'))
         .collect()
