@@ -16,11 +16,13 @@ pub struct RabbitMq {
     _folder: tempfile::TempDir,
 }
 
-/// Runs the server and its port mapper until stdin ends, then kills the whole process group.
+/// Runs the server and its port mapper until stdin ends, then kills the whole process group. Its stdout is the server's alone,
+/// so that it ends with it.
 const WATCH: &str = r#"
     epmd -port "$ERL_EPMD_PORT" -address 127.0.0.1 >/dev/null 2>&1 &
     "$@" </dev/null &
-    cat >/dev/null
+    exec >/dev/null
+    cat
     kill -KILL 0
 "#;
 

@@ -170,3 +170,49 @@ fn the_brokers_url_can_come_from_a_file_and_from_amqp_url() {
         run(command.env("AMQP_URL", queue.url())).exits(0).prints("Processing b\n");
     });
 }
+
+/// Headers of about this many bytes.
+fn large_headers(size: usize) -> lapin::BasicProperties {
+    let mut headers = lapin::types::FieldTable::default();
+    headers.insert("large".into(), lapin::types::AMQPValue::LongString("x".repeat(size).into()));
+    lapin::BasicProperties::default().with_delivery_mode(2).with_headers(headers)
+}
+
+#[test]
+fn headers_that_no_frame_holds_end_the_worker_and_keep_their_message() {
+    on_rabbitmq(|queue| {
+        queue.publish_with(large_headers(20_000), b"large");
+        // Twice only: a quorum queue counts, and what was handed over three times in vain is taken for the cause.
+        for mode in ["--count=1", "--forever"] {
+            let mut work = queue.command(&["work", &guest("echo"), mode]);
+            // The lowest that a broker has to grant.
+            let ended = run(work.env("BROKER_URL", format!("{}?frame_max=8192", queue.url())));
+            ended.exits(78).says("do not fit into a frame").says("frame_max").prints("");
+        }
+        queue.wait_for_depth(1);
+        run(&mut queue.command(&["work", &guest("echo")])).exits(0).prints("large");
+    });
+}
+
+#[test]
+fn headers_that_leave_no_room_for_ours_do_not_keep_a_dead_letter_from_being_one() {
+    on_rabbitmq(|queue| {
+        // Just below `frame_max`, which is 131,072 bytes unless it is set.
+        queue.publish_with(large_headers(130_990), b"large");
+        let ended = run(&mut queue.command(&["work", &guest("reject"), "--drain"]));
+        ended.exits(65).says("goes without").says("\"dead_lettered\":1");
+        let dead = queue.take_dead();
+        assert_eq!((dead.body.as_slice(), dead.headers["large"].len()), (&b"large"[..], 130_990));
+        assert_eq!(dead.headers.get("x-wq-outcome"), None);
+    });
+}
+
+#[test]
+fn headers_that_leave_no_room_for_a_retry_end_the_worker() {
+    on_rabbitmq(|queue| {
+        queue.publish_with(large_headers(130_990), b"large");
+        let ended = run(&mut queue.command(&["work", &guest("fail"), "--forever"]));
+        ended.exits(74).says("frame_too_large");
+        assert_eq!(queue.take().body, b"large");
+    });
+}

@@ -26,6 +26,9 @@ pub enum Error {
     Mismatch { doing: String, source: Source },
     #[error("{what} can not be used as it is set")]
     Settings { what: String, source: Source },
+    /// It would not the next time.
+    #[error("the headers of the next message do not fit into a frame of the connection")]
+    FrameTooLarge { source: Source },
     #[error("the connection to the broker was lost")]
     Lost { source: Option<Source> },
     #[error("the broker did not take the message: {reason}")]
@@ -55,6 +58,7 @@ impl Error {
             | Error::MissingExchange { .. }
             | Error::Unroutable { .. }
             | Error::Mismatch { .. }
+            | Error::FrameTooLarge { .. }
             | Error::Settings { .. } => Kind::Configuration,
             Error::Lost { .. }
             | Error::Unpublished { .. }
@@ -86,6 +90,9 @@ impl Error {
             }
             Error::Mismatch { .. } => "a queue's type and arguments can't be changed once it is there".into(),
             Error::Settings { .. } => "see --broker (BROKER_URL)".into(),
+            Error::FrameTooLarge { .. } => {
+                "the lower one counts of `frame_max` in the broker's configuration and in --broker (BROKER_URL)".into()
+            }
             Error::Lost { .. }
             | Error::Unpublished { .. }
             | Error::TooLarge { .. }

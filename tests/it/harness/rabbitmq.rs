@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use super::{eventually, installed};
@@ -51,12 +52,14 @@ struct PortMapper {
     _process: Process,
 }
 
-/// Runs a command and the port mapper until stdin ends, then kills the whole process group. A folder that nobody will
+/// Runs a command and the port mapper until stdin ends, then kills the whole process group. Its stdout is the command's alone,
+/// so that it ends with it. A folder that nobody will
 /// remove any more, that of the shared node, is removed from outside of the group.
 const WATCH: &str = r#"
     epmd -port "$ERL_EPMD_PORT" -address 127.0.0.1 >/dev/null 2>&1 &
     "$@" </dev/null &
-    cat >/dev/null
+    exec >/dev/null
+    cat
     [ -z "$WQ_REMOVE" ] || setsid sh -c 'sleep 1; rm -rf "$WQ_REMOVE"' &
     kill -KILL 0
 "#;
@@ -329,7 +332,22 @@ impl PortMapper {
 }
 
 /// Ports that were free a moment ago.
+///
+/// None of those that the system hands out by itself: one could go to somebody's connection while a node is down, which could
+/// then not start again.
 fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    listeners.map(|listener| listener.local_addr().expect("it is bound").port())
+    const FIRST: u32 = 10_000;
+    /// Linux hands out those from 32,768 on.
+    const COUNT: u32 = 22_000;
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    // Another run of the tests begins elsewhere.
+    let begin = std::process::id().wrapping_mul(7919);
+    [(); N].map(|()| {
+        let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok().then_some(port);
+        let mut ports = std::iter::repeat_with(|| {
+            let next = begin.wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed));
+            (FIRST + next % COUNT) as u16
+        });
+        ports.by_ref().take(COUNT as usize).find_map(free).expect("a free port")
+    })
 }

@@ -8,7 +8,7 @@ use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions, Queu
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Acker, Channel, Connection};
 
-use super::connection::{self, queue_error};
+use super::connection::{self, lost, queue_error};
 use super::publisher::{Publisher, name};
 use super::{SYSTEM, Url, convert};
 use crate::broker::admin::{self, Got, QueueType, Status};
@@ -128,7 +128,7 @@ impl Admin {
 
     async fn open(&self) -> Result<(Connection, Channel), Error> {
         let connection = connection::connect(&self.nodes, "wq-run queue").await?;
-        let channel = connection.create_channel().await.map_err(|error| Error::Lost { source: Some(error.into()) })?;
+        let channel = connection.create_channel().await.map_err(lost)?;
         Ok((connection, channel))
     }
 }

@@ -58,7 +58,7 @@ async fn connect_to(url: &Url, name: &str) -> Result<Connection, Error> {
 pub async fn close(connection: &Connection) -> Result<(), Error> {
     match tokio::time::timeout(CLOSE_TIMEOUT, connection.close(200, "done".into())).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(Error::Lost { source: Some(error.into()) }),
+        Ok(Err(error)) => Err(lost(error)),
         Err(_) => Err(Error::Lost { source: Some("the broker did not answer the end of the connection".into()) }),
     }
 }
@@ -68,7 +68,7 @@ pub async fn close(connection: &Connection) -> Result<(), Error> {
 pub async fn close_channel(channel: &lapin::Channel) -> Result<(), Error> {
     match tokio::time::timeout(CLOSE_TIMEOUT, channel.close(200, "done".into())).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(Error::Lost { source: Some(error.into()) }),
+        Ok(Err(error)) => Err(lost(error)),
         Err(_) => Err(Error::Lost { source: Some("the broker did not answer the end of the channel".into()) }),
     }
 }
@@ -81,6 +81,8 @@ pub enum Refusal {
     PreconditionFailed,
     Locked,
     NotAllowed,
+    /// lapin says it of the broker's frames, and the broker of ours. All but the headers of a message is cut to fit.
+    FrameTooLarge,
 }
 
 pub fn refusal(error: &lapin::Error) -> Option<Refusal> {
@@ -91,7 +93,23 @@ pub fn refusal(error: &lapin::Error) -> Option<Refusal> {
         AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => Some(Refusal::PreconditionFailed),
         AMQPErrorKind::Soft(AMQPSoftError::RESOURCELOCKED) => Some(Refusal::Locked),
         AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => Some(Refusal::NotAllowed),
+        // The code alone could also be a frame that was damaged on its way. lapin's words, and RabbitMQ's.
+        AMQPErrorKind::Hard(AMQPHardError::FRAMEERROR)
+            if ["frame too large", "frame_too_large"]
+                .iter()
+                .any(|words| error.get_message().as_str().contains(words)) =>
+        {
+            Some(Refusal::FrameTooLarge)
+        }
         _ => None,
+    }
+}
+
+/// The meaning of an error that ends a connection.
+pub fn lost(error: lapin::Error) -> Error {
+    match refusal(&error) {
+        Some(Refusal::FrameTooLarge) => Error::FrameTooLarge { source: error.into() },
+        _ => Error::Lost { source: Some(error.into()) },
     }
 }
 
@@ -104,6 +122,6 @@ pub fn queue_error(error: lapin::Error, queue: &str, doing: &str) -> Error {
             Error::Forbidden { doing: doing(), source: error.into() }
         }
         Some(Refusal::PreconditionFailed) => Error::Mismatch { doing: doing(), source: error.into() },
-        None => Error::Lost { source: Some(error.into()) },
+        Some(Refusal::FrameTooLarge) | None => lost(error),
     }
 }

@@ -13,7 +13,7 @@ use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Consumer};
 
-use super::connection::queue_error;
+use super::connection::{lost, queue_error};
 use super::publisher::name;
 use crate::broker::Error;
 
@@ -63,7 +63,7 @@ impl Consumers {
         };
         // For each consumer that follows on this channel.
         let qos = channel.basic_qos(places, BasicQosOptions::default()).await;
-        qos.map_err(|error| Error::Lost { source: Some(error.into()) })?;
+        qos.map_err(lost)?;
         let quota = Quota { left: wanted, places: u64::from(count) * u64::from(places) };
         let mut consumers = Consumers { streams: SelectAll::new(), live: Vec::new(), quota };
         for _ in 0..count {
@@ -125,7 +125,7 @@ impl Consumers {
     async fn cancel(&mut self, channel: &Channel, tag: ShortString) -> Result<(), Error> {
         self.live.retain(|live| *live != tag);
         let cancelled = channel.basic_cancel(tag, BasicCancelOptions::default()).await;
-        cancelled.map_err(|error| Error::Lost { source: Some(error.into()) })
+        cancelled.map_err(lost)
     }
 }
 

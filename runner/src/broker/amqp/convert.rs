@@ -96,10 +96,30 @@ pub fn native(properties: &Properties, headers: FieldTable) -> Result<BasicPrope
     Ok(native)
 }
 
-/// The properties of a message that is published again after a failed run, with the reason in its headers.
+/// The properties of a message that is published again as it came.
 ///
 /// `expiration` is left out, since a dead letter that expires is lost; `user_id` too, since the broker refuses one that
 /// is not the publisher's.
+///
+/// # Errors
+/// As [`native`].
+pub fn copied(original: &BasicProperties) -> Result<BasicProperties, String> {
+    native(&properties(original), copied_headers(original))
+}
+
+fn copied_headers(original: &BasicProperties) -> FieldTable {
+    let mut headers = FieldTable::default();
+    if let Some(table) = original.headers() {
+        for (name, value) in table.inner() {
+            if !NOT_REPUBLISHED.contains(&name.as_str()) {
+                headers.insert(name.clone(), value.clone());
+            }
+        }
+    }
+    headers
+}
+
+/// As [`copied`], after a failed run, with the reason in the headers.
 ///
 /// # Errors
 /// As [`native`].
@@ -109,14 +129,7 @@ pub fn republished(
     queue: &str,
     next_attempt: u32,
 ) -> Result<BasicProperties, String> {
-    let mut headers = FieldTable::default();
-    if let Some(table) = original.headers() {
-        for (name, value) in table.inner() {
-            if !NOT_REPUBLISHED.contains(&name.as_str()) {
-                headers.insert(name.clone(), value.clone());
-            }
-        }
-    }
+    let mut headers = copied_headers(original);
     let mut text = |name: &str, value: &str| {
         headers.insert(ShortString::from(name), AMQPValue::LongString(value.into()));
     };

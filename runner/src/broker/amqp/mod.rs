@@ -21,12 +21,12 @@ use tokio_util::sync::CancellationToken;
 pub use url::Url;
 
 use self::acks::Acks;
-use self::connection::queue_error;
+use self::connection::{lost, queue_error};
 use self::consumers::{Consumers, Next};
 use self::publisher::{Publisher, name};
 use super::error::Kind;
 use super::{Command, DeadLetterBy, Depth, Ended, Error, Handed, Link, Options, Tag};
-use crate::task::{Message, Origin, Settlement};
+use crate::task::{Failure, Message, Origin, Settlement};
 
 /// For everything until messages can come. A quorum queue without a leader lets a consumer wait for as long as that
 /// lasts, which must not look like an empty queue.
@@ -157,7 +157,6 @@ fn ended(error: Error) -> Ended {
 impl<'a> Session<'a> {
     async fn open(adapter: &'a Adapter, connection: Connection, wanted: u64) -> Result<Session<'a>, Error> {
         let Options { queue, prefetch, longest_hold, .. } = &adapter.options;
-        let lost = |error: lapin::Error| Error::Lost { source: Some(error.into()) };
         // A count gives each message a consumer, with one place: there is nothing to gather.
         let acks = Acks::new(if wanted == u64::MAX { *prefetch } else { 1 });
         let mut channel = connection.create_channel().await.map_err(lost)?;
@@ -213,7 +212,7 @@ impl<'a> Session<'a> {
             Todo::SendAcks => self.send_acks().await.map(|()| Step::Go),
             Todo::Next(Next::Delivery(consumer, delivery)) => self.on_delivery(consumer, delivery, link),
             // A refusal at this point (an acknowledgement that took too long) ends the channel, and not us.
-            Todo::Next(Next::Failed(error)) => Err(Error::Lost { source: Some(error.into()) }),
+            Todo::Next(Next::Failed(error)) => Err(lost(error)),
             Todo::Next(Next::Cancelled) => Err(self.why_cancelled().await),
             // As asked. There may be something to settle.
             Todo::Next(Next::Ended) => Ok(Step::Go),
@@ -304,16 +303,7 @@ impl<'a> Session<'a> {
             Settlement::DeadLetter { .. } if self.adapter.options.dead_letter_by == DeadLetterBy::Broker => {
                 return reject(&held).await;
             }
-            Settlement::DeadLetter { failure } => {
-                let Options { queue, dead_letter_queue, .. } = &self.adapter.options;
-                let properties = publisher::failed(&held.properties, &failure, queue, failure.attempt);
-                match (properties, self.publisher().await) {
-                    (Ok(properties), Ok(publisher)) => {
-                        publisher.publish_dead_letter(dead_letter_queue, properties, &held.body).await
-                    }
-                    (Err(error), _) | (_, Err(error)) => Err(error),
-                }
-            }
+            Settlement::DeadLetter { failure } => self.publish_dead_letter(&held, &failure).await,
         };
         match published {
             Ok(()) => acknowledge(&held).await,
@@ -322,6 +312,25 @@ impl<'a> Session<'a> {
                 give_back(&held).await?;
                 Err(error)
             }
+        }
+    }
+
+    async fn publish_dead_letter(&mut self, held: &Held, failure: &Failure) -> Result<(), Error> {
+        let Options { queue, dead_letter_queue, .. } = &self.adapter.options;
+        let properties = publisher::failed(&held.properties, failure, queue, failure.attempt)?;
+        let publisher = self.publisher().await?;
+        match publisher.publish_dead_letter(dead_letter_queue, properties, &held.body).await {
+            // A frame holds all headers of a message. What its publisher left of that may be too little for ours, and what is
+            // never put aside would come for ever.
+            Err(Error::TooLarge { reason }) => {
+                tracing::warn!(
+                    reason,
+                    "there is no room for the reason in the headers of the dead letter: it goes without"
+                );
+                let properties = publisher::as_it_came(&held.properties)?;
+                self.publisher().await?.publish_dead_letter(dead_letter_queue, properties, &held.body).await
+            }
+            published => published,
         }
     }
 
@@ -436,6 +445,7 @@ fn sent(sent: lapin::Result<bool>) -> Result<(), Error> {
     match sent {
         Ok(true) => Ok(()),
         Ok(false) => Err(Error::Lost { source: None }),
+        // Why it was lost, the session says.
         Err(error) => Err(Error::Lost { source: Some(error.into()) }),
     }
 }

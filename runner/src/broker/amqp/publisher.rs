@@ -12,7 +12,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ExchangeKind};
 
 use super::Url;
-use super::connection::{self, Refusal, queue_error, refusal};
+use super::connection::{self, Refusal, lost, queue_error, refusal};
 use crate::broker::{Address, Error};
 use crate::fault::{self, Point};
 use crate::task::Failure;
@@ -264,8 +264,10 @@ fn confirmed(to: &Address, confirmation: &Confirmation) -> Result<(), Error> {
 /// The meaning of an error that answers a message, or a look at where it should go.
 fn refused(to: &Address, error: lapin::Error) -> Error {
     match (refusal(&error), to) {
-        // `max_message_size`. Nothing else of what we publish can be refused so.
-        (Some(Refusal::PreconditionFailed), _) => Error::TooLarge { reason: error.to_string() },
+        // `max_message_size`, or `frame_max` for the headers. Nothing else of what we publish can be refused so.
+        (Some(Refusal::PreconditionFailed | Refusal::FrameTooLarge), _) => {
+            Error::TooLarge { reason: error.to_string() }
+        }
         (Some(Refusal::NotFound), Address::Exchange { name, .. }) => {
             Error::MissingExchange { exchange: name.clone(), source: error.into() }
         }
@@ -276,10 +278,6 @@ fn refused(to: &Address, error: lapin::Error) -> Error {
         },
         (_, Address::Queue(queue) | Address::Reply(queue)) => queue_error(error, queue, "publish to"),
     }
-}
-
-fn lost(error: lapin::Error) -> Error {
-    Error::Lost { source: Some(error.into()) }
 }
 
 /// A panic while the lock is held leaves a list of channels, which is as good as before.
@@ -298,6 +296,14 @@ pub fn name(text: &str) -> Result<ShortString, Error> {
         what: format!("the name `{text}`"),
         source: "a name in AMQP has at most 255 bytes".into(),
     })
+}
+
+/// The properties of a message for its next life, without a word of ours.
+///
+/// # Errors
+/// As [`failed`].
+pub fn as_it_came(original: &BasicProperties) -> Result<BasicProperties, Error> {
+    super::convert::copied(original).map_err(|reason| Error::Unpublished { reason })
 }
 
 /// The properties of a message that failed, for its next life.
