@@ -121,3 +121,21 @@ fn a_worker_that_was_frozen_settles_nothing_with_an_old_tag() {
     frozen.signal("CONT");
     frozen.end().exits(74);
 }
+
+#[test]
+fn a_connection_that_is_always_lost_at_once_is_made_again_ever_more_slowly() {
+    let Some(rabbitmq) = RabbitMq::shared() else { return };
+    // A quorum queue would put the message aside after the third time.
+    let queue = Queue::new(Broker::Classic(rabbitmq));
+    queue.publish(&[&"x".repeat(100_000)]);
+    let proxy = Proxy::start(rabbitmq.port);
+    // More than it takes to subscribe, and less than the message.
+    proxy.cut_each_after(50_000);
+    let mut work = queue.command(&["work", &guest("echo"), "--forever"]);
+    let mut worker = start(work.env("BROKER_URL", through(&proxy, "")));
+    worker.wait_for("trying again in 1s");
+    proxy.cut_each_after(u64::MAX);
+    worker.wait_for("\"settlement\":\"ack\"");
+    worker.signal("TERM");
+    assert_eq!(worker.end().exits(0).out().len(), 100_000);
+}

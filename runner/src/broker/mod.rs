@@ -188,6 +188,9 @@ pub(crate) struct Link {
 const RECONNECT_INITIAL: Duration = Duration::from_millis(250);
 const RECONNECT_MAX: Duration = Duration::from_secs(10);
 
+/// A session that ends sooner was none, for these pauses: each hands messages over, which is counted as an attempt.
+const STEADY: Duration = Duration::from_secs(1);
+
 /// Connects to a queue; messages come after [`Subscription::begin`]. Connection errors arrive as notices.
 pub fn subscribe(url: &Url, options: Options) -> Subscription {
     let adapter = match url {
@@ -219,6 +222,7 @@ async fn supervise(mut adapter: Adapter, mut link: Link, options: Options) {
         }
         link.session += 1;
         link.established = false;
+        let began = Instant::now();
         let ended = match &mut adapter {
             Adapter::Amqp(adapter) => adapter.session(&mut link).await,
             Adapter::Sqlite(adapter) => adapter.session(&mut link).await,
@@ -231,13 +235,17 @@ async fn supervise(mut adapter: Adapter, mut link: Link, options: Options) {
         if link.established {
             away_since = Instant::now();
             patience = options.reconnect_timeout;
-            pause = RECONNECT_INITIAL;
+            if began.elapsed() > STEADY {
+                pause = RECONNECT_INITIAL;
+            }
         }
         if !*link.begun.borrow() {
             // Nobody waits for it yet.
             away_since = Instant::now();
         }
-        let jittered = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
+        // Whatever the pause has grown to, there is time for another try.
+        let longest = (patience / 2).clamp(RECONNECT_INITIAL, RECONNECT_MAX);
+        let jittered = pause.min(longest).mul_f64(0.5 + fastrand::f64() / 2.0);
         if away_since.elapsed() + jittered > patience {
             return link.notify(Notice::Failed(error));
         }

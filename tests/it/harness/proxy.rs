@@ -16,6 +16,8 @@ struct State {
     relayed: AtomicU64,
     /// Cut every connection once so many bytes are through.
     cut_after: AtomicU64,
+    /// Cut a connection once so many bytes of the target's are through.
+    cut_each_after: AtomicU64,
     /// Take bytes and pass none of them on.
     silent: AtomicBool,
 }
@@ -28,6 +30,7 @@ impl Proxy {
             target,
             relayed: AtomicU64::new(0),
             cut_after: AtomicU64::new(u64::MAX),
+            cut_each_after: AtomicU64::new(u64::MAX),
             silent: AtomicBool::new(false),
         });
         let accepting = state.clone();
@@ -35,10 +38,10 @@ impl Proxy {
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 let Ok(server) = TcpStream::connect(("127.0.0.1", accepting.target)) else { continue };
-                for (from, to) in [(&client, &server), (&server, &client)] {
+                for (from, to, answers) in [(&client, &server, false), (&server, &client, true)] {
                     let (from, to) = (from.try_clone().expect("a handle"), to.try_clone().expect("a handle"));
                     let state = accepting.clone();
-                    std::thread::spawn(move || state.relay(from, to));
+                    std::thread::spawn(move || state.relay(from, to, answers));
                 }
             }
         });
@@ -55,6 +58,11 @@ impl Proxy {
         self.state.cut_after.store(bytes, Ordering::Relaxed);
     }
 
+    /// Cuts every connection, the next ones too, once so many bytes of the target's went through it.
+    pub fn cut_each_after(&self, bytes: u64) {
+        self.state.cut_each_after.store(bytes, Ordering::Relaxed);
+    }
+
     /// Swallows everything from now on, and keeps the connections open: a cable that was pulled.
     pub fn go_silent(&self) {
         self.state.silent.store(true, Ordering::Relaxed);
@@ -62,11 +70,16 @@ impl Proxy {
 }
 
 impl State {
-    fn relay(&self, mut from: TcpStream, mut to: TcpStream) {
+    fn relay(&self, mut from: TcpStream, mut to: TcpStream, answers: bool) {
         let mut buffer = [0; 4096];
+        let mut answered = 0;
         while let Ok(count @ 1..) = from.read(&mut buffer) {
             if self.silent.load(Ordering::Relaxed) {
                 continue;
+            }
+            answered += if answers { count as u64 } else { 0 };
+            if answered > self.cut_each_after.load(Ordering::Relaxed) {
+                break;
             }
             let before = self.relayed.fetch_add(count as u64, Ordering::Relaxed);
             let left = self.cut_after.load(Ordering::Relaxed).saturating_sub(before);
