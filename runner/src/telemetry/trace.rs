@@ -31,9 +31,16 @@ pub struct Carried {
     pub tracestate: Option<String>,
 }
 
+/// In bytes. W3C's Trace Context asks for 512 of a `tracestate`. A result carries both values, and all of its headers have to fit
+/// into one frame of the broker, of which the smallest are 8,192.
+const MOST_CARRIED: usize = 2048;
+
 impl Carried {
     fn of(headers: &Map<String, Value>) -> Carried {
-        let text = |name: &str| headers.get(name).and_then(Value::as_str).map(str::to_owned);
+        let text = |name: &str| {
+            let value = headers.get(name).and_then(Value::as_str);
+            value.filter(|value| value.len() <= MOST_CARRIED).map(str::to_owned)
+        };
         Carried { traceparent: text(TRACEPARENT), tracestate: text(TRACESTATE) }
     }
 
@@ -215,6 +222,16 @@ mod tests {
         assert_eq!(published_to("", "results"), "results");
         assert_eq!(published_to("e", ""), "e");
         assert_eq!(published_to("", ""), "amq.default");
+    }
+
+    #[test]
+    fn a_header_of_any_length_is_not_carried_into_a_result() {
+        let longest = "x".repeat(MOST_CARRIED);
+        let headers = Map::from_iter([
+            ("traceparent".into(), longest.clone().into()),
+            ("tracestate".into(), format!("{longest}x").into()),
+        ]);
+        assert_eq!(Carried::of(&headers), Carried { traceparent: Some(longest), tracestate: None });
     }
 
     #[test]

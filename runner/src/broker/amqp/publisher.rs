@@ -264,7 +264,8 @@ fn confirmed(to: &Address, confirmation: &Confirmation) -> Result<(), Error> {
 /// The meaning of an error that answers a message, or a look at where it should go.
 fn refused(to: &Address, error: lapin::Error) -> Error {
     match (refusal(&error), to) {
-        // `max_message_size`, or `frame_max` for the headers. Nothing else of what we publish can be refused so.
+        // `max_message_size`, or `frame_max` for the headers. Nothing else of what we publish can be refused so. The latter ends
+        // the connection for everybody, but only retries and dead letters have headers that are not ours, one at a time.
         (Some(Refusal::PreconditionFailed | Refusal::FrameTooLarge), _) => {
             Error::TooLarge { reason: error.to_string() }
         }
