@@ -105,11 +105,16 @@ pub fn refusal(error: &lapin::Error) -> Option<Refusal> {
     }
 }
 
-/// The meaning of an error that ends a connection.
 pub fn lost(error: lapin::Error) -> Error {
+    Error::Lost { source: Some(error.into()) }
+}
+
+/// The meaning of an error that comes in place of a message. Elsewhere the same error only tells that the connection has
+/// gone: what was asked for at that moment, an acknowledgement or an end, is then not known to have been done.
+pub fn unreceived(error: lapin::Error) -> Error {
     match refusal(&error) {
         Some(Refusal::FrameTooLarge) => Error::FrameTooLarge { source: error.into() },
-        _ => Error::Lost { source: Some(error.into()) },
+        _ => lost(error),
     }
 }
 
@@ -122,6 +127,6 @@ pub fn queue_error(error: lapin::Error, queue: &str, doing: &str) -> Error {
             Error::Forbidden { doing: doing(), source: error.into() }
         }
         Some(Refusal::PreconditionFailed) => Error::Mismatch { doing: doing(), source: error.into() },
-        Some(Refusal::FrameTooLarge) | None => lost(error),
+        Some(Refusal::FrameTooLarge) | None => unreceived(error),
     }
 }

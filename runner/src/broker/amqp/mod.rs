@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 pub use url::Url;
 
 use self::acks::Acks;
-use self::connection::{lost, queue_error};
+use self::connection::{lost, queue_error, unreceived};
 use self::consumers::{Consumers, Next};
 use self::publisher::{Publisher, name};
 use super::error::Kind;
@@ -212,7 +212,7 @@ impl<'a> Session<'a> {
             Todo::SendAcks => self.send_acks().await.map(|()| Step::Go),
             Todo::Next(Next::Delivery(consumer, delivery)) => self.on_delivery(consumer, delivery, link),
             // A refusal at this point (an acknowledgement that took too long) ends the channel, and not us.
-            Todo::Next(Next::Failed(error)) => Err(lost(error)),
+            Todo::Next(Next::Failed(error)) => Err(unreceived(error)),
             Todo::Next(Next::Cancelled) => Err(self.why_cancelled().await),
             // As asked. There may be something to settle.
             Todo::Next(Next::Ended) => Ok(Step::Go),
@@ -325,7 +325,7 @@ impl<'a> Session<'a> {
             Err(Error::TooLarge { reason }) => {
                 tracing::warn!(
                     reason,
-                    "there is no room for the reason in the headers of the dead letter: it goes without"
+                    "the broker refused the dead letter with the reason in its headers: it goes without"
                 );
                 let properties = publisher::as_it_came(&held.properties)?;
                 self.publisher().await?.publish_dead_letter(dead_letter_queue, properties, &held.body).await
@@ -445,7 +445,6 @@ fn sent(sent: lapin::Result<bool>) -> Result<(), Error> {
     match sent {
         Ok(true) => Ok(()),
         Ok(false) => Err(Error::Lost { source: None }),
-        // Why it was lost, the session says.
-        Err(error) => Err(Error::Lost { source: Some(error.into()) }),
+        Err(error) => Err(lost(error)),
     }
 }
