@@ -22,6 +22,7 @@ mod outcomes;
 mod page;
 mod peers;
 mod prefetch;
+mod processes;
 mod publish;
 mod refusals;
 mod results;

@@ -12,6 +12,7 @@
 
 mod cache;
 mod child;
+mod claims;
 mod component;
 mod engine;
 mod error;
@@ -29,6 +30,7 @@ mod seen;
 mod slots;
 mod source;
 mod stdio;
+mod wire;
 
 use std::borrow::Cow;
 use std::time::Duration;

@@ -10,14 +10,14 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
-use super::child::{HEADER, Order, Reply, Setup, header, lengths};
-use super::stdio::{Lines, Stderr};
-use super::{Input, Options, STUCK_AFTER};
+use super::child::{MAX_STDERR, Order, Reply, Setup};
+use super::stdio::Lines;
+use super::{Input, Options, STUCK_AFTER, claims, wire};
 use crate::task::{Outcome, Report};
 
 /// The hidden command that makes this program a child.
@@ -25,6 +25,9 @@ pub const COMMAND: &str = "guest-process";
 
 /// How long a child may take to map its guest and say so.
 const READY_WITHIN: Duration = Duration::from_secs(30);
+
+/// How many processes are started for one message, as long as they die before its run begins.
+const STARTS: u32 = 2;
 
 pub struct Processes {
     /// The compiled guest, as the children map it.
@@ -42,10 +45,30 @@ pub struct Child {
     orders: OwnedWriteHalf,
 }
 
+/// What a child is told of one message.
+struct Run {
+    order: Vec<u8>,
+    stdin: Bytes,
+    cancel: CancellationToken,
+}
+
+/// What a child says of its run, checked.
+struct Ended {
+    outcome: Outcome,
+    stdout: Bytes,
+    duration: Duration,
+}
+
+/// A child without an end of its run.
+enum Lost {
+    BeforeItBegan,
+    Running(io::Error),
+}
+
 impl Processes {
     pub fn new(code: File, setup: Setup, places: usize) -> io::Result<Processes> {
         let options = setup.options.clone();
-        let setup = serde_json::to_vec(&Order::Setup(Box::new(setup)))?;
+        let setup = wire::words(&Order::Setup(Box::new(setup)))?;
         Ok(Processes { code, setup, options, idle: Mutex::default(), places: Semaphore::new(places) })
     }
 
@@ -58,52 +81,95 @@ impl Processes {
             () = input.cancel.cancelled() => return Report::bare(Outcome::Withdrawn, asked.elapsed()),
         };
         let started = Instant::now();
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let child = match idle {
-            Some(child) => Ok(child),
-            None => self.start().await,
-        };
-        let mut child = match child {
-            Ok(child) => child,
+        let Input { stdin, env, dirs, cancel, .. } = input;
+        let order = match wire::words(&Order::Run { env, dirs }) {
+            Ok(order) => order,
             Err(error) => {
-                let fault = format!("cannot start the process that runs the guest: {error}");
-                return Report::bare(Outcome::HostFault(fault), started.elapsed());
+                return Report::bare(
+                    Outcome::HostFault(format!("cannot hand on the message: {error}")),
+                    started.elapsed(),
+                );
             }
         };
+        let run = Run { order, stdin, cancel };
+        let mut starts = 0;
+        loop {
+            let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let is_fresh = idle.is_none();
+            let child = match idle {
+                Some(child) => Ok(child),
+                None => {
+                    starts += 1;
+                    tokio::select! {
+                        child = self.start() => child,
+                        () = run.cancel.cancelled() => return Report::bare(Outcome::Interrupted, started.elapsed()),
+                    }
+                }
+            };
+            let child = match child {
+                Ok(child) => child,
+                Err(error) => {
+                    let fault = format!("cannot start the process that runs the guest: {error}");
+                    return Report::bare(Outcome::HostFault(fault), started.elapsed());
+                }
+            };
+            match self.run_in(child, &run).await {
+                Ok(report) => return Report { duration: report.duration.min(started.elapsed()), ..report },
+                // One that waited for long may have been killed by anybody. One that was just started most likely died of
+                // this message, so the message has to count its attempts at some time.
+                Err(end) if !is_fresh || starts < STARTS => {
+                    tracing::warn!("the process that was to run the guest is gone ({end}): another one runs it");
+                }
+                Err(end) => {
+                    let end = format!("{end}, before its run began");
+                    return Report::bare(Outcome::Crashed(end), started.elapsed());
+                }
+            }
+        }
+    }
+
+    /// Runs a message in this child, and keeps the child if it is still good. The error is how the child ended if that was
+    /// before the run began.
+    async fn run_in(&self, mut child: Child, run: &Run) -> Result<Report, String> {
+        let started = Instant::now();
         let stderr = Lines::new(self.options.stderr, self.options.limits.stderr);
         let timeout = self.options.limits.timeout;
-        let cancel = input.cancel.clone();
         // The child keeps the time. This one is for a child that does not.
         let overdue = async {
             tokio::select! {
                 () = tokio::time::sleep(timeout) => {}
-                () = cancel.cancelled() => {}
+                () = run.cancel.cancelled() => {}
             }
             tokio::time::sleep(STUCK_AFTER).await;
         };
         let ended = tokio::select! {
-            ended = child.run(input, &stderr) => ended,
+            ended = child.run(run, &self.options, &stderr) => ended,
             () = overdue => {
                 let outcome =
-                    if cancel.is_cancelled() { Outcome::Interrupted } else { Outcome::TimedOut(timeout) };
+                    if run.cancel.is_cancelled() { Outcome::Interrupted } else { Outcome::TimedOut(timeout) };
                 // Dropping it kills it, whatever it is at.
                 drop(child);
-                return Report { stderr_tail: stderr.finish(), ..Report::bare(outcome, started.elapsed()) };
+                return Ok(Report { stderr_tail: stderr.finish(), ..Report::bare(outcome, started.elapsed()) });
             }
         };
-        match ended {
-            Ok(mut report) => {
-                self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(child);
-                if self.options.stderr == Stderr::Log {
-                    report.stderr_tail = stderr.finish();
+        let (outcome, stdout, duration) = match ended {
+            Ok(Ended { outcome, stdout, duration }) => {
+                // A fault of the host's may be one of this process alone.
+                if !matches!(outcome, Outcome::HostFault(_)) {
+                    self.keep(child);
                 }
-                report
+                (outcome, stdout, duration)
             }
-            Err(_) => {
-                let end = child.end().await;
-                Report { stderr_tail: stderr.finish(), ..Report::bare(Outcome::Crashed(end), started.elapsed()) }
+            Err(Lost::BeforeItBegan) => return Err(child.end().await),
+            Err(Lost::Running(error)) => {
+                let end = match error.kind() {
+                    io::ErrorKind::InvalidData => format!("what its process says makes no sense: {error}"),
+                    _ => child.end().await,
+                };
+                (Outcome::Crashed(end), Bytes::new(), started.elapsed())
             }
-        }
+        };
+        Ok(Report { outcome, stdout, duration, stderr_tail: stderr.finish() })
     }
 
     /// Starts a child and waits until it has its guest.
@@ -123,8 +189,8 @@ impl Processes {
         let (replies, orders) = UnixStream::from_std(ours)?.into_split();
         let mut child = Child { process, replies, orders };
         let ready = async {
-            send(&mut child.orders, &self.setup, &[]).await?;
-            receive(&mut child.replies).await
+            wire::send(&mut child.orders, &self.setup, &[]).await?;
+            wire::receive(&mut child.replies, |_: &Reply| 0).await
         };
         match tokio::time::timeout(READY_WITHIN, ready).await {
             Ok(Ok((Reply::Ready, _))) => Ok(child),
@@ -141,30 +207,25 @@ impl Processes {
 }
 
 impl Child {
-    async fn run(&mut self, input: Input, stderr: &Lines) -> io::Result<Report> {
-        let Input { stdin, env, dirs, cancel, .. } = input;
+    async fn run(&mut self, run: &Run, options: &Options, stderr: &Lines) -> Result<Ended, Lost> {
         let Child { replies, orders, .. } = self;
-        send(orders, &serde_json::to_vec(&Order::Run { env, dirs })?, &stdin).await?;
-        drop(stdin);
-        let conversation = async {
-            loop {
-                match receive(replies).await? {
-                    (Reply::Stderr, bytes) => stderr.write(&bytes),
-                    (Reply::Ended { outcome, stderr_tail, duration }, stdout) => {
-                        return Ok(Report { outcome, stdout, stderr_tail, duration });
-                    }
-                    (Reply::Ready | Reply::Refused(_), _) => return Err(io::ErrorKind::InvalidData.into()),
-                }
-            }
-        };
+        // What it has not taken in whole it has not begun.
+        wire::send(orders, &run.order, &run.stdin).await.map_err(|_| Lost::BeforeItBegan)?;
         let stop = async {
-            cancel.cancelled().await;
-            send(orders, &serde_json::to_vec(&Order::Cancel)?, &[]).await?;
+            run.cancel.cancelled().await;
+            // A child that is gone is noticed by who listens to it.
+            if let Ok(order) = wire::words(&Order::Cancel) {
+                let _ = wire::send(orders, &order, &[]).await;
+            }
             std::future::pending().await
         };
         tokio::select! {
-            report = conversation => report,
-            failed = stop => failed,
+            ended = listen(replies, &run.cancel, options, stderr) => ended.map_err(|error| match error.kind() {
+                // Linux says so when the other end of a socket is gone and left something unread: a part of the message.
+                io::ErrorKind::ConnectionReset if !run.cancel.is_cancelled() => Lost::BeforeItBegan,
+                _ => Lost::Running(error),
+            }),
+            never = stop => never,
         }
     }
 
@@ -187,19 +248,34 @@ impl Child {
 /// SIGKILL
 const KILLED: i32 = 9;
 
-async fn send(orders: &mut OwnedWriteHalf, words: &[u8], bytes: &[u8]) -> io::Result<()> {
-    orders.write_all(&[&header(words, bytes)[..], words].concat()).await?;
-    orders.write_all(bytes).await
-}
-
-async fn receive(replies: &mut OwnedReadHalf) -> io::Result<(Reply, Bytes)> {
-    let mut header = [0; HEADER];
-    replies.read_exact(&mut header).await?;
-    let (words, bytes) = lengths(header)?;
-    let mut frame = vec![0; words];
-    replies.read_exact(&mut frame).await?;
-    let reply = serde_json::from_slice(&frame)?;
-    let mut body = Vec::new();
-    replies.take(bytes as u64).read_to_end(&mut body).await?;
-    if body.len() < bytes { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok((reply, body.into())) }
+/// Takes what a child says of its run. Nothing of it is believed without a look: a guest may have taken its process over.
+async fn listen(
+    replies: &mut OwnedReadHalf,
+    cancel: &CancellationToken,
+    options: &Options,
+    stderr: &Lines,
+) -> io::Result<Ended> {
+    let nonsense = |why: &'static str| io::Error::new(io::ErrorKind::InvalidData, why);
+    // One byte more than the limit says that there was more.
+    let mut stderr_left = options.limits.stderr.saturating_add(1);
+    loop {
+        let may_have = |reply: &Reply| match reply {
+            Reply::Stderr => stderr_left.min(MAX_STDERR as u64),
+            Reply::Ended { .. } => options.limits.stdout,
+            Reply::Ready | Reply::Refused(_) => 0,
+        };
+        match wire::receive(replies, may_have).await? {
+            (Reply::Stderr, bytes) if bytes.is_empty() => return Err(nonsense("it wrote nothing to stderr")),
+            (Reply::Stderr, bytes) => {
+                stderr_left = stderr_left.saturating_sub(bytes.len() as u64);
+                stderr.write(&bytes);
+            }
+            (Reply::Ended { outcome, duration }, stdout) => {
+                let outcome = claims::believable(outcome, options, cancel.is_cancelled())
+                    .ok_or_else(|| nonsense("a run can't end like this"))?;
+                return Ok(Ended { outcome, stdout, duration });
+            }
+            (Reply::Ready | Reply::Refused(_), _) => return Err(nonsense("it was ready before")),
+        }
+    }
 }

@@ -1,0 +1,120 @@
+//! What a guest's process says about a run, and what the worker believes of it: a guest may have taken its process over.
+
+use super::Options;
+use super::limits::Limits;
+use crate::task::{Limit, Outcome};
+
+/// The longest text of a trap or a fault. Longer ones are cut.
+pub const MAX_TEXT: usize = 4096;
+
+/// The outcome, if a run can have ended like this; `None` if only the worker itself could say so.
+pub fn believable(outcome: Outcome, options: &Options, is_cancelled: bool) -> Option<Outcome> {
+    match outcome {
+        Outcome::Succeeded => Some(outcome),
+        Outcome::Exited(code) => (code != 0).then_some(outcome),
+        Outcome::Trapped(text) => Some(Outcome::Trapped(cut(text))),
+        Outcome::HostFault(text) => Some(Outcome::HostFault(cut(text))),
+        Outcome::TimedOut(timeout) => (timeout == options.limits.timeout).then_some(outcome),
+        Outcome::LimitExceeded(limit) => is_set(limit, options).then_some(outcome),
+        Outcome::Interrupted => is_cancelled.then_some(outcome),
+        // About messages, brokers and processes, of which it knows nothing.
+        Outcome::Withdrawn
+        | Outcome::Crashed(_)
+        | Outcome::Abandoned(_)
+        | Outcome::Refused(..)
+        | Outcome::Undeliverable(_)
+        | Outcome::Undecodable(_)
+        | Outcome::Stuck(_) => None,
+    }
+}
+
+/// Whether runs have this limit.
+fn is_set(limit: Limit, options: &Options) -> bool {
+    let Limits { memory, stdout, fuel, stack, resources, hostcall, random, instances, .. } = options.limits;
+    match limit {
+        Limit::Memory(bytes) => bytes == memory,
+        Limit::Stdout(bytes) => bytes == stdout,
+        Limit::Fuel(units) => Some(units) == fuel,
+        Limit::Stack(bytes) => bytes == stack,
+        Limit::Resources(count) => count == resources,
+        Limit::Hostcall(bytes) => bytes == hostcall,
+        Limit::Random(bytes) => bytes == random,
+        Limit::Instances(count) => count == instances,
+        Limit::Scratch(bytes) => Some(bytes) == options.grants.scratch,
+        // Looked at before a run.
+        Limit::Message(_) => false,
+    }
+}
+
+/// Both ends cut: the child to keep its frames within bounds, the worker because it can't know that the child did.
+pub fn cut(mut text: String) -> String {
+    if text.len() > MAX_TEXT {
+        text.truncate(text.floor_char_boundary(MAX_TEXT));
+    }
+    text
+}
+
+/// The same for what a child is about to say.
+pub fn sayable(outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Trapped(text) => Outcome::Trapped(cut(text)),
+        Outcome::HostFault(text) => Outcome::HostFault(cut(text)),
+        outcome => outcome,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::sandbox::{Grants, Stderr};
+    use crate::task::{Refused, Undeliverable};
+
+    fn options() -> Options {
+        Options {
+            limits: Limits::default(),
+            grants: Grants::default(),
+            deterministic: false,
+            args: Vec::new(),
+            stderr: Stderr::Log,
+        }
+    }
+
+    #[test]
+    fn a_process_cannot_claim_what_only_the_worker_can_know() {
+        let claims = [
+            Outcome::Exited(0),
+            Outcome::Withdrawn,
+            Outcome::Interrupted,
+            Outcome::Crashed("x".into()),
+            Outcome::Abandoned(1),
+            Outcome::Refused(Refused::Right, "x".into()),
+            Outcome::Undeliverable(Undeliverable::NoReplyTo),
+            Outcome::Undecodable("x".into()),
+            Outcome::Stuck(Duration::ZERO),
+            Outcome::TimedOut(Duration::ZERO),
+            Outcome::LimitExceeded(Limit::Message(1)),
+            Outcome::LimitExceeded(Limit::Memory(1)),
+            Outcome::LimitExceeded(Limit::Fuel(1)),
+            Outcome::LimitExceeded(Limit::Scratch(0)),
+        ];
+        for claim in claims {
+            assert_eq!(believable(claim.clone(), &options(), false), None, "{claim:?}");
+        }
+        let limit = Outcome::LimitExceeded(Limit::Memory(options().limits.memory));
+        assert_eq!(believable(limit.clone(), &options(), false), Some(limit));
+        assert_eq!(believable(Outcome::Interrupted, &options(), true), Some(Outcome::Interrupted));
+    }
+
+    #[test]
+    fn a_text_of_any_length_is_cut_between_characters() {
+        let Some(Outcome::Trapped(text)) = believable(Outcome::Trapped("ä€".repeat(9999)), &options(), false) else {
+            panic!("a trap is believed");
+        };
+        assert!(text.len() <= MAX_TEXT && text.starts_with("ä€"));
+        assert!(
+            matches!(sayable(Outcome::HostFault("x".repeat(9999))), Outcome::HostFault(text) if text.len() == MAX_TEXT)
+        );
+    }
+}
