@@ -11,6 +11,7 @@ mod cache;
 mod clock;
 mod cluster;
 mod deploy;
+mod double;
 mod exec;
 mod faults;
 mod image;

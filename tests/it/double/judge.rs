@@ -1,0 +1,112 @@
+//! The rules that hold in every case.
+
+use serde_json::Value;
+
+use super::fault::{Case, Fault};
+use super::scenario::{Ended, Kind, QUEUE, Scenario};
+
+/// What every worker and every command may end with when a broker fails. 80 only when it was told to stop.
+const UNREACHABLE: i32 = 69;
+const NOT_DELIVERED: i32 = 74;
+const REFUSED: i32 = 77;
+const CONFIGURATION: i32 = 78;
+const DEAD_LETTERED: i32 = 65;
+const STUCK: i32 = 80;
+const TERMINATED: i32 = 143;
+
+/// The case, with whether it was left alone for long enough to end by itself.
+pub fn judge(scenario: &Scenario, case: Option<(&Case, bool)>, ended: &Ended) -> Result<(), String> {
+    let Ended { run, books, hung, stopped } = ended;
+    let fault = case.map(|(case, _)| case.fault);
+    if let Some(breach) = books.breaches.first() {
+        return Err(format!("broke the protocol: {breach}"));
+    }
+    if run.stderr.contains("panicked") {
+        return Err("panicked".into());
+    }
+    let patiently = case.is_none_or(|(_, patiently)| patiently);
+    if *hung && (patiently || !scenario.works()) && scenario.kind != Kind::Service {
+        return Err("did not end by itself".into());
+    }
+    let Some(code) = run.code else { return Err("was ended by a signal".into()) };
+    let allowed = match code {
+        0 | UNREACHABLE | NOT_DELIVERED => true,
+        REFUSED | CONFIGURATION => fault.is_some_and(Fault::refuses),
+        STUCK | TERMINATED => *stopped,
+        other => scenario.own.contains(&other),
+    };
+    if !allowed {
+        return Err(format!("exit {code}, which this can't lead to"));
+    }
+    // Nothing has to change because of an answer that comes late, within every bound.
+    let undisturbed = fault.is_none() || fault == Some(Fault::Late) && case.is_some_and(|(case, _)| !case.always);
+    if undisturbed && code != scenario.clean && !(*stopped && code == TERMINATED) {
+        return Err(format!("exit {code}, and {} was due", scenario.clean));
+    }
+    let out = run.out();
+    if scenario.kind != Kind::Purge {
+        for body in scenario.messages {
+            if books.copies(body.as_bytes()) == 0 && !out.contains(body) {
+                return Err(format!("{body} is lost: no queue has it, and no result of it was recorded"));
+            }
+        }
+    }
+    if code == 0 {
+        successful(scenario, fault, ended)?;
+    }
+    let dead = format!("{QUEUE}.dead");
+    let puts_aside = books.queues.get(&dead).is_some_and(|queue| !queue.ready.is_empty());
+    if code == DEAD_LETTERED && !puts_aside {
+        return Err("exit 65, and there is no dead letter".into());
+    }
+    Ok(())
+}
+
+/// Whether an exit status of 0 tells the truth.
+fn successful(scenario: &Scenario, fault: Option<Fault>, ended: &Ended) -> Result<(), String> {
+    let Ended { run, books, .. } = ended;
+    match scenario.kind {
+        Kind::Once | Kind::Drain | Kind::Service => {
+            let claimed = acked(&run.stderr).ok_or("exit 0 without a summary")?;
+            let known = books.acked.len() as u64;
+            // A retry and a dead letter end with an acknowledgement too.
+            if claimed > known {
+                return Err(format!("claims {claimed} acknowledged messages, and the broker knows of {known}"));
+            }
+            // A message that was on its way, and never arrived whole, was out: that is no empty queue's fault.
+            let out = fault.is_some_and(Fault::is_silence);
+            if scenario.kind == Kind::Drain && !books.is_done(QUEUE) && !out {
+                return Err("drained, and the queue is not empty".into());
+            }
+        }
+        Kind::Publish => {
+            for body in ["a1", "a2"] {
+                if !books.holds(QUEUE, body.as_bytes()) {
+                    return Err(format!("published {body}, and it is not in the queue"));
+                }
+            }
+        }
+        Kind::Get | Kind::Purge => {
+            if !books.is_done(QUEUE) {
+                return Err("the queue is not empty".into());
+            }
+        }
+        Kind::Status => {
+            if !run.out().contains("ready 1") {
+                return Err(format!("says {:?}", run.out()));
+            }
+        }
+        Kind::Declare => {
+            if !books.queues.contains_key(QUEUE) {
+                return Err("declared, and there is no queue".into());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What the worker's last words say of acknowledged messages.
+fn acked(stderr: &str) -> Option<u64> {
+    let lines = stderr.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines.filter_map(|line| line["acked"].as_u64()).next()
+}
