@@ -514,7 +514,8 @@ impl Connection {
             fault if self.refused(id, fault) => return,
             fault => {
                 let case = self.world.case.as_ref();
-                let confirmed = !fault.is_some_and(|fault| !matches!(fault, Fault::Late | Fault::Twice));
+                let confirmed =
+                    !fault.is_some_and(|fault| !matches!(fault, Fault::Late | Fault::Twice | Fault::Cut(1000)));
                 let stored = confirmed || case.is_some_and(|case| case.stores_unconfirmed());
                 let (exchange, key) = (publish.exchange.to_string(), publish.routing_key.to_string());
                 let routed =

@@ -118,6 +118,8 @@ impl Fault {
         let mut faults = vec![Fault::Swallow, Fault::Mute, Fault::Freeze, Fault::Late, Fault::Twice];
         faults.extend([0, 1, 300, 700, 999, 1000].map(Fault::Cut));
         faults.extend(CORRUPTIONS.map(Fault::Corrupt));
+        // A body is nonsense to the protocol anyway.
+        faults.retain(|fault| *fault != Fault::Corrupt(Corruption::Nonsense) || !place.frame.ends_with(".body"));
         let codes = CODES.into_iter().chain([LAST_CODE]);
         faults.extend(codes.clone().map(Fault::CloseConnection));
         if !place.frame.starts_with("connection.") {
@@ -158,7 +160,8 @@ impl Case {
         let frame = self.place.frame;
         self.fault.keeps_waiting()
             || frame.starts_with("basic.get-ok")
-            || frame == "basic.ack" && self.fault == Fault::Twice
+            || matches!(self.fault, Fault::Twice | Fault::Cut(1000))
+            || frame == "basic.ack" && self.fault == Fault::CloseConnection(406)
     }
 
     pub fn strikes(&self, place: &Place) -> bool {
