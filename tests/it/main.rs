@@ -28,6 +28,7 @@ mod publish;
 mod refusals;
 mod results;
 mod sandbox;
+mod scratch;
 mod sinks;
 mod soak;
 mod testsuite;

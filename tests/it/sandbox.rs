@@ -113,34 +113,6 @@ fn open_files_are_counted() {
 }
 
 #[test]
-fn a_scratch_folder_is_empty_bounded_and_gone_afterwards() {
-    let temporary = tempfile::tempdir().unwrap();
-    let exec = |name: &str, flags: &[&str]| {
-        let mut command = wq_run(&["exec", &guest(name)]);
-        run(command.args(flags).env("TMPDIR", temporary.path()))
-    };
-    let left = || std::fs::read_dir(temporary.path()).unwrap().count();
-    exec("scratch", &[]).exits(10);
-    for isolation in WHERE {
-        let flags = ["--isolation", isolation, "--scratch", "8MiB"];
-        exec("scratch", &flags).exits(134).says("--scratch");
-        assert_eq!(left(), 0);
-        // `files` finds no `in`, since there is nothing there.
-        exec("files", &flags).exits(11);
-    }
-    // One of a worker that was killed is removed by the next.
-    let mut killed = wq_run(&["exec", &guest("sleep"), "--scratch", "1MiB"]);
-    let mut killed = start(killed.env("TMPDIR", temporary.path()));
-    killed.write(b"");
-    killed.wait_for("started");
-    killed.signal("KILL");
-    killed.end();
-    assert_eq!(left(), 1);
-    exec("nothing", &["--scratch", "1MiB"]).exits(0);
-    assert_eq!(left(), 0);
-}
-
-#[test]
 fn two_deterministic_runs_of_one_message_are_the_same() {
     for path in [guest("dice"), component("dice")] {
         let fixed = exec(&path, &["--deterministic"], b"a").exits(0).stdout.clone();
@@ -156,6 +128,26 @@ fn two_deterministic_runs_of_one_message_are_the_same() {
         assert_ne!(other_message.exits(0).stdout[..64], fixed[..64], "randomness is the message's own");
     }
     exec(&guest("dice"), &["--deterministic", "--allow-net", "h:1"], b"").exits(2);
+}
+
+#[test]
+fn a_deterministic_guest_gets_no_folder_that_differs_from_run_to_run() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("in"), "the same").unwrap();
+    let dir = folder.path().display().to_string();
+    let writable = format!("{dir}::/data:rw");
+    for isolation in WHERE {
+        let flags = ["--deterministic", "--isolation", isolation];
+        let refused = |more: [&str; 2], text: &str| {
+            exec(&guest("files"), &[&flags[..], &more].concat(), b"").exits(78).says(text);
+        };
+        refused(["--scratch", "1MiB"], "--scratch does not go with --deterministic");
+        refused(["--dir", &writable], "does not go with --deterministic");
+        for _ in 0..2 {
+            let read_only = exec(&guest("files"), &[&flags[..], &["--dir", &dir]].concat(), b"");
+            assert_eq!((read_only.code, &*read_only.out()), (Some(12), "the same"));
+        }
+    }
 }
 
 #[test]
@@ -335,7 +327,7 @@ fn a_signal_for_the_whole_process_group_is_the_workers_alone() {
 }
 
 /// The one process that another has started.
-fn child_of(id: u32) -> u32 {
+pub fn child_of(id: u32) -> u32 {
     let children = std::fs::read_dir(format!("/proc/{id}/task")).unwrap().flatten().find_map(|task| {
         let children = std::fs::read_to_string(task.path().join("children")).ok()?;
         children.split_whitespace().next()?.parse().ok()

@@ -119,7 +119,7 @@ pub struct Grants {
     #[arg(long, value_name = "HOST:PORT", help_heading = GRANTS)]
     pub allow_net: Vec<Endpoint>,
 
-    /// Fixed clocks and randomness: each run of a message gives the same result
+    /// Fixed clocks and randomness, and no folder to write to: each run of a message gives the same result
     #[arg(long, conflicts_with = "allow_net", help_heading = GRANTS)]
     pub deterministic: bool,
 }

@@ -62,6 +62,10 @@ pub fn options(guest: &cli::Guest, stderr: Stderr) -> Result<sandbox::Options, E
         env.retain(|(inherited, _)| *inherited != name);
         env.push((name, value));
     }
+    let dirs = grants.dir.iter().map(|entry| dir(entry)).collect::<Result<Vec<_>, _>>()?;
+    if grants.deterministic {
+        check_deterministic(grants.scratch.is_some(), &dirs)?;
+    }
     Ok(sandbox::Options {
         limits: Limits {
             timeout: limits.timeout,
@@ -75,16 +79,32 @@ pub fn options(guest: &cli::Guest, stderr: Stderr) -> Result<sandbox::Options, E
             random: limits.max_random_size.as_u64(),
             instances: limits.max_instances,
         },
-        grants: Grants {
-            env,
-            dirs: grants.dir.iter().map(|entry| dir(entry)).collect::<Result<_, _>>()?,
-            net: grants.allow_net.clone(),
-            scratch: grants.scratch.map(|size| size.as_u64()),
-        },
+        grants: Grants { env, dirs, net: grants.allow_net.clone(), scratch: grants.scratch.map(|size| size.as_u64()) },
         deterministic: grants.deterministic,
         args: guest.args.clone(),
         stderr,
     })
+}
+
+/// What would show a guest that this run is another one. wasmtime-wasi tells of each file when it was made and which number
+/// it has, and none of that can be fixed.
+fn check_deterministic(scratch: bool, dirs: &[Dir]) -> Result<(), Error> {
+    if scratch {
+        return Err(Error::configuration(
+            "--scratch does not go with --deterministic: a new file has the time and a number of its own",
+            "leave one of them out; what a guest keeps in its memory is the same in each run",
+        ));
+    }
+    if let Some(dir) = dirs.iter().find(|dir| dir.writable) {
+        return Err(Error::configuration(
+            format!(
+                "--dir {} is writable, which does not go with --deterministic: a run would see what others have left",
+                dir.host.display()
+            ),
+            "leave out :rw (--dir) or --deterministic",
+        ));
+    }
+    Ok(())
 }
 
 /// What is in our environment and no secret of ours.

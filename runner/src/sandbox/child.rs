@@ -12,6 +12,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::engine::engine;
 use super::guest::Kind;
 use super::program::Program;
+use super::room::Room;
 use super::run::Core;
 use super::stdio::Lines;
 use super::wire::{self, Frame};
@@ -39,11 +41,13 @@ pub enum Order {
     Cancel,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Setup {
     pub name: String,
     pub kind: Kind,
     pub options: Options,
+    /// A folder of the parent's, for the folders of this process's runs.
+    pub room: PathBuf,
 }
 
 /// What the child says.
@@ -135,11 +139,15 @@ pub fn serve() -> io::Result<()> {
 }
 
 fn core(setup: Setup, guest: &File) -> Result<Core, String> {
-    let Setup { name, kind, options } = setup;
+    let Setup { name, kind, options, room } = setup;
+    let room = Room::at(room);
+    if options.grants.scratch.is_some() {
+        room.enter().map_err(|error| format!("cannot open the folder for scratch folders: {error}"))?;
+    }
     let engine = engine(&options, kind, 1).map_err(|error| format!("{error:#}"))?;
     let compiled = cache::load(&engine, kind, guest).map_err(|error| format!("{error:#}"))?;
     let program = Program::link(&engine, &compiled).map_err(|error| format!("{error:#}"))?;
-    Ok(Core::new(name, kind, options, engine, program))
+    Ok(Core::new(name, kind, options, engine, program, room))
 }
 
 fn read_orders(orders: &mut UnixStream, runs: &std::sync::mpsc::Sender<Input>) {

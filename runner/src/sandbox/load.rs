@@ -15,10 +15,11 @@ use super::engine::engine;
 use super::error::Error;
 use super::guest::{self, Digest, Guest, Kind, Known};
 use super::program::{Compiled, Program, foreign_imports};
+use super::room::{self, Room};
 use super::run::Core;
 use super::seen::Seen;
 use super::source::{self, Place};
-use super::{Isolation, Options, scratch};
+use super::{Isolation, Options};
 
 /// How a guest is found, checked and brought to run.
 #[derive(Clone, Debug)]
@@ -72,15 +73,16 @@ pub fn prepare(loading: &Loading, options: Options) -> Result<Prepared, Error> {
         (_, Some(entry)) => Ok(entry),
         (Isolation::Thread, None) => Err(io::ErrorKind::NotFound.into()),
     };
+    room::sweep();
     if options.grants.scratch.is_some() {
-        scratch::sweep();
+        tracing::info!("scratch folders are measured while guests run: the kernel holds no quota for them (--scratch)");
     }
     if kind == Kind::Module && !options.grants.net.is_empty() {
         return Err(Error::Grant(
             "--allow-net: a preview 1 module has no way to open a connection; build the guest for wasm32-wasip2".into(),
         ));
     }
-    let core = Core::new(name, kind, options, engine, program);
+    let core = Core::new(name, kind, options, engine, program, Room::new());
     core.try_grants().map_err(Error::Grant)?;
     Ok(Prepared { core, digest, code })
 }

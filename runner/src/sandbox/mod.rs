@@ -24,15 +24,18 @@ mod load;
 mod module;
 mod processes;
 mod program;
+mod room;
 mod run;
 mod scratch;
 mod seen;
 mod slots;
 mod source;
 mod stdio;
+mod tree;
 mod wire;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -47,6 +50,7 @@ pub use inspect::{Inspection, Sizes, inspect};
 pub use limits::Limits;
 pub use load::{Entry, Loading, compile};
 pub use processes::COMMAND as CHILD_COMMAND;
+pub use room::{Folder, Room};
 pub use stdio::Stderr;
 
 use crate::task::Report;
@@ -99,6 +103,7 @@ pub struct Sandbox {
     name: String,
     digest: String,
     deterministic: bool,
+    room: Arc<Room>,
     runs: Runs,
 }
 
@@ -120,18 +125,20 @@ impl Sandbox {
         let prepared = tokio::task::spawn_blocking(move || prepare(&loading, options)).await;
         let Prepared { core, digest, code } = prepared.map_err(|panic| Error::Panic(panic.to_string()))??;
         let (name, deterministic) = (core.name.clone(), core.options.deterministic);
+        let room = core.room.clone();
         let runs = match (isolation, code) {
             (Isolation::Thread, _) => Runs::Slots(Slots::new(core, places)),
             (Isolation::Process, code) => {
                 let code = code.map_err(Error::Isolation)?;
-                let setup = Setup { name: core.name.clone(), kind: core.kind, options: core.options.clone() };
-                let processes = Processes::new(code, setup, places).map_err(Error::Isolation)?;
+                let (name, kind, options) = (core.name.clone(), core.kind, core.options.clone());
+                let setup = Setup { name, kind, options, room: std::path::PathBuf::new() };
+                let processes = Processes::new(code, setup, places, room.clone());
                 // The first one now: what can't be started should not be found out with a message in hand.
                 processes.keep(processes.start().await.map_err(Error::Isolation)?);
                 Runs::Processes(processes)
             }
         };
-        Ok(Sandbox { name, digest: digest.to_string(), deterministic, runs })
+        Ok(Sandbox { name, digest: digest.to_string(), deterministic, room, runs })
     }
 
     pub fn name(&self) -> &str {
@@ -148,6 +155,11 @@ impl Sandbox {
         self.deterministic
     }
 
+    /// Where folders for single runs can be made.
+    pub fn room(&self) -> Arc<Room> {
+        self.room.clone()
+    }
+
     /// Runs the guest once, whatever happens: how it ended is in the report.
     pub async fn run(&self, input: Input) -> Report {
         match &self.runs {
@@ -155,5 +167,12 @@ impl Sandbox {
             // Boxed: the worker holds room for the larger of the two, for each message.
             Runs::Processes(processes) => Box::pin(processes.run(input)).await,
         }
+    }
+}
+
+impl Drop for Sandbox {
+    /// Threads that still wait for a run hold the room too, and nobody waits for them.
+    fn drop(&mut self) {
+        self.room.close();
     }
 }

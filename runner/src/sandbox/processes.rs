@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Stdio;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::child::{MAX_STDERR, Order, Reply, Setup};
+use super::room::{Folder, Room};
 use super::stdio::Lines;
 use super::{Input, Options, STUCK_AFTER, claims, wire};
 use crate::task::{Outcome, Report};
@@ -32,7 +33,9 @@ const STARTS: u32 = 2;
 pub struct Processes {
     /// The compiled guest, as the children map it.
     code: File,
-    setup: Vec<u8>,
+    setup: Setup,
+    /// Each child has a folder in it, for those of its runs.
+    room: Arc<Room>,
     options: Options,
     /// One is taken out for each run, and put back after it if it is still good.
     idle: Mutex<Vec<Child>>,
@@ -41,6 +44,8 @@ pub struct Processes {
 
 pub struct Child {
     process: tokio::process::Child,
+    /// Removed when the process was told to end.
+    _room: Option<Folder>,
     replies: OwnedReadHalf,
     orders: OwnedWriteHalf,
 }
@@ -66,10 +71,9 @@ enum Lost {
 }
 
 impl Processes {
-    pub fn new(code: File, setup: Setup, places: usize) -> io::Result<Processes> {
+    pub fn new(code: File, setup: Setup, places: usize, room: Arc<Room>) -> Processes {
         let options = setup.options.clone();
-        let setup = wire::words(&Order::Setup(Box::new(setup)))?;
-        Ok(Processes { code, setup, options, idle: Mutex::default(), places: Semaphore::new(places) })
+        Processes { code, setup, room, options, idle: Mutex::default(), places: Semaphore::new(places) }
     }
 
     pub async fn run(&self, input: Input) -> Report {
@@ -174,6 +178,9 @@ impl Processes {
 
     /// Starts a child and waits until it has its guest.
     pub async fn start(&self) -> io::Result<Child> {
+        let room = self.options.grants.scratch.map(|_| self.room.folder()).transpose()?;
+        let path = room.as_ref().map(|room| room.path().to_owned()).unwrap_or_default();
+        let setup = wire::words(&Order::Setup(Box::new(Setup { room: path, ..self.setup.clone() })))?;
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let process = tokio::process::Command::new("/proc/self/exe")
@@ -187,9 +194,9 @@ impl Processes {
             .kill_on_drop(true)
             .spawn()?;
         let (replies, orders) = UnixStream::from_std(ours)?.into_split();
-        let mut child = Child { process, replies, orders };
+        let mut child = Child { process, _room: room, replies, orders };
         let ready = async {
-            wire::send(&mut child.orders, &self.setup, &[]).await?;
+            wire::send(&mut child.orders, &setup, &[]).await?;
             wire::receive(&mut child.replies, |_: &Reply| 0).await
         };
         match tokio::time::timeout(READY_WITHIN, ready).await {

@@ -15,6 +15,7 @@ use super::grants::{self, Dir, Net, SCRATCH};
 use super::guest::Kind;
 use super::limits::Limits;
 use super::program::{Ended, Program, World};
+use super::room::Room;
 use super::scratch::Scratch;
 use super::stdio::{Capture, Lines, Stream};
 use super::{Input, Options};
@@ -28,6 +29,8 @@ pub struct Core {
     pub engine: Engine,
     pub program: Program,
     pub ticker: Arc<Ticker>,
+    /// Where the scratch folders are made.
+    pub room: Arc<Room>,
 }
 
 /// How a component says more than "failed", if its toolchain is older than `exit-with-code`: as its last line on stderr.
@@ -40,9 +43,9 @@ impl Drop for Core {
 }
 
 impl Core {
-    pub fn new(name: String, kind: Kind, options: Options, engine: Engine, program: Program) -> Core {
+    pub fn new(name: String, kind: Kind, options: Options, engine: Engine, program: Program, room: Room) -> Core {
         let ticker = Ticker::start(engine.clone());
-        Core { name, kind, options, engine, program, ticker }
+        Core { name, kind, options, engine, program, ticker, room: Arc::new(room) }
     }
 
     /// Tries all grants once without a message: what can't be granted now would fail every run.
@@ -55,6 +58,9 @@ impl Core {
             withdraw: CancellationToken::new(),
         };
         let scratch = self.scratch()?;
+        if let Some(scratch) = &scratch {
+            scratch.try_to_measure().map_err(|error| format!("cannot measure a folder (--scratch): {error}"))?;
+        }
         self.world(&input, scratch.as_ref(), &Capture::new(0), &Lines::null()).map(drop)
     }
 
@@ -110,7 +116,7 @@ impl Core {
     }
 
     fn scratch(&self) -> Result<Option<Scratch>, String> {
-        let made = self.options.grants.scratch.map(Scratch::new).transpose();
+        let made = self.options.grants.scratch.map(|bytes| Scratch::new(&self.room, bytes)).transpose();
         made.map_err(|error| {
             format!("cannot make a folder in {} (--scratch, TMPDIR): {error}", std::env::temp_dir().display())
         })

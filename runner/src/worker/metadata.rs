@@ -3,24 +3,21 @@
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 
-use serde_json::Value;
-use tempfile::TempDir;
-
 use crate::envelope;
-use crate::sandbox::Dir;
+use crate::sandbox::{Dir, Folder};
 use crate::task::{Attempt, Message, Origin};
+use serde_json::Value;
 
 /// Where the guest sees the folder, and the file in it.
 pub const FOLDER: &str = "/wq";
 const FILE: &str = "message.json";
 
 /// A folder for one run. Gone when this is dropped.
-pub struct Metadata(TempDir);
+pub struct Metadata(Folder);
 
 impl Metadata {
-    /// Writes the file, in a folder of its own that nobody else may read: headers can hold what is none of their business.
-    pub fn write(message: &Message, origin: &Origin, attempt: Attempt) -> io::Result<Metadata> {
-        let folder = tempfile::Builder::new().prefix("wq-run-").tempdir()?;
+    /// Writes the file into `folder`, which nobody else may read: headers can hold secrets.
+    pub fn write(folder: Folder, message: &Message, origin: &Origin, attempt: Attempt) -> io::Result<Metadata> {
         let mut file =
             std::fs::OpenOptions::new().write(true).create_new(true).mode(0o400).open(folder.path().join(FILE))?;
         serde_json::to_writer(&mut file, &Value::Object(envelope::of_run(message, origin, attempt)))?;

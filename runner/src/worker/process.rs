@@ -193,7 +193,9 @@ async fn prepare(
     let stdin = std::mem::take(&mut message.body);
     let metadata = if context.metadata {
         let origin = origin.clone();
-        let written = tokio::task::spawn_blocking(move || Metadata::write(&message, &origin, attempt)).await;
+        let room = context.sandbox.room();
+        let write = move || Metadata::write(room.folder()?, &message, &origin, attempt);
+        let written = tokio::task::spawn_blocking(write).await;
         let written = written.unwrap_or_else(|error| Err(std::io::Error::other(error)));
         Some(written.map_err(|error| fault("write the guest's message.json (--metadata)", &error))?)
     } else {
