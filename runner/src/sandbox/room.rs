@@ -67,7 +67,7 @@ pub struct Folder {
 
 impl Room {
     /// A room in the folder for temporary files.
-    pub fn new() -> Room {
+    pub fn temporary() -> Room {
         Room { place: Place::In(std::env::temp_dir()), opened: Mutex::default() }
     }
 

@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn all_that_lies_in_the_folder_counts_with_or_without_a_name() {
-        let scratch = Scratch::new(&Room::new(), 100_000).unwrap();
+        let scratch = Scratch::new(&Room::temporary(), 100_000).unwrap();
         std::fs::create_dir(scratch.path().join("d")).unwrap();
         let path = scratch.path().join("d/file");
         std::fs::write(&path, vec![1; 60_000]).unwrap();
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn empty_files_count_too() {
-        let scratch = Scratch::new(&Room::new(), 0).unwrap();
+        let scratch = Scratch::new(&Room::temporary(), 0).unwrap();
         for file in 0..FREE_ENTRIES {
             File::create(scratch.path().join(file.to_string())).unwrap();
         }
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn the_nearer_the_limit_the_sooner_the_next_look() {
-        let scratch = Scratch::new(&Room::new(), 1 << 30).unwrap();
+        let scratch = Scratch::new(&Room::temporary(), 1 << 30).unwrap();
         let pause = |bytes, entries| scratch.pause(Size { bytes, entries }, Duration::ZERO);
         assert_eq!(pause(0, 0), LATEST);
         assert_eq!(pause((1 << 30) - 1, 0), SOONEST);

@@ -411,7 +411,7 @@ mod tests {
             std::fs::write(tree.make("").join(name), "in the way").unwrap();
         }
         std::os::unix::fs::symlink(&outside, tree.make("a").join("link")).unwrap();
-        std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0)).unwrap();
+        std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o000)).unwrap();
         assert!(tree.remove(None).unwrap() && tree.is_gone());
         assert!(outside.join("kept").exists());
     }
@@ -461,7 +461,7 @@ mod tests {
         }
         let tree = tree();
         let closed = tree.make("closed");
-        std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0)).unwrap();
+        std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o000)).unwrap();
         assert!(tree.measure(ANY).is_err());
         assert!(tree.remove(None).unwrap() && tree.is_gone());
     }
