@@ -14,6 +14,7 @@ mod deploy;
 mod double;
 mod exec;
 mod faults;
+mod foreign;
 mod image;
 mod large;
 mod memory;

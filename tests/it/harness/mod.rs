@@ -4,6 +4,7 @@ pub mod collector;
 pub mod proxy;
 pub mod queue;
 pub mod rabbitmq;
+pub mod wire;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};

@@ -5,7 +5,8 @@ use std::time::Duration;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::{Connection, ConnectionProperties, ErrorKind};
 
-use super::Url;
+use super::filter::TooLarge;
+use super::{Url, transport};
 use crate::broker::Error;
 
 /// For a clean end. What is not answered by then will not be.
@@ -37,10 +38,9 @@ async fn connect_to(url: &Url, name: &str) -> Result<Connection, Error> {
         source: source.into(),
     })?;
     let unreachable = |source| Error::Unreachable { address: url.address(), source };
-    let runtime = lapin::runtime::default_runtime().map_err(|error| unreachable(error.into()))?;
     // lapin's recovery stays off: after an error of a channel it leaves a consumer that never says another word.
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    let connecting = Connection::connect_uri_with_config(url.uri.clone(), properties, tls, runtime);
+    let connecting = transport::connect(url.uri.clone(), tls, url.frame_max(), properties);
     // lapin bounds neither the TCP connect nor the handshake on this path.
     let connected = tokio::time::timeout(url.connect_timeout, connecting).await.map_err(|_| {
         unreachable(format!("no answer within {}", humantime::format_duration(url.connect_timeout)).into())
@@ -86,7 +86,13 @@ pub enum Refusal {
 }
 
 pub fn refusal(error: &lapin::Error) -> Option<Refusal> {
-    let ErrorKind::ProtocolError(error) = error.kind() else { return None };
+    let error = match error.kind() {
+        ErrorKind::ProtocolError(error) => error,
+        ErrorKind::IOError(error) => {
+            return error.get_ref().filter(|error| error.is::<TooLarge>()).map(|_| Refusal::FrameTooLarge);
+        }
+        _ => return None,
+    };
     match error.kind() {
         AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => Some(Refusal::AccessRefused),
         AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => Some(Refusal::NotFound),

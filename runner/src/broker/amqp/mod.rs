@@ -5,8 +5,10 @@ pub mod admin;
 mod connection;
 mod consumers;
 mod convert;
+pub mod filter;
 pub mod outbox;
 mod publisher;
+mod transport;
 mod url;
 
 use std::collections::BTreeMap;

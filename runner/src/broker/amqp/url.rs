@@ -26,7 +26,7 @@ pub struct Url {
 const HEARTBEAT_SECONDS: u16 = 15;
 
 /// RabbitMQ's default. lapin sizes its buffers by this value, and a broker that says "no limit" would make it take 128 GiB.
-const FRAME_MAX: u32 = 131_072;
+pub(super) const FRAME_MAX: u32 = 131_072;
 
 /// Long enough for a slow name server, short enough to try again within a pod's patience.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -129,6 +129,11 @@ impl Url {
     pub fn address(&self) -> String {
         let AMQPAuthority { host, port, .. } = &self.uri.authority;
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+
+    /// The largest frame that we take.
+    pub(super) fn frame_max(&self) -> u32 {
+        self.uri.query.frame_max.unwrap_or(FRAME_MAX)
     }
 
     /// Reads the certificates that the URL names.
