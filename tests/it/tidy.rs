@@ -21,7 +21,9 @@ const LAYERS: [&[&str]; 7] = [
 ];
 
 /// Which crate is named only where.
-const HOMES: [(&str, &[&str]); 8] = [
+const HOMES: [(&str, &[&str]); 10] = [
+    ("amq_protocol", &["broker/amqp/filter/"]),
+    ("async_rs", &["broker/amqp/transport.rs"]),
     ("wasmtime", &["sandbox/"]),
     ("wasmtime_wasi", &["sandbox/", "telemetry.rs"]),
     ("lapin", &["broker/amqp/", "telemetry.rs"]),
