@@ -7,6 +7,7 @@ mod harness;
 
 mod amqps;
 mod arguments;
+mod attempts;
 mod cache;
 mod clock;
 mod cluster;

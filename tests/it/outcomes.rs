@@ -26,6 +26,7 @@ fn every_way_to_end_has_its_own_outcome_and_is_tried_again() {
             let back = queue.take();
             assert_eq!(back.body, b"task", "{name}");
             assert_eq!(back.headers["x-wq-outcome"], outcome);
+            assert_eq!((&*back.headers["x-wq-attempt"], &*back.headers["x-wq-settlement"]), ("1", "retry"));
             assert_eq!(back.headers.get("x-wq-exit-code").map(String::as_str), (name == "fail").then_some("1"));
         }
     });
@@ -45,6 +46,7 @@ fn a_failed_task_is_tried_again_until_its_last_attempt_and_then_kept() {
         assert_eq!(header("x-wq-outcome"), "exit");
         assert_eq!(header("x-wq-exit-code"), "1");
         assert_eq!(header("x-wq-attempt"), "3");
+        assert_eq!(header("x-wq-settlement"), "dead-letter");
         assert_eq!(header("x-wq-queue"), queue.name);
         assert_eq!(header("x-wq-error"), "the guest exited with 1");
         assert_eq!(header("x-wq-stderr"), "exit code is: 1\n");

@@ -206,13 +206,3 @@ fn headers_that_leave_no_room_for_ours_do_not_keep_a_dead_letter_from_being_one(
         assert_eq!(dead.headers.get("x-wq-outcome"), None);
     });
 }
-
-#[test]
-fn headers_that_leave_no_room_for_a_retry_end_the_worker() {
-    on_rabbitmq(|queue| {
-        queue.publish_with(large_headers(130_990), b"large");
-        let ended = run(&mut queue.command(&["work", &guest("fail"), "--forever"]));
-        ended.exits(74).says("frame_too_large");
-        assert_eq!(queue.take().body, b"large");
-    });
-}

@@ -22,7 +22,7 @@ const LAYERS: [&[&str]; 7] = [
 
 /// Which crate is named only where.
 const HOMES: [(&str, &[&str]); 10] = [
-    ("amq_protocol", &["broker/amqp/filter/"]),
+    ("amq_protocol", &["broker/amqp/filter", "broker/amqp/size.rs"]),
     ("async_rs", &["broker/amqp/transport.rs"]),
     ("wasmtime", &["sandbox/"]),
     ("wasmtime_wasi", &["sandbox/", "telemetry.rs"]),

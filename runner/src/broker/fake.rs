@@ -25,7 +25,7 @@ impl Fake {
 
     pub(crate) fn deliver(&mut self, number: u64) -> Delivery {
         let origin = Origin { delivery_tag: number, ..Origin::default() };
-        let handed = Handed { message: Message::default(), origin, attempt: 1, unfinished: 0 };
+        let handed = Handed { message: Message::default(), origin, attempt: 1, unfinished: 0, can_be_retried: true };
         self.link.deliver(self.link.tag(number), CancellationToken::new(), handed);
         match self.notices.try_recv() {
             Ok(Notice::Delivery(delivery)) => delivery,
@@ -143,7 +143,13 @@ impl Bookkeeper {
             self.next_number += 1;
             let lost = CancellationToken::new();
             let message = Message { body: entry.body.clone(), ..Message::default() };
-            let handed = Handed { message, origin: Origin::default(), attempt: entry.attempt, unfinished: 0 };
+            let handed = Handed {
+                message,
+                origin: Origin::default(),
+                attempt: entry.attempt,
+                unfinished: 0,
+                can_be_retried: true,
+            };
             self.held.insert(number, (entry, lost.clone()));
             self.link.deliver(self.link.tag(number), lost, handed);
         }

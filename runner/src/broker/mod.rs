@@ -15,6 +15,7 @@
 pub mod admin;
 pub mod amqp;
 mod error;
+mod failure;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod outbox;
@@ -106,6 +107,8 @@ pub struct Delivery {
     pub attempt: u32,
     /// Earlier runs among them of which nobody knows how they ended.
     pub unfinished: u32,
+    /// Whether the broker would take a retry of it.
+    pub can_be_retried: bool,
     pub receipt: Receipt,
 }
 
@@ -115,6 +118,7 @@ pub(crate) struct Handed {
     pub(crate) origin: Origin,
     pub(crate) attempt: u32,
     pub(crate) unfinished: u32,
+    pub(crate) can_be_retried: bool,
 }
 
 /// The duty to settle one delivery.
@@ -414,9 +418,9 @@ impl Link {
 
     /// Hands a delivery over. The session keeps `lost` and cancels it when the delivery is no longer ours.
     pub(crate) fn deliver(&self, tag: Tag, lost: CancellationToken, handed: Handed) {
-        let Handed { message, origin, attempt, unfinished } = handed;
+        let Handed { message, origin, attempt, unfinished, can_be_retried } = handed;
         let receipt = Receipt { tag, commands: self.commands_tx.upgrade(), lost };
-        self.notify(Notice::Delivery(Delivery { message, origin, attempt, unfinished, receipt }));
+        self.notify(Notice::Delivery(Delivery { message, origin, attempt, unfinished, can_be_retried, receipt }));
     }
 
     /// Answers commands while there is no connection.

@@ -65,8 +65,12 @@ pub(super) fn process(context: Arc<Context>, delivery: Delivery) -> impl Future<
 }
 
 async fn process_in_span(context: Arc<Context>, delivery: Delivery, span: Span) -> Finished {
-    let Delivery { message, origin, attempt, unfinished, receipt } = delivery;
-    let attempt = Attempt { number: attempt, max: context.policy.max_attempts };
+    let Delivery { message, origin, attempt, unfinished, can_be_retried, receipt } = delivery;
+    let mut attempt = Attempt { number: attempt, max: context.policy.max_attempts };
+    if !can_be_retried {
+        tracing::warn!("the headers of the message leave no room for a retry: this run is its last");
+        attempt.max = attempt.max.min(attempt.number);
+    }
     let guest = context.sandbox.digest();
     let identity = if context.sinks.identify_results() {
         Identity::new(&message, &origin, guest, attempt, context.result_content_type.as_deref())

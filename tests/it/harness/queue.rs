@@ -172,6 +172,26 @@ impl Queue<'_> {
         eventually(&format!("a dead letter in {dead}"), || self.try_take(&dead))
     }
 
+    /// Moves a dead letter back with all that it carries, as a shovel does.
+    pub fn move_back(&self) {
+        let dead = format!("{}.dead", self.name);
+        match &self.broker {
+            Broker::Quorum(rabbitmq) | Broker::Classic(rabbitmq) => {
+                let got = on_channel(rabbitmq, async |channel| {
+                    let got = channel.basic_get(dead.as_str().into(), BasicGetOptions::default()).await;
+                    let got = got.expect("the queue is there").expect("there is a dead letter").delivery;
+                    got.ack(BasicAckOptions::default()).await.expect("acknowledged");
+                    got
+                });
+                self.publish_with(got.properties, &got.data);
+            }
+            Broker::Sqlite(_) => {
+                let moved = self.sql().execute("UPDATE message SET queue = ?1 WHERE queue = ?2", [&self.name, &dead]);
+                assert_eq!(moved.expect("moved"), 1);
+            }
+        }
+    }
+
     /// Takes a message out of another queue, waiting for it.
     pub fn take_from(&self, name: &str) -> Found {
         eventually(&format!("a message in {name}"), || self.try_take(name))

@@ -6,15 +6,14 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use serde_json::{Map, Value};
 
+use super::size;
+use crate::broker::failure::{self, Content, Next, Unmarked};
 use crate::task::{Failure, Properties};
 
-/// Written by us on a message that is tried again: the number of its next run.
-pub const ATTEMPT: &str = "x-wq-attempt";
-/// Written by us beside it: the queue in which the message failed.
-const QUEUE: &str = "x-wq-queue";
-const FIRST_FAILED_AT: &str = "x-wq-first-failed-at";
 /// Set by quorum queues: how often this message was handed over before, as far as the broker counts that.
 const DELIVERY_COUNT: &str = "x-delivery-count";
+/// Set by the broker: the queues out of which it dead-lettered the message.
+const DEATHS: &str = "x-death";
 
 /// Headers that would be wrong on a message that is published again: the broker's counters start anew, and `CC`
 /// would send copies to the other queues once more.
@@ -42,18 +41,25 @@ pub fn headers(native: &BasicProperties) -> Map<String, Value> {
     native.headers().as_ref().map(table).unwrap_or_default()
 }
 
-/// The number of the run that this delivery is for, and how many of the runs before it nobody has told the end of: what
-/// we wrote on the message when a run failed, and the hand-overs since then.
+/// The number of the run that this delivery is for, and how many of the runs before it ended without a word: what we wrote
+/// on the message when a run failed, and the hand-overs since then.
 ///
-/// A count from another queue is another message's: a result carries the number of the run that it comes from, and may
-/// be the message of the next worker.
-pub fn attempt(native: &BasicProperties, queue: &str) -> (u32, u32) {
-    let header = |name: &str| native.headers().as_ref().and_then(|headers| headers.inner().get(name)).map(json);
-    let number = |name: &str| header(name)?.as_u64().and_then(|value| u32::try_from(value).ok());
-    let unfinished = number(DELIVERY_COUNT).unwrap_or(0);
-    let ours = header(QUEUE).is_some_and(|counted_in| counted_in == queue);
-    let written = if ours { number(ATTEMPT) } else { None };
-    (written.unwrap_or(1).max(1).saturating_add(unfinished), unfinished)
+/// A broker counts from the second hand-over on. In a message that was not handed over before, the count is a copy that a
+/// client made of another message's headers.
+pub fn attempt(headers: &Map<String, Value>, redelivered: bool, queue: &str) -> (u32, u32) {
+    let counted = headers.get(DELIVERY_COUNT).filter(|_| redelivered).and_then(Value::as_u64);
+    let unfinished = counted.and_then(|count| u32::try_from(count).ok()).unwrap_or(0);
+    let failed =
+        if was_dead_lettered(headers, queue) { 0 } else { failure::failed_runs(headers, queue, Unmarked::Next) };
+    (failed.saturating_add(unfinished).saturating_add(1), unfinished)
+}
+
+/// Whether the broker itself dead-lettered the message out of this queue since its last retry, and somebody moved it back.
+/// Then it begins anew, as one of our own dead letters does. A retry carries no trace of an earlier life: see
+/// [`copied_headers`].
+fn was_dead_lettered(headers: &Map<String, Value>, queue: &str) -> bool {
+    let deaths = headers.get(DEATHS).and_then(Value::as_array);
+    deaths.is_some_and(|deaths| deaths.iter().any(|death| death.get("queue").is_some_and(|from| from == queue)))
 }
 
 /// Our properties as AMQP has them, for a message of our own: persistent, never expiring, and without a user's name, of
@@ -103,23 +109,37 @@ pub fn native(properties: &Properties, headers: FieldTable) -> Result<BasicPrope
 ///
 /// # Errors
 /// As [`native`].
-pub fn copied(original: &BasicProperties) -> Result<BasicProperties, String> {
-    native(&properties(original), copied_headers(original))
+pub fn copied(original: &BasicProperties, queue: &str) -> Result<BasicProperties, String> {
+    native(&properties(original), copied_headers(original, queue))
 }
 
-fn copied_headers(original: &BasicProperties) -> FieldTable {
+/// The headers of a message without those that are about its last run, or about deaths in this queue.
+fn copied_headers(original: &BasicProperties, queue: &str) -> FieldTable {
     let mut headers = FieldTable::default();
     if let Some(table) = original.headers() {
         for (name, value) in table.inner() {
-            if !NOT_REPUBLISHED.contains(&name.as_str()) {
-                headers.insert(name.clone(), value.clone());
-            }
+            let value = match value {
+                _ if NOT_REPUBLISHED.contains(&name.as_str()) || failure::NAMES.contains(&name.as_str()) => continue,
+                AMQPValue::FieldArray(deaths) if name.as_str() == DEATHS => {
+                    let elsewhere = deaths.as_slice().iter().filter(|death| !is_in(death, queue)).cloned();
+                    AMQPValue::FieldArray(elsewhere.collect::<Vec<_>>().into())
+                }
+                value => value.clone(),
+            };
+            headers.insert(name.clone(), value);
         }
     }
     headers
 }
 
-/// As [`copied`], after a failed run, with the reason in the headers.
+fn is_in(death: &AMQPValue, queue: &str) -> bool {
+    let AMQPValue::FieldTable(death) = death else { return false };
+    matches!(death.inner().get("queue"), Some(AMQPValue::LongString(from)) if from.as_bytes() == queue.as_bytes())
+}
+
+/// As [`copied`], after a failed run, with as much of the reason in the headers as a frame of `frame_max` bytes has room for.
+///
+/// `None` if there is no room for what makes a retry.
 ///
 /// # Errors
 /// As [`native`].
@@ -127,27 +147,33 @@ pub fn republished(
     original: &BasicProperties,
     failure: &Failure,
     queue: &str,
-    next_attempt: u32,
-) -> Result<BasicProperties, String> {
-    let mut headers = copied_headers(original);
-    let mut text = |name: &str, value: &str| {
-        headers.insert(ShortString::from(name), AMQPValue::LongString(value.into()));
-    };
-    let at = humantime::format_rfc3339_millis(failure.at).to_string();
-    text("x-wq-outcome", failure.outcome);
-    text("x-wq-error", &failure.error);
-    text("x-wq-stderr", &failure.stderr);
-    text("x-wq-guest", &failure.guest);
-    text(QUEUE, queue);
-    text("x-wq-last-failed-at", &at);
-    if !headers.contains_key(FIRST_FAILED_AT) {
-        headers.insert(FIRST_FAILED_AT.into(), AMQPValue::LongString(at.into()));
+    next: Next,
+    frame_max: usize,
+) -> Result<Option<BasicProperties>, String> {
+    let mut headers = copied_headers(original, queue);
+    let copied = native(&properties(original), headers.clone())?;
+    let taken = size::content_header(&copied) + size::added_by_the_broker(queue, next);
+    let earlier = original.headers().as_ref().and_then(|headers| headers.inner().get(failure::FIRST_FAILED_AT));
+    let first_failed_at = earlier.map(json).and_then(|at| at.as_str().map(str::to_owned));
+    let all = failure::headers(failure, queue, next, first_failed_at);
+    let room = frame_max.saturating_sub(taken);
+    let Some(fitting) = failure::fitting(all, room, size::HEADER) else { return Ok(None) };
+    for (name, content) in fitting {
+        let value = match content {
+            Content::Text(text) => AMQPValue::LongString(text.into()),
+            Content::Number(number) => AMQPValue::LongUInt(number),
+        };
+        headers.insert(name.into(), value);
     }
-    headers.insert(ATTEMPT.into(), AMQPValue::LongUInt(next_attempt));
-    if let Some(code) = failure.exit_code {
-        headers.insert("x-wq-exit-code".into(), AMQPValue::LongUInt(code.into()));
-    }
-    native(&properties(original), headers)
+    Ok(Some(copied.with_headers(headers)))
+}
+
+/// Whether a frame of `frame_max` bytes has room for a retry of this message. If not, its next failure is its last.
+pub fn leaves_room(original: &BasicProperties, queue: &str, frame_max: usize) -> bool {
+    let added = size::added_by_the_broker(queue, Next::Retry) + failure::required_size(queue, size::HEADER);
+    let fits = |properties: &BasicProperties| size::content_header(properties) + added <= frame_max;
+    // What an earlier failure left in the headers makes room for the next one.
+    fits(original) || copied(original, queue).is_ok_and(|copied| fits(&copied))
 }
 
 /// Written to disk before it is confirmed.

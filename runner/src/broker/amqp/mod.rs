@@ -8,6 +8,7 @@ mod convert;
 pub mod filter;
 pub mod outbox;
 mod publisher;
+mod size;
 mod transport;
 mod url;
 
@@ -201,10 +202,11 @@ impl<'a> Session<'a> {
             delivery_tag,
             system: SYSTEM,
         };
-        let (attempt, unfinished) = convert::attempt(&properties, &self.adapter.options.queue);
+        let (attempt, unfinished) = convert::attempt(&message.headers, redelivered, &self.adapter.options.queue);
+        let can_be_retried = publisher::can_be_retried(&self.connection, &properties, &self.adapter.options.queue);
         let lost = CancellationToken::new();
         self.held.insert(delivery_tag, Held { acker, consumer, properties, body, lost: lost.clone() });
-        link.deliver(link.tag(delivery_tag), lost, Handed { message, origin, attempt, unfinished });
+        link.deliver(link.tag(delivery_tag), lost, Handed { message, origin, attempt, unfinished, can_be_retried });
         Ok(Step::Go)
     }
 
@@ -292,14 +294,13 @@ impl<'a> Session<'a> {
             Settlement::Ack => return acknowledge(&held).await,
             Settlement::Release => return give_back(&held).await,
             Settlement::Retry { after, failure } => {
-                let next_attempt = failure.attempt.saturating_add(1);
                 let Options { queue, .. } = &self.adapter.options;
-                let properties = publisher::failed(&held.properties, &failure, queue, next_attempt);
-                match (properties, self.publisher().await) {
-                    (Ok(properties), Ok(publisher)) => {
-                        publisher.publish_delayed(queue, after, properties, &held.body).await
-                    }
-                    (Err(error), _) | (_, Err(error)) => Err(error),
+                match self.publisher().await {
+                    Ok(publisher) => match publisher.retried(&held.properties, &failure, queue) {
+                        Ok(properties) => publisher.publish_delayed(queue, after, properties, &held.body).await,
+                        Err(error) => Err(error),
+                    },
+                    Err(error) => Err(error),
                 }
             }
             Settlement::DeadLetter { .. } if self.adapter.options.dead_letter_by == DeadLetterBy::Broker => {
@@ -319,21 +320,9 @@ impl<'a> Session<'a> {
 
     async fn publish_dead_letter(&mut self, held: &Held, failure: &Failure) -> Result<(), Error> {
         let Options { queue, dead_letter_queue, .. } = &self.adapter.options;
-        let properties = publisher::failed(&held.properties, failure, queue, failure.attempt)?;
         let publisher = self.publisher().await?;
-        match publisher.publish_dead_letter(dead_letter_queue, properties, &held.body).await {
-            // A frame holds all headers of a message. What its publisher left of that may be too little for ours, and what is
-            // never put aside would come for ever.
-            Err(Error::TooLarge { reason }) => {
-                tracing::warn!(
-                    reason,
-                    "the broker refused the dead letter with the reason in its headers: it goes without"
-                );
-                let properties = publisher::as_it_came(&held.properties)?;
-                self.publisher().await?.publish_dead_letter(dead_letter_queue, properties, &held.body).await
-            }
-            published => published,
-        }
+        let properties = publisher.put_aside(&held.properties, failure, queue)?;
+        publisher.publish_dead_letter(dead_letter_queue, properties, &held.body).await
     }
 
     async fn publisher(&mut self) -> Result<&Publisher, Error> {

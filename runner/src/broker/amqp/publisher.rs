@@ -11,8 +11,9 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareO
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ExchangeKind};
 
-use super::Url;
 use super::connection::{self, Refusal, lost, queue_error, refusal};
+use super::{Url, convert};
+use crate::broker::failure::Next;
 use crate::broker::{Address, Error};
 use crate::fault::{self, Point};
 use crate::task::Failure;
@@ -233,6 +234,44 @@ impl Publisher {
         }
     }
 
+    /// The properties of a message for its next run.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] for a message that [`can_be_retried`] is not true of.
+    pub fn retried(
+        &self,
+        original: &BasicProperties,
+        failure: &Failure,
+        queue: &str,
+    ) -> Result<BasicProperties, Error> {
+        let retried = convert::republished(original, failure, queue, Next::Retry, frame_max(&self.connection));
+        retried
+            .map_err(|reason| Error::Unpublished { reason })?
+            .ok_or_else(|| Error::TooLarge { reason: "its headers leave no room for those of a retry".into() })
+    }
+
+    /// The properties of a dead letter, with as much of the reason as there is room for: what is never put aside would come
+    /// for ever.
+    ///
+    /// # Errors
+    /// Never in practice: the values come from AMQP properties.
+    pub fn put_aside(
+        &self,
+        original: &BasicProperties,
+        failure: &Failure,
+        queue: &str,
+    ) -> Result<BasicProperties, Error> {
+        let unpublished = |reason| Error::Unpublished { reason };
+        let dead = convert::republished(original, failure, queue, Next::DeadLetter, frame_max(&self.connection));
+        match dead.map_err(unpublished)? {
+            Some(properties) => Ok(properties),
+            None => {
+                tracing::warn!("the headers of the dead letter leave no room for the reason: it goes without");
+                convert::copied(original, queue).map_err(unpublished)
+            }
+        }
+    }
+
     async fn declare(&self, queue: &str, arguments: FieldTable) -> Result<(), Error> {
         // A refused declaration closes its channel, so it gets one of its own.
         let channel = self.connection.create_channel().await.map_err(lost)?;
@@ -242,6 +281,19 @@ impl Publisher {
             connection::close_channel(&channel).await?;
         }
         declared.map(drop)
+    }
+}
+
+/// Whether there is room for the headers of a retry over such a connection. Every broker has one limit for all of them.
+pub fn can_be_retried(connection: &Connection, properties: &BasicProperties, queue: &str) -> bool {
+    convert::leaves_room(properties, queue, frame_max(connection))
+}
+
+/// What both sides agreed upon; 0 is no limit.
+fn frame_max(connection: &Connection) -> usize {
+    match connection.configuration().frame_max() {
+        0 => usize::MAX,
+        size => size as usize,
     }
 }
 
@@ -297,25 +349,4 @@ pub fn name(text: &str) -> Result<ShortString, Error> {
         what: format!("the name `{text}`"),
         source: "a name in AMQP has at most 255 bytes".into(),
     })
-}
-
-/// The properties of a message for its next life, without a word of ours.
-///
-/// # Errors
-/// As [`failed`].
-pub fn as_it_came(original: &BasicProperties) -> Result<BasicProperties, Error> {
-    super::convert::copied(original).map_err(|reason| Error::Unpublished { reason })
-}
-
-/// The properties of a message that failed, for its next life.
-///
-/// # Errors
-/// Never in practice: the values come from AMQP properties.
-pub fn failed(
-    original: &BasicProperties,
-    failure: &Failure,
-    queue: &str,
-    next_attempt: u32,
-) -> Result<BasicProperties, Error> {
-    super::convert::republished(original, failure, queue, next_attempt).map_err(|reason| Error::Unpublished { reason })
 }

@@ -166,7 +166,7 @@ impl Session {
                 delivery_tag: number,
                 system: SYSTEM,
             };
-            link.deliver(link.tag(number), lost, Handed { message, origin, attempt, unfinished });
+            link.deliver(link.tag(number), lost, Handed { message, origin, attempt, unfinished, can_be_retried: true });
         }
         Ok(())
     }

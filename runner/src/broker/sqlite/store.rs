@@ -12,6 +12,7 @@ use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, OptionalExtension as _
 use serde_json::{Map, Value};
 
 use super::clock::Clock;
+use crate::broker::failure::{self, Content, Next, Unmarked};
 use crate::broker::{Depth, Error};
 use crate::task::{Failure, Message, Properties};
 
@@ -45,10 +46,6 @@ const SCHEMA: &str = "
         bytes BLOB NOT NULL
     ) STRICT;
 ";
-
-/// The number of the run that failed last, as in the headers on an AMQP broker.
-const ATTEMPT: &str = "x-wq-attempt";
-const QUEUE: &str = "x-wq-queue";
 
 /// Several processes share the file; a writer waits for this long for the others.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -199,11 +196,8 @@ impl Store {
                     headers: parsed(&row.get::<_, String>(2)?)?,
                 };
                 let (attempt, handovers): (u32, i64) = (row.get(3)?, row.get(4)?);
-                // Counted in another queue, it is another message's: a result may be the message of the next worker.
-                let ours = message.headers.get(QUEUE).is_some_and(|counted_in| counted_in == queue);
-                let written = message.headers.get(ATTEMPT).filter(|_| ours).and_then(Value::as_u64);
-                let failed = written.and_then(|number| u32::try_from(number).ok());
-                let unfinished = attempt.saturating_sub(failed.unwrap_or(0)).saturating_sub(1);
+                let failed = failure::failed_runs(&message.headers, queue, Unmarked::Failed);
+                let unfinished = attempt.saturating_sub(failed).saturating_sub(1);
                 Ok(Taken { id: row.get(0)?, message, attempt, unfinished, redelivered: handovers > 1 })
             })?
             .collect::<rusqlite::Result<Vec<_>>>()
@@ -240,7 +234,7 @@ impl Store {
         failure: &Failure,
         queue: &str,
     ) -> Result<Held, Error> {
-        let headers = with_failure(headers, failure, queue);
+        let headers = with_failure(headers, failure, queue, Next::Retry);
         let headers = json(&headers).map_err(|error| storage_error(&self.path, error))?;
         self.change(
             "UPDATE message SET lease = NULL, lease_until = NULL, available_at = ?3, headers = ?4
@@ -258,7 +252,7 @@ impl Store {
         failure: &Failure,
         queue: &str,
     ) -> Result<Held, Error> {
-        let headers = with_failure(headers, failure, queue);
+        let headers = with_failure(headers, failure, queue, Next::DeadLetter);
         let headers = json(&headers).map_err(|error| storage_error(&self.path, error))?;
         self.declare(dead_letter_queue)?;
         self.change(
@@ -333,22 +327,20 @@ fn set_clock(db: &Connection, clock: &Clock) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// The headers of a message after a failed run, under the same names as on an AMQP broker.
-fn with_failure(headers: &Map<String, Value>, failure: &Failure, queue: &str) -> Map<String, Value> {
+/// The headers of a message after a failed run.
+fn with_failure(headers: &Map<String, Value>, failure: &Failure, queue: &str, next: Next) -> Map<String, Value> {
+    let first_failed_at = headers.get(failure::FIRST_FAILED_AT).and_then(Value::as_str).map(str::to_owned);
     let mut headers = headers.clone();
-    let at = humantime::format_rfc3339_millis(failure.at).to_string();
-    headers.insert("x-wq-outcome".into(), failure.outcome.into());
-    headers.insert("x-wq-error".into(), failure.error.as_str().into());
-    headers.insert("x-wq-stderr".into(), failure.stderr.as_str().into());
-    headers.insert("x-wq-guest".into(), failure.guest.as_str().into());
-    headers.insert(QUEUE.into(), queue.into());
-    headers.insert(ATTEMPT.into(), failure.attempt.into());
-    headers.insert("x-wq-last-failed-at".into(), at.as_str().into());
-    headers.entry("x-wq-first-failed-at").or_insert_with(|| at.into());
-    match failure.exit_code {
-        Some(code) => headers.insert("x-wq-exit-code".into(), code.into()),
-        None => headers.remove("x-wq-exit-code"),
-    };
+    for name in failure::NAMES {
+        headers.remove(name);
+    }
+    for (name, content) in failure::headers(failure, queue, next, first_failed_at) {
+        let value = match content {
+            Content::Text(text) => text.into(),
+            Content::Number(number) => number.into(),
+        };
+        headers.insert(name.into(), value);
+    }
     headers
 }
 

@@ -1,0 +1,235 @@
+//! What a message says of its failed runs: the `x-wq-*` headers, written and read the same way on every broker.
+
+use serde_json::{Map, Value};
+
+use crate::task::Failure;
+
+/// The number of the run that failed last.
+const ATTEMPT: &str = "x-wq-attempt";
+/// The queue in which it failed.
+const QUEUE: &str = "x-wq-queue";
+/// What became of the message then: `retry` or `dead-letter`.
+const SETTLEMENT: &str = "x-wq-settlement";
+const OUTCOME: &str = "x-wq-outcome";
+const EXIT_CODE: &str = "x-wq-exit-code";
+const ERROR: &str = "x-wq-error";
+const LAST_FAILED_AT: &str = "x-wq-last-failed-at";
+pub const FIRST_FAILED_AT: &str = "x-wq-first-failed-at";
+const GUEST: &str = "x-wq-guest";
+const STDERR: &str = "x-wq-stderr";
+
+/// All of them. What an earlier failure left under these names is not true of the next one.
+pub const NAMES: [&str; 10] =
+    [ATTEMPT, QUEUE, SETTLEMENT, OUTCOME, EXIT_CODE, ERROR, LAST_FAILED_AT, FIRST_FAILED_AT, GUEST, STDERR];
+
+/// So many of [`headers`] make a retry what it is. The others tell people what happened.
+pub const REQUIRED: usize = 3;
+
+/// What becomes of a message that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    Retry,
+    DeadLetter,
+}
+
+/// How earlier versions wrote the attempt of a retry, which had no [`SETTLEMENT`] then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmarked {
+    /// The run that failed.
+    Failed,
+    /// The run that comes next.
+    Next,
+}
+
+/// A header's value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    Text(String),
+    Number(u32),
+}
+
+/// The headers of a message after a failed run, the most important ones first.
+///
+/// `first_failed_at` is what the message says of an earlier failure.
+pub fn headers(
+    failure: &Failure,
+    queue: &str,
+    next: Next,
+    first_failed_at: Option<String>,
+) -> Vec<(&'static str, Content)> {
+    let text = |text: &str| Content::Text(text.to_owned());
+    let at = humantime::format_rfc3339_millis(failure.at).to_string();
+    let mut headers = vec![
+        (ATTEMPT, Content::Number(failure.attempt)),
+        (QUEUE, text(queue)),
+        (SETTLEMENT, text(next.name())),
+        (OUTCOME, text(failure.outcome)),
+    ];
+    if let Some(code) = failure.exit_code {
+        headers.push((EXIT_CODE, Content::Number(code.into())));
+    }
+    headers.extend([
+        (LAST_FAILED_AT, text(&at)),
+        (FIRST_FAILED_AT, Content::Text(first_failed_at.unwrap_or(at))),
+        (GUEST, text(&failure.guest)),
+        (ERROR, text(&failure.error)),
+        (STDERR, text(&failure.stderr)),
+    ]);
+    headers
+}
+
+/// As many of [`headers`] as fit into so many bytes, of which each takes `overhead` beside its name and its text. An error
+/// is cut at its end, and stderr at its beginning.
+///
+/// `None` if not even the required ones fit.
+pub fn fitting(
+    headers: Vec<(&'static str, Content)>,
+    mut room: usize,
+    overhead: usize,
+) -> Option<Vec<(&'static str, Content)>> {
+    let mut fitting = Vec::with_capacity(headers.len());
+    for (number, (name, content)) in headers.into_iter().enumerate() {
+        let left = room.saturating_sub(overhead + name.len());
+        let content = match content {
+            Content::Text(text) if text.len() > left && name == ERROR => {
+                Content::Text(text[..text.floor_char_boundary(left)].to_owned())
+            }
+            Content::Text(text) if text.len() > left && name == STDERR => {
+                Content::Text(text[text.ceil_char_boundary(text.len() - left)..].to_owned())
+            }
+            content => content,
+        };
+        let length = match &content {
+            Content::Text(text) => text.len(),
+            Content::Number(_) => size_of::<u32>(),
+        };
+        let size = overhead + name.len() + length;
+        if size <= room {
+            room -= size;
+            fitting.push((name, content));
+        } else if number < REQUIRED {
+            return None;
+        }
+    }
+    Some(fitting)
+}
+
+/// What the required headers of a retry take.
+pub fn required_size(queue: &str, overhead: usize) -> usize {
+    let texts = [ATTEMPT, QUEUE, queue, SETTLEMENT, Next::Retry.name()].map(str::len);
+    REQUIRED * overhead + texts.iter().sum::<usize>() + size_of::<u32>()
+}
+
+/// How many runs of a message failed in this queue, as the message says.
+///
+/// A count from another queue is another message's: a result carries the number of the run that it comes from, and may be
+/// the message of the next worker. And a dead letter that somebody moved back to its queue begins anew.
+pub fn failed_runs(headers: &Map<String, Value>, queue: &str, unmarked: Unmarked) -> u32 {
+    if headers.get(QUEUE).is_none_or(|counted_in| counted_in != queue) {
+        return 0;
+    }
+    let number = headers.get(ATTEMPT).and_then(Value::as_u64).and_then(|number| u32::try_from(number).ok());
+    match (headers.get(SETTLEMENT), unmarked) {
+        (None, Unmarked::Next) => number.unwrap_or(0).saturating_sub(1),
+        (None, Unmarked::Failed) => number.unwrap_or(0),
+        (Some(settlement), _) if settlement == Next::Retry.name() => number.unwrap_or(0),
+        (Some(_), _) => 0,
+    }
+}
+
+impl Next {
+    /// As the log has it.
+    fn name(self) -> &'static str {
+        match self {
+            Next::Retry => "retry",
+            Next::DeadLetter => "dead-letter",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::task::Settlement;
+
+    fn failure(exit_code: Option<u8>) -> Failure {
+        Failure {
+            outcome: "exit",
+            exit_code,
+            error: "the guest exited, with an ä".into(),
+            stderr: "öüß and more".into(),
+            guest: "sha256:00".into(),
+            attempt: 2,
+            at: SystemTime::UNIX_EPOCH,
+        }
+    }
+
+    fn written(next: Next) -> Map<String, Value> {
+        let headers = headers(&failure(Some(1)), "q", next, None);
+        let value = |content| match content {
+            Content::Text(text) => Value::from(text),
+            Content::Number(number) => number.into(),
+        };
+        headers.into_iter().map(|(name, content)| (name.to_owned(), value(content))).collect()
+    }
+
+    #[test]
+    fn every_header_that_is_written_is_known() {
+        let headers = headers(&failure(Some(1)), "q", Next::Retry, None);
+        let mut names: Vec<&str> = headers.iter().map(|(name, _)| *name).collect();
+        let mut known = NAMES.to_vec();
+        names.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(names, known);
+    }
+
+    #[test]
+    fn a_retry_goes_on_counting_and_a_dead_letter_begins_anew() {
+        for unmarked in [Unmarked::Failed, Unmarked::Next] {
+            assert_eq!(failed_runs(&written(Next::Retry), "q", unmarked), 2);
+            assert_eq!(failed_runs(&written(Next::Retry), "another", unmarked), 0);
+            assert_eq!(failed_runs(&written(Next::DeadLetter), "q", unmarked), 0);
+            assert_eq!(failed_runs(&Map::new(), "q", unmarked), 0);
+        }
+    }
+
+    #[test]
+    fn a_retry_of_an_earlier_version_is_read_as_it_was_meant() {
+        let mut headers = written(Next::Retry);
+        headers.remove(SETTLEMENT);
+        assert_eq!(failed_runs(&headers, "q", Unmarked::Failed), 2);
+        assert_eq!(failed_runs(&headers, "q", Unmarked::Next), 1);
+        headers.insert(ATTEMPT.into(), "many".into());
+        assert_eq!(failed_runs(&headers, "q", Unmarked::Next), 0);
+    }
+
+    #[test]
+    fn names_of_settlements_are_those_of_the_log() {
+        let failure = Box::new(failure(None));
+        let retry = Settlement::Retry { after: Duration::ZERO, failure: failure.clone() };
+        assert_eq!(Next::Retry.name(), retry.name());
+        assert_eq!(Next::DeadLetter.name(), Settlement::DeadLetter { failure }.name());
+    }
+
+    proptest! {
+        #[test]
+        fn what_fits_is_within_its_room_and_holds_the_count_or_nothing(room in 0usize..400, overhead in 0usize..9) {
+            let all = headers(&failure(Some(1)), "q", Next::Retry, None);
+            match fitting(all.clone(), room, overhead) {
+                Some(fitting) => {
+                    prop_assert_eq!(&fitting[..REQUIRED], &all[..REQUIRED]);
+                    let size = |(name, content): &(&str, Content)| overhead + name.len() + match content {
+                        Content::Text(text) => text.len(),
+                        Content::Number(_) => 4,
+                    };
+                    prop_assert!(fitting.iter().map(size).sum::<usize>() <= room);
+                }
+                None => prop_assert!(room < required_size("q", overhead)),
+            }
+        }
+    }
+}
