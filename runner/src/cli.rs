@@ -2,10 +2,13 @@
 
 mod guest;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgGroup, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 pub use guest::{Guest, Isolation, Limits};
 
@@ -42,6 +45,41 @@ pub enum Command {
     /// The other end of `--isolation process`
     #[command(name = crate::sandbox::CHILD_COMMAND, hide = true)]
     GuestProcess,
+}
+
+impl Cli {
+    /// Reads the command line and the environment. Says what is wrong with them, or what was asked for, and exits.
+    pub fn read() -> Cli {
+        Cli::try_read(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
+    /// A flag that was typed comes before a variable that says the opposite. Two flags that do are refused.
+    fn try_read(line: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+        let mut command = Cli::command();
+        let matches = command.try_get_matches_from_mut(line)?;
+        let mut cli = Cli::from_arg_matches(&matches)?;
+        let Some((_, typed)) = matches.subcommand() else { return Ok(cli) };
+        let from_variable = |flag: &str| typed.value_source(flag) == Some(ValueSource::EnvVariable);
+        let mut refuse = |one: &str, other: &str| {
+            Err(command.error(ErrorKind::ArgumentConflict, format!("{one} cannot be used with {other}")))
+        };
+        if let Command::Work(Work { guest, .. }) | Command::Exec(Exec { guest }) | Command::Compile(Compile { guest }) =
+            &mut cli.command
+            && guest.no_cache
+            && guest.cache_dir.take().is_some()
+            && !from_variable("cache_dir")
+        {
+            return refuse("--no-cache", "--cache-dir");
+        }
+        if let Command::Work(work) = &mut cli.command
+            && work.forever
+            && work.wait.take().is_some()
+            && !from_variable("wait")
+        {
+            return refuse("--forever", "--wait");
+        }
+        Ok(cli)
+    }
 }
 
 const QUEUE: &str = "Queue";
@@ -109,11 +147,11 @@ pub struct Work {
     pub max_attempts: u32,
 
     /// Pause before the second run of a message; a random part of up to a half is taken off
-    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration, help_heading = SETTLING)]
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = pause, help_heading = SETTLING)]
     pub backoff_initial: Duration,
 
     /// The longest pause between two runs
-    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration, help_heading = SETTLING)]
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = pause, help_heading = SETTLING)]
     pub backoff_max: Duration,
 
     /// How many times longer each pause is than the one before
@@ -276,6 +314,12 @@ pub enum QueueType {
     Classic,
 }
 
+/// No wait is longer than this, so that sums of times can't overflow.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// RabbitMQ takes messages that expire in 49 days at most.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
 fn duration(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
@@ -283,7 +327,18 @@ fn duration(text: &str) -> Result<Duration, String> {
     if text.parse::<f64>().is_ok() {
         return Err(format!("`{text}` of what? Write {text}s, {text}m or {text}h"));
     }
-    humantime::parse_duration(text).map_err(|error| format!("{error}; a duration is written 90s, 25m or 1h30m"))
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration > LONGEST => Err("the longest duration is 100 years (36500d)".into()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(format!("{error}; a duration is written 90s, 25m or 1h30m")),
+    }
+}
+
+fn pause(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        pause if pause > LONGEST_PAUSE => Err("the longest pause is 30 days (30d)".into()),
+        pause => Ok(pause),
+    }
 }
 
 fn factor(text: &str) -> Result<f64, String> {
@@ -292,8 +347,6 @@ fn factor(text: &str) -> Result<f64, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
@@ -315,5 +368,28 @@ mod tests {
         assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
         assert!(duration("90").unwrap_err().contains("90s"));
         assert!(duration("soon").is_err());
+    }
+
+    #[test]
+    fn durations_are_bounded() {
+        assert_eq!(duration("36500d"), Ok(LONGEST));
+        for endless in ["36501d", "300000000000y", "18446744073709551615s"] {
+            assert!(duration(endless).unwrap_err().contains("100 years"), "{endless}");
+        }
+        assert_eq!(pause("30d"), Ok(LONGEST_PAUSE));
+        assert!(pause("31d").unwrap_err().contains("30 days"));
+        // Nothing that is parsed may overflow where times are added.
+        let _ = std::time::Instant::now() + LONGEST + LONGEST;
+    }
+
+    #[test]
+    fn two_flags_that_contradict_each_other_are_refused() {
+        let read = |flags: &[&str]| {
+            Cli::try_read(["wq-run", "work", "g.wasm"].iter().chain(flags).map(OsString::from))
+                .map_err(|error| error.kind())
+        };
+        assert_eq!(read(&["--no-cache", "--cache-dir", "x"]).unwrap_err(), ErrorKind::ArgumentConflict);
+        assert_eq!(read(&["--forever", "--wait", "1s"]).unwrap_err(), ErrorKind::ArgumentConflict);
+        assert!(read(&["--no-cache", "--forever"]).is_ok());
     }
 }

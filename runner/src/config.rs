@@ -71,8 +71,8 @@ impl Work {
         let wait = work.wait.or(if mode == Mode::Drain { Some(Duration::ZERO) } else { None });
         if mode == Mode::Forever && work.wait.is_some() {
             return Err(Error::configuration(
-                "--wait does not go with --forever",
-                "leave one of them out (WQ_WAIT, WQ_MODE)",
+                "--wait (WQ_WAIT) does not go with WQ_MODE=forever",
+                "leave one of them out; a worker with --forever ignores WQ_WAIT",
             ));
         }
         let prefetch = match work.prefetch {

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::telemetry::causes;
+use crate::telemetry::visible::lines;
 use crate::{broker, sandbox, sink};
 
 /// wq-run's own exit status. The numbers are a promise: `podFailurePolicy` rules are written against them.
@@ -44,7 +45,7 @@ impl ExitStatus {
         (ExitStatus::Empty, "the queue was empty and `--on-empty fail`"),
         (
             ExitStatus::Stuck,
-            "a guest could not be stopped in time, so the process ended itself; the message comes again",
+            "a guest or the shutdown could not be stopped in time, so the process ended itself; the message comes again",
         ),
         (ExitStatus::Interrupted, "stopped by SIGINT before the work was done; messages given back"),
         (ExitStatus::Terminated, "stopped by SIGTERM before the work was done; messages given back"),
@@ -67,6 +68,9 @@ pub enum Error {
     Sink(#[from] sink::Error),
     #[error("cannot {doing}")]
     Io { doing: String, source: std::io::Error },
+    /// What was asked for is done, and only the report of it is lost.
+    #[error("done, but cannot write to stdout: {report}")]
+    Unreported { report: String, source: std::io::Error },
     /// Some messages were sent, and then one was not.
     #[error("published {confirmed} of {total} messages, and then failed")]
     Unpublished { confirmed: usize, total: usize, source: broker::Error },
@@ -82,12 +86,12 @@ impl Error {
             Error::Configuration { .. } => ExitStatus::Configuration,
             Error::Guest(sandbox::Error::Grant(_)) => ExitStatus::Configuration,
             Error::Guest(sandbox::Error::Cache { .. }) => ExitStatus::NotDelivered,
-            Error::Guest(sandbox::Error::Isolation(_)) => ExitStatus::Configuration,
+            Error::Guest(sandbox::Error::Isolation(_) | sandbox::Error::Thread(_)) => ExitStatus::Configuration,
             Error::Guest(sandbox::Error::Panic(_)) => ExitStatus::Bug,
             Error::Guest(_) => ExitStatus::NoGuest,
             Error::Broker(error) | Error::Unpublished { source: error, .. } => broker_status(error),
             Error::Sink(error) => error.broker().map_or(ExitStatus::Configuration, broker_status),
-            Error::Io { .. } => ExitStatus::NotDelivered,
+            Error::Io { .. } | Error::Unreported { .. } => ExitStatus::NotDelivered,
         }
     }
 
@@ -97,18 +101,18 @@ impl Error {
             Error::Guest(error) => Some(error.hint()),
             Error::Broker(error) | Error::Unpublished { source: error, .. } => error.hint(),
             Error::Sink(error) => error.hint(),
-            Error::Io { .. } => None,
+            Error::Io { .. } | Error::Unreported { .. } => None,
         }
     }
 
     /// The error, its causes and its hint, as people read them.
     pub fn for_people(&self) -> String {
-        let mut text = format!("wq-run: {self}\n");
+        let mut text = format!("wq-run: {}\n", lines(&self.to_string()));
         for cause in causes(self) {
-            let _ = writeln!(text, "  because: {cause}");
+            let _ = writeln!(text, "  because: {}", lines(&cause));
         }
         if let Some(hint) = self.hint() {
-            let _ = writeln!(text, "  hint: {hint}");
+            let _ = writeln!(text, "  hint: {}", lines(&hint));
         }
         text
     }

@@ -37,6 +37,8 @@ enum Action {
     Kill,
     /// Holds this thread for so long.
     Sleep(Duration),
+    /// A bug of ours.
+    Panic,
 }
 
 #[derive(Debug)]
@@ -70,6 +72,7 @@ pub fn reach(point: Point) {
             match fault.action {
                 Action::Kill => std::process::abort(),
                 Action::Sleep(time) => std::thread::sleep(time),
+                Action::Panic => std::panic::panic_any("told to by WQ_FAULT"),
             }
         }
     }
@@ -79,7 +82,7 @@ impl FromStr for Fault {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let bad = || format!("WQ_FAULT: `{text}` is not POINT[@N]:kill or POINT[@N]:sleep=SECONDS");
+        let bad = || format!("WQ_FAULT: `{text}` is not POINT[@N]:kill, POINT[@N]:panic or POINT[@N]:sleep=SECONDS");
         let (point, action) = text.split_once(':').ok_or_else(bad)?;
         let (point, count) = point.split_once('@').unwrap_or((point, "1"));
         let point = match point {
@@ -96,6 +99,7 @@ impl FromStr for Fault {
         };
         let action = match action.split_once('=') {
             None if action == "kill" => Action::Kill,
+            None if action == "panic" => Action::Panic,
             Some(("sleep", seconds)) => {
                 let seconds: f64 = seconds.parse().map_err(|_| bad())?;
                 Action::Sleep(Duration::try_from_secs_f64(seconds).map_err(|_| bad())?)

@@ -2,7 +2,9 @@
 //!
 //! The modules in reading order; each uses only those above it. ARCHITECTURE.md has the whole picture.
 
+pub mod blocking;
 pub mod fault;
+pub mod streams;
 pub mod task;
 
 pub mod envelope;

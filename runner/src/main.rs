@@ -1,18 +1,20 @@
 //! Parse, run the command, print what went wrong, exit.
 
-use std::io::Write as _;
+use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use clap::Parser as _;
 use wq_run::cli::{Cli, Command, LogFormat};
-use wq_run::commands;
-use wq_run::error::ExitStatus;
-use wq_run::fault;
+use wq_run::error::{Error, ExitStatus};
 use wq_run::telemetry::{self, Format};
+use wq_run::{commands, fault, streams};
 
 fn main() -> ExitCode {
     keep_freed_memory();
-    let Cli { command, log_format } = Cli::parse();
+    // With a handler, a write beyond `ulimit -f` is an error of that write. Without one, it ends the process.
+    let too_large = signal_hook::flag::register(libc::SIGXFSZ, Arc::new(AtomicBool::new(false)));
+    let Cli { command, log_format } = Cli::read();
     let format = match log_format {
         Some(LogFormat::Text) => Format::Text,
         Some(LogFormat::Json) => Format::Json,
@@ -21,29 +23,51 @@ fn main() -> ExitCode {
         None => Format::Text,
     };
     telemetry::init(format, if matches!(command, Command::Work(_)) { "info" } else { "warn" });
-    if let Err(fault) = fault::arm() {
-        let _ = writeln!(std::io::stderr(), "wq-run: {fault}");
-        return ExitCode::from(ExitStatus::Configuration.code());
-    }
+    let ready = too_large.map(drop).and_then(|()| streams::err::start());
+    let ended = match ready {
+        Err(source) => Err(Error::Io { doing: "start".into(), source }),
+        Ok(()) => std::panic::catch_unwind(AssertUnwindSafe(|| run(command))).unwrap_or(Ok(ExitStatus::Bug.code())),
+    };
+    let status = ended.unwrap_or_else(|error| {
+        let status = error.exit_status().code();
+        match format {
+            Format::Json => tracing::error!(hint = error.hint(), exit_status = status, "{}", telemetry::chain(&error)),
+            Format::Text => streams::err::push(error.for_people().as_bytes()),
+        }
+        status
+    });
+    streams::err::flush();
+    ExitCode::from(status)
+}
+
+fn run(command: Command) -> Result<u8, Error> {
+    fault::arm().map_err(|fault| Error::Configuration { message: fault, hint: None })?;
     if matches!(command, Command::Work(_)) {
         telemetry::otlp::init();
     }
     let ended = commands::run(command);
     telemetry::otlp::flush();
-    match ended {
-        Ok(status) => ExitCode::from(status),
-        Err(error) => {
-            let status = error.exit_status().code();
-            match format {
-                Format::Json => {
-                    tracing::error!(hint = error.hint(), exit_status = status, "{}", telemetry::chain(&error))
-                }
-                Format::Text => drop(std::io::stderr().write_all(error.for_people().as_bytes())),
+    ended
+}
+
+/// Looks at the standard descriptors before the standard library opens /dev/null for those that are closed. Afterwards a
+/// closed one can't be told from a /dev/null that somebody opened for reading and writing, as Python's
+/// `subprocess.DEVNULL` does.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+#[used]
+#[unsafe(link_section = ".init_array")]
+static BEFORE_MAIN: extern "C" fn() = {
+    extern "C" fn look() {
+        for descriptor in 0..=2 {
+            // SAFETY: it takes plain numbers, and needs nothing of the standard library.
+            if unsafe { libc::fcntl(descriptor.into(), libc::F_GETFD) } == -1 {
+                streams::was_closed(descriptor);
             }
-            ExitCode::from(status)
         }
     }
-}
+    look
+};
 
 /// Keeps what is freed for the next message. By its defaults the C library gives back to the system what a large message
 /// and its result took, and the next one has to be given each page anew: a third of the time that a message of 1 MiB takes.

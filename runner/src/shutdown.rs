@@ -1,9 +1,34 @@
-//! From signals to phases: the first one drains, a second one (or the end of the grace period) aborts.
+//! From signals to phases: the first one drains, a second one (or the end of the grace period) aborts, a third one ends
+//! the process.
+//!
+//! Signals are watched by a thread that depends on nothing else: not on the runtime, nor on the log, nor on a broker.
+//! When the process does not end by itself in time, this thread ends it.
 
-use std::time::Duration;
+use std::io::{self, Read as _};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{SignalKind, signal};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::low_level;
 use tokio::sync::watch;
+
+use crate::streams;
+
+/// How long the process may take to end after its guests were told to stop. It is more than the 3 s that a guest has
+/// before it counts as one that can't be stopped. Together with the default of `--shutdown-timeout`, 25 s, it stays below
+/// the 30 s that a pod gets.
+pub const LAST_RESORT_AFTER: Duration = Duration::from_secs(4);
+
+/// How long the last words of the process may take to be written.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// Time passes in slices of at most this, so that time for which the process was stopped (SIGSTOP) does not count.
+const SLICE: Duration = Duration::from_secs(1);
 
 /// What the worker should be doing. Only ever goes down this list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,42 +76,186 @@ pub async fn requested(phases: &mut watch::Receiver<Phase>) -> Signal {
     }
 }
 
-/// Installs the handlers and starts watching. Also as PID 1, where a signal without a handler does nothing.
+/// Whether the next signal ends the process at once.
+static AT_ONCE: AtomicBool = AtomicBool::new(false);
+
+/// How long guests may still run after the first signal. In milliseconds.
+static GRACE: AtomicU64 = AtomicU64::new(0);
+
+/// The one watcher of this process, if there is one.
+static WATCHING: Mutex<Option<Watching>> = Mutex::new(None);
+
+#[derive(Clone)]
+struct Watching {
+    phases: watch::Receiver<Phase>,
+    /// The guests are stopped because of a second signal, and not because the grace period is over.
+    again: Arc<AtomicBool>,
+}
+
+/// Watches for signals and says what follows from them. `status` is the exit status of a process that could not end by
+/// itself.
 ///
 /// # Errors
-/// When the handlers can't be installed.
-pub fn watch(grace: Duration) -> std::io::Result<watch::Receiver<Phase>> {
-    let mut interrupts = signal(SignalKind::interrupt())?;
-    let mut terminates = signal(SignalKind::terminate())?;
-    let (phase_tx, phase_rx) = watch::channel(Phase::Running);
-    tokio::spawn(async move {
-        let mut next = async move || {
-            tokio::select! {
-                _ = interrupts.recv() => Signal::Interrupt,
-                _ = terminates.recv() => Signal::Terminate,
+/// When the handlers can't be installed, or the thread can't be started.
+pub fn watch(grace: Duration, status: u8) -> io::Result<watch::Receiver<Phase>> {
+    GRACE.store(grace.as_millis().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
+    AT_ONCE.store(false, Ordering::Relaxed);
+    let Watching { phases, again } = watching(status)?;
+    tokio::spawn(announce(phases.clone(), grace, again));
+    Ok(phases)
+}
+
+/// From now on the next signal ends the process at once: there is nothing to finish and nothing to give back.
+pub fn end_at_once() {
+    AT_ONCE.store(true, Ordering::Relaxed);
+}
+
+/// Lets signals end a process that has nothing to finish, where the kernel does not do that by itself: for process 1, a
+/// signal without a handler does nothing.
+///
+/// # Errors
+/// As for [`watch`].
+pub fn end_process_1_at_once(status: u8) -> io::Result<()> {
+    if std::process::id() == 1 {
+        end_at_once();
+        watching(status)?;
+    }
+    Ok(())
+}
+
+fn watching(status: u8) -> io::Result<Watching> {
+    let mut watching = WATCHING.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(watching) = &*watching {
+        return Ok(watching.clone());
+    }
+    let (phases_tx, phases) = watch::channel(Phase::Running);
+    let again = Arc::new(AtomicBool::new(false));
+    // The words are left to a thread that may hang: its stderr may be one that nobody reads.
+    let (last_words, words) = sync_channel::<String>(1);
+    let speaker = move || words.iter().for_each(|line| streams::err::last_words(&line));
+    std::thread::Builder::new().name("last-words".into()).spawn(speaker)?;
+    let watcher = Watcher {
+        interrupts: pipe(SIGINT)?,
+        terminates: pipe(SIGTERM)?,
+        phases: phases_tx,
+        again: again.clone(),
+        last_words,
+        status,
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(move || watcher.watch())?;
+    Ok(watching.insert(Watching { phases, again }).clone())
+}
+
+/// A byte comes out of it for each signal.
+fn pipe(signal: libc::c_int) -> io::Result<UnixStream> {
+    let (reader, writer) = UnixStream::pair()?;
+    reader.set_nonblocking(true)?;
+    low_level::pipe::register(signal, writer)?;
+    Ok(reader)
+}
+
+/// Says what the phases mean. A task, since the thread that publishes them must not depend on the log.
+async fn announce(mut phases: watch::Receiver<Phase>, grace: Duration, again: Arc<AtomicBool>) {
+    let grace = humantime::format_duration(grace);
+    while phases.changed().await.is_ok() {
+        match *phases.borrow_and_update() {
+            Phase::Running => {}
+            Phase::Draining(signal) => {
+                tracing::info!("{} received: finishing what runs, for at most {grace}", signal.name());
             }
-        };
-        let first = next().await;
-        tracing::info!(
-            "{} received: finishing what runs, for at most {}",
-            first.name(),
-            humantime::format_duration(grace)
-        );
-        let _ = phase_tx.send(Phase::Draining(first));
-        let last = tokio::select! {
-            second = next() => {
-                tracing::warn!("{} received again: stopping what runs", second.name());
-                second
+            Phase::Aborting(signal) if again.load(Ordering::Relaxed) => {
+                tracing::warn!("{} received again: stopping what runs", signal.name());
             }
-            () = tokio::time::sleep(grace) => {
-                tracing::warn!("guests are still running after {} (--shutdown-timeout): stopping them",
-                    humantime::format_duration(grace));
-                first
+            Phase::Aborting(_) => {
+                tracing::warn!("guests are still running after {grace} (--shutdown-timeout): stopping them");
             }
-        };
-        let _ = phase_tx.send(Phase::Aborting(last));
-        // Keeps the channel open: a closed one would look like a change to those who watch it.
-        std::future::pending::<()>().await;
-    });
-    Ok(phase_rx)
+        }
+    }
+}
+
+/// The thread that watches. It takes no lock that is held for longer than a moment, and calls nothing that can block.
+struct Watcher {
+    interrupts: UnixStream,
+    terminates: UnixStream,
+    phases: watch::Sender<Phase>,
+    again: Arc<AtomicBool>,
+    last_words: SyncSender<String>,
+    status: u8,
+}
+
+impl Watcher {
+    fn watch(mut self) -> ! {
+        let mut first = None;
+        let mut signals = 0_u32;
+        // What is left until the guests are stopped, and until the process is ended.
+        let (mut until_abort, mut until_end) = (None, None);
+        loop {
+            let since = Instant::now();
+            let received = self.wait(until_abort.min(until_end).or(until_end));
+            let passed = since.elapsed().min(2 * SLICE);
+            for left in [&mut until_abort, &mut until_end].into_iter().flatten() {
+                *left = left.saturating_sub(passed);
+            }
+            if let Some(signal) = received {
+                if AT_ONCE.load(Ordering::Relaxed) {
+                    low_level::exit(signal.exit_code().into());
+                }
+                signals += 1;
+                match signals {
+                    1 => {
+                        let grace = Duration::from_millis(GRACE.load(Ordering::Relaxed));
+                        first = Some(signal);
+                        (until_abort, until_end) = (Some(grace), Some(grace.saturating_add(LAST_RESORT_AFTER)));
+                        let _ = self.phases.send(Phase::Draining(signal));
+                    }
+                    2 => {
+                        self.again.store(until_abort.is_some(), Ordering::Relaxed);
+                        until_abort = None;
+                        until_end = until_end.min(Some(LAST_RESORT_AFTER));
+                        let _ = self.phases.send(Phase::Aborting(signal));
+                    }
+                    _ => self.end("a third signal came before the worker had stopped"),
+                }
+            }
+            if until_abort == Some(Duration::ZERO)
+                && let Some(signal) = first
+            {
+                until_abort = None;
+                let _ = self.phases.send(Phase::Aborting(signal));
+            }
+            if until_end == Some(Duration::ZERO) {
+                self.end("the worker did not stop in time");
+            }
+        }
+    }
+
+    /// The next signal; `None` if none came for so long.
+    fn wait(&mut self, left: Option<Duration>) -> Option<Signal> {
+        let slice = left.map(|left| {
+            let slice = left.min(SLICE);
+            Timespec { tv_sec: slice.as_secs().cast_signed(), tv_nsec: slice.subsec_nanos().into() }
+        });
+        let mut pipes = [PollFd::new(&self.interrupts, PollFlags::IN), PollFd::new(&self.terminates, PollFlags::IN)];
+        if let Err(error) = poll(&mut pipes, slice.as_ref())
+            && error != Errno::INTR
+        {
+            // The kernel is short of memory. To look again at once would not help it.
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // One at a time: what is not read stays there.
+        let came = |pipe: &mut UnixStream| matches!(pipe.read(&mut [0]), Ok(1..));
+        if came(&mut self.interrupts) {
+            Some(Signal::Interrupt)
+        } else {
+            came(&mut self.terminates).then_some(Signal::Terminate)
+        }
+    }
+
+    /// The last resort. Messages in hand come again: their connections end with the process.
+    fn end(&self, why: &str) -> ! {
+        let status = self.status;
+        let _ = self.last_words.try_send(format!("{why}: ending with status {status}"));
+        std::thread::sleep(LAST_WORDS);
+        low_level::exit(status.into())
+    }
 }

@@ -2,12 +2,18 @@
 
 pub mod otlp;
 pub mod trace;
+pub mod visible;
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::error::Error;
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _};
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::FmtSpan;
+
+use self::visible::Form;
+use crate::streams;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -37,14 +43,50 @@ pub fn init(format: Format, default_level: &str) {
             filter = filter.add_directive(quiet);
         }
     }
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_span_events(FmtSpan::NONE);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_span_events(FmtSpan::NONE);
     match format {
         Format::Text => {
-            let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
-            builder.with_ansi(colour).with_target(false).init();
+            let colours =
+                std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
+            let log = Log(Form::Text { colours });
+            builder.with_writer(log).with_ansi(colours).with_target(false).init();
         }
-        Format::Json => builder.json().flatten_event(true).with_span_list(false).init(),
+        Format::Json => {
+            streams::err::speak_json();
+            builder.with_writer(Log(Form::Json)).json().flatten_event(true).with_span_list(false).init();
+        }
+    }
+    // The standard library's hook waits for stderr's reader.
+    std::panic::set_hook(Box::new(|panic| {
+        let backtrace = Backtrace::capture();
+        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| tracing::field::display(backtrace));
+        let thread = std::thread::current();
+        tracing::error!(thread = thread.name(), backtrace, "a bug in wq-run: {panic}");
+    }));
+}
+
+/// Where lines of the log go: into the queue of stderr.
+struct Log(Form);
+
+struct Line(Form);
+
+impl MakeWriter<'_> for Log {
+    type Writer = Line;
+
+    fn make_writer(&self) -> Line {
+        Line(self.0)
+    }
+}
+
+/// Each write is a whole line.
+impl io::Write for Line {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        streams::err::offer(&visible::line(line, self.0));
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::harness::queue::{Broker, Queue, on_every_queue, on_rabbitmq};
 use crate::harness::rabbitmq::RabbitMq;
-use crate::harness::{PATIENCE, guest, run, start};
+use crate::harness::{PATIENCE, guest, run, start, wq_run};
 
 #[test]
 fn a_message_comes_again_when_its_worker_is_killed() {
@@ -289,6 +289,36 @@ fn a_worker_killed_at_any_point_of_a_message_loses_nothing() {
     let killed = run(sqlite.command(&["work", &guest("echo")]).env("WQ_FAULT", "settled:kill"));
     assert_eq!((killed.code, killed.out().as_str()), (None, "x"));
     run(&mut sqlite.command(&["work", &guest("echo"), "--wait", "16s"])).exits(0).prints("");
+}
+
+#[test]
+fn a_panic_anywhere_ends_with_70_and_gives_the_message_back() {
+    on_every_queue(|queue| {
+        for (point, printed) in [("idle", ""), ("delivered", ""), ("running", ""), ("finished", ""), ("recorded", "x")]
+        {
+            queue.publish(&["x"]);
+            let mut command = queue.command(&["work", &guest("echo")]);
+            let panicked = run(command.env("WQ_FAULT", format!("{point}:panic")));
+            panicked.exits(70).prints(printed).says("a bug in wq-run");
+            assert_eq!(queue.take().body, b"x", "{point}");
+        }
+        // Settled is settled.
+        queue.publish(&["x"]);
+        run(queue.command(&["work", &guest("echo")]).env("WQ_FAULT", "closed:panic")).exits(70).prints("x");
+    });
+    on_rabbitmq(|queue| {
+        // In the task that talks to the broker. The original comes again, and the dead letter may be there beside it.
+        for point in ["published", "confirmed"] {
+            queue.publish(&["x"]);
+            let mut command = queue.command(&["work", &guest("reject")]);
+            run(command.env("WQ_FAULT", format!("{point}:panic"))).exits(70).says("a bug in wq-run");
+            assert_eq!(queue.take().body, b"x", "{point}");
+            while queue.dead_depth() > 0 {
+                queue.take_dead();
+            }
+        }
+    });
+    run(wq_run(&["exec", &guest("echo")]).env("WQ_FAULT", "running:panic")).exits(70).says("a bug in wq-run");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::harness::root;
 
 /// Rows of modules, the lowest first: a module imports only from rows above its own.
 const LAYERS: [&[&str]; 7] = [
-    &["task", "fault"],
+    &["task", "fault", "streams", "blocking"],
     &["envelope", "settle", "sandbox", "shutdown", "telemetry"],
     &["broker"],
     &["sink"],
@@ -21,14 +21,15 @@ const LAYERS: [&[&str]; 7] = [
 ];
 
 /// Which crate is named only where.
-const HOMES: [(&str, &[&str]); 10] = [
+const HOMES: [(&str, &[&str]); 11] = [
     ("amq_protocol", &["broker/amqp/filter", "broker/amqp/size.rs"]),
     ("async_rs", &["broker/amqp/transport.rs"]),
     ("wasmtime", &["sandbox/"]),
     ("wasmtime_wasi", &["sandbox/", "telemetry.rs"]),
     ("lapin", &["broker/amqp/", "telemetry.rs"]),
     ("rusqlite", &["broker/sqlite/"]),
-    ("rustix", &["broker/sqlite/clock.rs", "sandbox/"]),
+    ("rustix", &["broker/sqlite/clock.rs", "sandbox/", "shutdown.rs", "streams"]),
+    ("signal_hook", &["main.rs", "shutdown.rs"]),
     ("opentelemetry", &["telemetry/"]),
     ("ureq", &["telemetry/"]),
     ("clap", &["cli.rs", "cli/", "main.rs"]),

@@ -31,8 +31,8 @@ pub struct Guest {
     #[arg(long, value_name = "PATH", env = "WQ_CACHE_DIR", help_heading = HEADING)]
     pub cache_dir: Option<PathBuf>,
 
-    /// Compile the guest each time
-    #[arg(long, conflicts_with = "cache_dir", help_heading = HEADING)]
+    /// Compile the guest each time, whatever WQ_CACHE_DIR says
+    #[arg(long, help_heading = HEADING)]
     pub no_cache: bool,
 
     /// How long compiling may take

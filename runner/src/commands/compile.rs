@@ -1,6 +1,6 @@
 //! `wq-run compile`
 
-use super::say;
+use super::report;
 use crate::cli;
 use crate::config::Compile;
 use crate::error::{Error, ExitStatus};
@@ -9,6 +9,6 @@ use crate::sandbox::{self, Entry};
 pub fn run(args: cli::Compile) -> Result<u8, Error> {
     let config = Compile::resolve(args)?;
     let Entry { path, size, digest } = sandbox::compile(&config.loading, &config.sandbox)?;
-    say(&format!("{digest} compiled: {size} bytes in {}", path.display()));
+    report(format!("{digest} compiled: {size} bytes in {}", path.display()))?;
     Ok(ExitStatus::Done.code())
 }

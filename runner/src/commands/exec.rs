@@ -1,15 +1,18 @@
 //! `wq-run exec`
 
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
+use super::{can_read, unwatched};
 use crate::cli;
 use crate::config::Exec;
 use crate::error::{Error, ExitStatus};
 use crate::sandbox::{Input, Sandbox};
 use crate::shutdown::{self, Phase, Signal};
+use crate::streams;
 use crate::task::{Limit, Outcome, Report};
 
 /// What a shell reports for a program that abort(), an out-of-memory kill or a file size limit ended, and what
@@ -20,12 +23,12 @@ const OUTPUT: u8 = 153;
 const TIMEOUT: u8 = 124;
 
 pub async fn run(args: cli::Exec) -> Result<u8, Error> {
+    can_read()?;
     let config = Exec::resolve(args)?;
     let sandbox = Sandbox::load(config.loading, config.sandbox).await?;
     let stdin = read_stdin(config.max_message)?;
     // After stdin, so that a person who types it in can still leave with Ctrl-C.
-    let mut phases = shutdown::watch(std::time::Duration::ZERO)
-        .map_err(|source| Error::Io { doing: "watch for signals".into(), source })?;
+    let mut phases = shutdown::watch(Duration::ZERO, ExitStatus::Stuck.code()).map_err(unwatched)?;
     let cancel = CancellationToken::new();
     let run = sandbox.run(Input {
         stdin,
@@ -48,8 +51,9 @@ pub async fn run(args: cli::Exec) -> Result<u8, Error> {
         }
     };
     let Report { outcome, stdout, .. } = report;
-    let mut out = std::io::stdout().lock();
-    let written = out.write_all(&stdout).and_then(|()| out.flush());
+    // The reader of the result may be slow, and Ctrl-C should end that too.
+    shutdown::end_at_once();
+    let written = streams::print(&stdout);
     if !matches!(outcome, Outcome::Succeeded | Outcome::Exited(_) | Outcome::Interrupted) {
         tracing::error!(outcome = outcome.name(), "{outcome}");
     }

@@ -8,6 +8,7 @@ use super::say;
 use crate::cli;
 use crate::error::{Error, ExitStatus};
 use crate::sandbox::{self, Inspection};
+use crate::telemetry::visible::lines;
 
 /// Kubernetes' limit for a ConfigMap, less some room for its names.
 const CONFIG_MAP: u64 = 1_048_576 - 4_096;
@@ -20,9 +21,9 @@ pub fn run(args: cli::Inspect) -> Result<u8, Error> {
     if args.json {
         let text = serde_json::to_string_pretty(&inspection)
             .map_err(|error| Error::Io { doing: "write JSON".into(), source: error.into() })?;
-        say(&text);
+        say(&text)?;
     } else {
-        say(&for_people(&inspection));
+        say(&for_people(&inspection))?;
     }
     Ok(if inspection.foreign.is_empty() { ExitStatus::Done } else { ExitStatus::NoGuest }.code())
 }
@@ -32,7 +33,7 @@ fn for_people(inspection: &Inspection) -> String {
     let bytes = |size: u64| ByteSize::b(size).to_string();
     let mut text = String::new();
     let mut line = |label: &str, value: &str| {
-        let _ = writeln!(text, "{label:<11}{value}");
+        let _ = writeln!(text, "{label:<11}{}", lines(value));
     };
     line("guest", name);
     line("kind", &format!("{kind}, WASI {wasi}"));

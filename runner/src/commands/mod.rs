@@ -7,12 +7,20 @@ mod publish;
 mod queue;
 mod work;
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
 use crate::cli::Command;
 use crate::error::{Error, ExitStatus};
-use crate::sandbox;
+use crate::{sandbox, shutdown, streams};
 
 /// Runs a command to its end; returns the status that the process exits with.
 pub fn run(command: Command) -> Result<u8, Error> {
+    if !matches!(command, Command::Work(_)) {
+        shutdown::end_process_1_at_once(ExitStatus::Stuck.code()).map_err(unwatched)?;
+    }
+    if !matches!(command, Command::Work(_) | Command::GuestProcess) {
+        can_write(REDIRECT)?;
+    }
     match command {
         Command::Work(args) => block_on(work::run(args)),
         Command::Exec(args) => block_on(exec::run(args)),
@@ -29,10 +37,15 @@ fn block_on(command: impl Future<Output = Result<u8, Error>>) -> Result<u8, Erro
         .enable_all()
         .build()
         .map_err(|source| Error::Io { doing: "start the runtime".into(), source })?;
-    let status = runtime.block_on(command);
-    // A guest that could not be stopped, or a reader of our stdout that sleeps, must not keep the process here.
+    let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(command)));
+    // A guest that could not be stopped, or a reader of our stdout that sleeps, must not keep the process here, also after
+    // a panic.
     runtime.shutdown_background();
-    status
+    ended.unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+fn unwatched(source: std::io::Error) -> Error {
+    Error::Io { doing: "watch for signals".into(), source }
 }
 
 fn guest_process() -> Result<u8, Error> {
@@ -40,8 +53,29 @@ fn guest_process() -> Result<u8, Error> {
     Ok(ExitStatus::Done.code())
 }
 
-/// Text for the user, to stdout. A reader that has gone is no reason to fail.
-fn say(text: &str) {
-    use std::io::Write as _;
-    let _ = writeln!(std::io::stdout(), "{text}");
+/// Refuses a stdout that results can't be written to, before anything is done whose result would be lost.
+fn can_write(hint: &str) -> Result<(), Error> {
+    streams::can_write().map_err(|cause| Error::configuration(format!("stdout can't be used: {cause}"), hint))
+}
+
+/// Refuses a stdin that would look empty.
+fn can_read() -> Result<(), Error> {
+    streams::can_read().map_err(|cause| {
+        Error::configuration(format!("stdin can't be used: {cause}"), "redirect it: </dev/null is an empty input")
+    })
+}
+
+/// What helps when stdout can't be used.
+const REDIRECT: &str = "redirect it: >/dev/null drops what is printed";
+
+/// Prints text for the user.
+fn say(text: &str) -> Result<(), Error> {
+    let printed = streams::print(format!("{text}\n").as_bytes());
+    printed.map_err(|source| Error::Io { doing: "write to stdout".into(), source })
+}
+
+/// Prints what was done.
+fn report(text: String) -> Result<(), Error> {
+    let printed = streams::print(format!("{text}\n").as_bytes());
+    printed.map_err(|source| Error::Unreported { report: text, source })
 }

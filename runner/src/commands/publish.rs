@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use super::say;
+use super::{can_read, report};
 use crate::broker::admin::Admin;
 use crate::cli;
 use crate::config::Target;
@@ -32,7 +32,7 @@ pub async fn run(args: cli::Publish) -> Result<u8, Error> {
     }
     admin.close().await?;
     let messages = if total == 1 { "message" } else { "messages" };
-    say(&format!("published {total} {messages} to {queue}"));
+    report(format!("published {total} {messages} to {queue}"))?;
     Ok(ExitStatus::Done.code())
 }
 
@@ -67,6 +67,7 @@ fn lines(path: &Path) -> Result<Vec<Bytes>, Error> {
 
 fn open(path: &Path) -> Result<Box<dyn Read>, Error> {
     if path == Path::new("-") {
+        can_read()?;
         return Ok(Box::new(std::io::stdin().lock()));
     }
     let file = std::fs::File::open(path).map_err(|source| unreadable(path, source))?;

@@ -1,17 +1,16 @@
 //! `wq-run queue`
 
-use std::io::Write as _;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::Value;
 
-use super::say;
+use super::{report, say};
 use crate::broker::admin::{Admin, Got, QueueType, Status};
 use crate::cli;
 use crate::config::Target;
 use crate::envelope;
 use crate::error::{Error, ExitStatus};
+use crate::streams;
 
 pub async fn run(args: cli::Queue) -> Result<u8, Error> {
     match args {
@@ -22,16 +21,16 @@ pub async fn run(args: cli::Queue) -> Result<u8, Error> {
                 cli::QueueType::Classic => QueueType::Classic,
             };
             Admin::new(&broker).declare(&queue, kind).await?;
-            say(&format!("declared {queue}"));
+            report(format!("declared {queue}"))?;
         }
         cli::Queue::Status { broker } => {
             let Target { broker, queue } = Target::resolve(&broker)?;
             let Status { ready, running, delayed, workers } = Admin::new(&broker).status(&queue).await?;
             // A line a number, so that awk and people can read it.
-            say(&format!("queue {queue}\nready {ready}"));
+            say(&format!("queue {queue}\nready {ready}"))?;
             for (name, value) in [("running", running), ("delayed", delayed), ("workers", workers)] {
                 if let Some(value) = value {
-                    say(&format!("{name} {value}"));
+                    say(&format!("{name} {value}"))?;
                 }
             }
         }
@@ -50,7 +49,7 @@ pub async fn run(args: cli::Queue) -> Result<u8, Error> {
         cli::Queue::Purge { broker } => {
             let Target { broker, queue } = Target::resolve(&broker)?;
             let purged = Admin::new(&broker).purge(&queue).await?;
-            say(&format!("purged {purged} from {queue}"));
+            report(format!("purged {purged} from {queue}"))?;
         }
     }
     Ok(ExitStatus::Done.code())
@@ -69,19 +68,15 @@ async fn get(admin: &mut Admin, queue: &str, count: u64, json: bool) -> Result<u
 }
 
 fn print(got: &Got, json: bool) -> std::io::Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    if json {
-        let mut envelope = envelope::of(&got.message, &got.origin);
-        let (body, encoding) = match std::str::from_utf8(&got.message.body) {
-            Ok(text) => (text.to_owned(), "utf-8"),
-            Err(_) => (BASE64.encode(&got.message.body), "base64"),
-        };
-        envelope.insert("body".into(), body.into());
-        envelope.insert("body_encoding".into(), encoding.into());
-        serde_json::to_writer(&mut stdout, &Value::Object(envelope))?;
-        stdout.write_all(b"\n")?;
-    } else {
-        stdout.write_all(&got.message.body)?;
+    if !json {
+        return streams::print(&got.message.body);
     }
-    stdout.flush()
+    let mut envelope = envelope::of(&got.message, &got.origin);
+    let (body, encoding) = match std::str::from_utf8(&got.message.body) {
+        Ok(text) => (text.to_owned(), "utf-8"),
+        Err(_) => (BASE64.encode(&got.message.body), "base64"),
+    };
+    envelope.insert("body".into(), body.into());
+    envelope.insert("body_encoding".into(), encoding.into());
+    streams::print(format!("{}\n", Value::Object(envelope)).as_bytes())
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::{can_write, unwatched};
 use crate::broker::{self, Outbox, outbox};
 use crate::cli;
 use crate::config::Work;
@@ -17,9 +18,12 @@ use crate::worker::{Counts, Mode, StopReason, Stopped, Worker};
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 pub async fn run(args: cli::Work) -> Result<u8, Error> {
+    // First of all: the folders of --dir, which are looked at next, may be on a disk that does not answer.
+    let mut phases = shutdown::watch(args.shutdown_timeout, ExitStatus::Stuck.code()).map_err(unwatched)?;
     let config = Work::resolve(args)?;
-    let mut phases = shutdown::watch(config.shutdown_timeout)
-        .map_err(|source| Error::Io { doing: "watch for signals".into(), source })?;
+    if config.results.contains(&Spec::Stdout) {
+        can_write("redirect it, or name another place for results: --result (WQ_RESULT)")?;
+    }
     let queue = config.subscription.queue.clone();
     // It connects while the guest is loaded, and takes nothing before the worker says so.
     let subscription = broker::subscribe(&config.broker, config.subscription);

@@ -147,7 +147,7 @@ fn core(setup: Setup, guest: &File) -> Result<Core, String> {
     let engine = engine(&options, kind, 1).map_err(|error| format!("{error:#}"))?;
     let compiled = cache::load(&engine, kind, guest).map_err(|error| format!("{error:#}"))?;
     let program = Program::link(&engine, &compiled).map_err(|error| format!("{error:#}"))?;
-    Ok(Core::new(name, kind, options, engine, program, room))
+    Core::new(name, kind, options, engine, program, room).map_err(|error| format!("cannot start its clock: {error}"))
 }
 
 fn read_orders(orders: &mut UnixStream, runs: &std::sync::mpsc::Sender<Input>) {

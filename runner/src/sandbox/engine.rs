@@ -1,11 +1,12 @@
 //! The engine: what WebAssembly may be here, and the clock that makes a spinning guest yield.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails};
 
 use super::Options;
+use super::clock::Clock;
 use super::guest::Kind;
 use super::limits::MODULE_TABLES;
 
@@ -79,6 +80,7 @@ fn config(options: &Options) -> Config {
 /// Lets the engine's clock run only while a guest runs: an idle worker should not wake up a hundred times a second.
 #[derive(Default)]
 pub struct Ticker {
+    clock: Clock,
     state: Mutex<TickerState>,
     changed: Condvar,
 }
@@ -97,20 +99,25 @@ pub struct Ticking<'a>(&'a Ticker);
 // === impl Ticker ===
 
 impl Ticker {
-    pub fn start(engine: Engine) -> Arc<Ticker> {
+    /// # Errors
+    /// When the thread can't be started: no guest could be stopped without it.
+    pub fn start(engine: Engine) -> std::io::Result<Arc<Ticker>> {
         let ticker = Arc::new(Ticker::default());
         let thread_ticker = ticker.clone();
-        let thread = std::thread::Builder::new().name("epoch".into()).spawn(move || {
+        std::thread::Builder::new().name("epoch".into()).spawn(move || {
             while thread_ticker.wait_for_runs() {
+                let since = Instant::now();
                 std::thread::sleep(EPOCH_TICK);
+                thread_ticker.clock.step(since);
                 engine.increment_epoch();
             }
-        });
-        if let Err(error) = thread {
-            // Guests run all the same; one that spins is then stopped by the watchdog alone.
-            tracing::error!(%error, "cannot start the thread that interrupts guests");
-        }
-        ticker
+        })?;
+        Ok(ticker)
+    }
+
+    /// The time that runs are measured by. It goes on while anything runs.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// Returns when something runs; `false` when the sandbox is gone.

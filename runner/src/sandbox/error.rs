@@ -50,6 +50,8 @@ pub enum Error {
     Cache { path: PathBuf, source: std::io::Error },
     #[error("loading the guest failed in a way that it should not: {0}")]
     Panic(String),
+    #[error("cannot start a thread for guests")]
+    Thread(#[source] std::io::Error),
     #[error("cannot start the process that runs the guest")]
     Isolation(#[source] std::io::Error),
 }
@@ -79,7 +81,8 @@ impl Error {
             }
             Error::Text { .. } => "`.wat` is the text form of WebAssembly".into(),
             Error::Invalid { .. } => {
-                "copy or build it again; a guest may not use threads, exceptions, garbage collection or 64-bit memory"
+                "copy or build it again; a guest may not use threads, exceptions, garbage collection, `externref` or 64-bit \
+                 memory"
                     .into()
             }
             Error::Reactor(_) => {
@@ -107,6 +110,7 @@ impl Error {
             }
             Error::Cache { .. } => "name a folder that can be written with --cache-dir (WQ_CACHE_DIR)".into(),
             Error::Panic(_) => "this is a bug of ours: please report it".into(),
+            Error::Thread(_) => "`ulimit -u` and the container's limit of processes count threads, too".into(),
             Error::Isolation(_) => "--isolation thread does without".into(),
         }
     }

@@ -58,7 +58,9 @@ pub struct Digest([u8; 32]);
 const FEATURES: WasmFeatures = WasmFeatures::WASM2
     .union(WasmFeatures::TAIL_CALL)
     .union(WasmFeatures::EXTENDED_CONST)
-    .union(WasmFeatures::COMPONENT_MODEL);
+    .union(WasmFeatures::COMPONENT_MODEL)
+    // References to the host's objects (`externref`) need the garbage collector, which is not built in.
+    .difference(WasmFeatures::GC_TYPES);
 
 const PAGE: u64 = 64 * 1024;
 

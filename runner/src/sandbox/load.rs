@@ -82,7 +82,7 @@ pub fn prepare(loading: &Loading, options: Options) -> Result<Prepared, Error> {
             "--allow-net: a preview 1 module has no way to open a connection; build the guest for wasm32-wasip2".into(),
         ));
     }
-    let core = Core::new(name, kind, options, engine, program, Room::temporary());
+    let core = Core::new(name, kind, options, engine, program, Room::temporary()).map_err(Error::Thread)?;
     core.try_grants().map_err(Error::Grant)?;
     Ok(Prepared { core, digest, code })
 }

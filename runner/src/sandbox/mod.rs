@@ -13,6 +13,7 @@
 mod cache;
 mod child;
 mod claims;
+mod clock;
 mod component;
 mod engine;
 mod error;

@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::child::{MAX_STDERR, Order, Reply, Setup};
+use super::clock::running_for;
 use super::room::{Folder, Room};
 use super::stdio::Lines;
 use super::{Input, Options, STUCK_AFTER, claims, wire};
@@ -141,13 +142,18 @@ impl Processes {
         // The child keeps the time. This one is for a child that does not.
         let overdue = async {
             tokio::select! {
-                () = tokio::time::sleep(timeout) => {}
+                () = running_for(timeout) => {}
                 () = run.cancel.cancelled() => {}
             }
-            tokio::time::sleep(STUCK_AFTER).await;
+            running_for(STUCK_AFTER).await;
         };
         let ended = tokio::select! {
-            ended = child.run(run, &self.options, &stderr) => ended,
+            biased;
+            ended = async {
+                let ended = child.run(run, &self.options, &stderr).await;
+                stderr.written().await;
+                ended
+            } => ended,
             () = overdue => {
                 let outcome =
                     if run.cancel.is_cancelled() { Outcome::Interrupted } else { Outcome::TimedOut(timeout) };
@@ -276,6 +282,7 @@ async fn listen(
             (Reply::Stderr, bytes) => {
                 stderr_left = stderr_left.saturating_sub(bytes.len() as u64);
                 stderr.write(&bytes);
+                stderr.room().await;
             }
             (Reply::Ended { outcome, duration }, stdout) => {
                 let outcome = claims::believable(outcome, options, cancel.is_cancelled())

@@ -43,9 +43,18 @@ impl Drop for Core {
 }
 
 impl Core {
-    pub fn new(name: String, kind: Kind, options: Options, engine: Engine, program: Program, room: Room) -> Core {
-        let ticker = Ticker::start(engine.clone());
-        Core { name, kind, options, engine, program, ticker, room: Arc::new(room) }
+    /// # Errors
+    /// When its clock can't be started.
+    pub fn new(
+        name: String,
+        kind: Kind,
+        options: Options,
+        engine: Engine,
+        program: Program,
+        room: Room,
+    ) -> std::io::Result<Core> {
+        let ticker = Ticker::start(engine.clone())?;
+        Ok(Core { name, kind, options, engine, program, ticker, room: Arc::new(room) })
     }
 
     /// Tries all grants once without a message: what can't be granted now would fail every run.
@@ -66,6 +75,10 @@ impl Core {
 
     pub async fn run(&self, input: Input, stderr: &Lines) -> Report {
         let started = Instant::now();
+        // From the start: what hangs before the guest begins is noticed by the same clock.
+        let _ticking = self.ticker.run();
+        let clock = self.ticker.clock();
+        let began = clock.now();
         let Limits { timeout, stdout: stdout_limit, .. } = self.options.limits;
         let stdout = Capture::new(stdout_limit);
         let made = self.scratch().and_then(|scratch| {
@@ -85,16 +98,20 @@ impl Core {
             };
             tokio::select! {
                 () = input.cancel.cancelled() => Outcome::Interrupted,
-                () = tokio::time::sleep(timeout.saturating_sub(started.elapsed())) => Outcome::TimedOut(timeout),
+                () = clock.reaches(began + timeout) => Outcome::TimedOut(timeout),
                 () = overflows => Outcome::LimitExceeded(Limit::Scratch(self.options.grants.scratch.unwrap_or(0))),
             }
         };
-        let _ticking = self.ticker.run();
         // Stopped runs end by being dropped here, with their store and instance. The guest comes first: one that is done
         // before its first tick, as most are, needs no timer.
         let ended = tokio::select! {
             biased;
-            ended = self.program.run(&self.engine, world, &self.options.limits) => Ok(ended),
+            ended = async {
+                let ended = self.program.run(&self.engine, world, &self.options.limits).await;
+                // A guest is done when what it wrote is where it should be, as with any other program.
+                stderr.written().await;
+                ended
+            } => Ok(ended),
             stopped = stopped => Err(stopped),
         };
         let stderr_tail = stderr.finish();

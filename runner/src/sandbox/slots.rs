@@ -3,6 +3,7 @@
 //! Runs wait in one line for all slots, so that a slot that is done has the next one at once, without asking anybody.
 
 use std::collections::VecDeque;
+use std::panic::resume_unwind;
 use std::pin::pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
+use super::clock::running_for;
 use super::run::Core;
 use super::stdio::Lines;
 use super::{Input, STUCK_AFTER};
@@ -51,8 +53,12 @@ enum Progress {
     Waiting,
     /// Nobody wants it any more. The slot that comes to it goes on to the next.
     Withdrawn,
-    RunningSince(Instant),
+    /// By the clock of the runs.
+    RunningSince(Duration),
 }
+
+/// The clock of the runs goes in steps, and is behind by one.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 impl Slots {
     pub fn new(core: Core, places: usize) -> Slots {
@@ -79,9 +85,8 @@ impl Slots {
         };
         tokio::select! {
             biased;
-            report = report_rx => report.unwrap_or_else(|_| {
-                Report::bare(Outcome::HostFault("the sandbox's thread panicked".into()), asked.elapsed())
-            }),
+            // Without a report its thread has panicked. The panic goes on here, where the message is.
+            report = report_rx => report.unwrap_or_else(|_| resume_unwind(Box::new("the sandbox's thread panicked"))),
             () = withdrawn => Report::bare(Outcome::Withdrawn, asked.elapsed()),
             () = self.overdue(&progress, &cancel) => {
                 Report::bare(Outcome::Stuck(self.core.options.limits.timeout), asked.elapsed())
@@ -92,16 +97,17 @@ impl Slots {
     /// The run keeps its own time. This one only watches for a guest that nothing stops.
     async fn overdue(&self, progress: &Mutex<Progress>, cancel: &tokio_util::sync::CancellationToken) {
         tokio::select! {
-            () = cancel.cancelled() => tokio::time::sleep(STUCK_AFTER).await,
+            () = cancel.cancelled() => running_for(STUCK_AFTER).await,
             () = self.outlives_its_timeout(progress) => {}
         }
     }
 
     async fn outlives_its_timeout(&self, progress: &Mutex<Progress>) {
         let longest = self.core.options.limits.timeout + STUCK_AFTER;
+        let clock = self.core.ticker.clock();
         loop {
             let ran = match *lock(progress) {
-                Progress::RunningSince(since) => since.elapsed(),
+                Progress::RunningSince(since) => clock.now().saturating_sub(since),
                 Progress::Waiting | Progress::Withdrawn => Duration::ZERO,
             };
             // One that has not begun can't be overdue before this.
@@ -109,7 +115,7 @@ impl Slots {
             if left.is_zero() {
                 return;
             }
-            tokio::time::sleep(left).await;
+            tokio::time::sleep(left.max(LOOK_AGAIN)).await;
         }
     }
 
@@ -144,7 +150,7 @@ impl Slots {
             while let Some(Request { input, span, progress, reply }) = line.next() {
                 match &mut *lock(&progress) {
                     Progress::Withdrawn => continue,
-                    waiting => *waiting = Progress::RunningSince(Instant::now()),
+                    waiting => *waiting = Progress::RunningSince(core.ticker.clock().now()),
                 }
                 let _entered = span.entered();
                 fault::reach(Point::Running);

@@ -1,6 +1,5 @@
 //! The guest's standard streams: stdout is captured whole or not at all, stderr goes where people read, line by line.
 
-use std::io::Write as _;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -12,6 +11,7 @@ use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError};
 
 use super::child::Replies;
+use crate::streams;
 
 /// Where a guest's stderr goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,6 +99,7 @@ impl CaptureState {
     }
 }
 
+#[wasmtime_wasi::async_trait]
 impl Sink for Capture {
     fn write(&self, bytes: Bytes) -> Result<(), StreamError> {
         let mut state = lock(&self.0);
@@ -159,6 +160,24 @@ impl Lines {
         }
     }
 
+    /// Returns when there is room for more.
+    pub async fn room(&self) {
+        if self.is_inherited() {
+            streams::err::room().await;
+        }
+    }
+
+    /// Returns when all is where it should be, as far as that depends on somebody who reads.
+    pub async fn written(&self) {
+        if self.is_inherited() {
+            streams::err::written().await;
+        }
+    }
+
+    fn is_inherited(&self) -> bool {
+        matches!(lock(&self.0).to, To::Inherit)
+    }
+
     /// Ends the last line, and returns the tail.
     pub fn finish(&self) -> String {
         let mut state = lock(&self.0);
@@ -184,8 +203,7 @@ impl LinesState {
         }
         match &self.to {
             To::Nowhere => {}
-            // Nobody to tell if our own stderr is gone.
-            To::Inherit => drop(std::io::stderr().write_all(bytes)),
+            To::Inherit => streams::err::push(bytes),
             To::Parent(replies) => replies.stderr(bytes),
             To::Log => {
                 for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
@@ -204,18 +222,36 @@ impl LinesState {
     }
 }
 
+#[wasmtime_wasi::async_trait]
 impl Sink for Lines {
     fn write(&self, bytes: Bytes) -> Result<(), StreamError> {
         Lines::write(self, &bytes);
         Ok(())
+    }
+
+    fn has_room(&self) -> bool {
+        !self.is_inherited() || streams::err::has_room()
+    }
+
+    async fn room(&self) {
+        Lines::room(self).await;
     }
 }
 
 // === the streams that wasmtime-wasi wants ===
 
 /// Takes bytes without ever blocking. The two streams differ in nothing else.
+#[wasmtime_wasi::async_trait]
 trait Sink: Clone + Send + Sync + Unpin + 'static {
     fn write(&self, bytes: Bytes) -> Result<(), StreamError>;
+
+    /// Whether the guest may write more.
+    fn has_room(&self) -> bool {
+        true
+    }
+
+    /// Returns when it may.
+    async fn room(&self) {}
 }
 
 /// A stream handle for the guest; all handles share one sink.
@@ -239,7 +275,11 @@ impl<S: Sink> StdoutStream for Stream<S> {
 
 #[wasmtime_wasi::async_trait]
 impl<S: Sink> Pollable for Stream<S> {
-    async fn ready(&mut self) {}
+    async fn ready(&mut self) {
+        if !self.0.has_room() {
+            self.0.room().await;
+        }
+    }
 }
 
 #[wasmtime_wasi::async_trait]
@@ -253,7 +293,7 @@ impl<S: Sink> OutputStream for Stream<S> {
     }
 
     fn check_write(&mut self) -> Result<usize, StreamError> {
-        Ok(MAX_WRITE)
+        Ok(if self.0.has_room() { MAX_WRITE } else { 0 })
     }
 }
 

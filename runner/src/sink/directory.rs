@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use tempfile::NamedTempFile;
 
+use crate::blocking;
+
 #[derive(Clone, Debug)]
 pub struct Directory(PathBuf);
 
@@ -25,7 +27,7 @@ impl Directory {
     /// When no file can be made there.
     pub async fn open(path: &Path) -> io::Result<Directory> {
         let path = path.to_owned();
-        blocking(move || {
+        blocking::call(move || {
             // Tried, since permissions alone do not tell: the file system may be read-only.
             part(&path)?.close()?;
             Ok(Directory(path))
@@ -36,7 +38,7 @@ impl Directory {
     /// Writes a result, in the place of an earlier one for the same message.
     pub async fn write(&self, name: String, body: Bytes) -> io::Result<()> {
         let folder = self.0.clone();
-        blocking(move || {
+        blocking::call(move || {
             let mut part = part(&folder)?;
             part.write_all(&body)?;
             part.as_file().sync_all()?;
@@ -58,8 +60,4 @@ impl fmt::Display for Directory {
 fn part(folder: &Path) -> io::Result<NamedTempFile> {
     let mode = Permissions::from_mode(MODE);
     tempfile::Builder::new().prefix(PREFIX).suffix(SUFFIX).permissions(mode).tempfile_in(folder)
-}
-
-async fn blocking<T: Send + 'static>(call: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(call).await.unwrap_or_else(|error| Err(io::Error::other(error)))
 }

@@ -105,6 +105,8 @@ pub struct Worker {
 enum Event {
     Phase(Phase),
     Notice(Notice),
+    /// The broker's task has ended without a last word.
+    BrokerPanicked,
     Finished(Finished),
     ProbeDue,
 }
@@ -187,8 +189,7 @@ impl Worker {
                 Some(joined) = runs.join_next() => Event::Finished(joined.unwrap_or_else(Finished::panicked)),
                 notice = subscription.next(), if subscribed => {
                     subscribed = !matches!(notice, None | Some(Notice::Failed(_)));
-                    // Without a last word its task has panicked; to us that is a connection that will not come back.
-                    Event::Notice(notice.unwrap_or(Notice::Failed(broker::Error::Lost { source: None })))
+                    notice.map_or(Event::BrokerPanicked, Event::Notice)
                 }
                 () = sleep_until(probe_at) => Event::ProbeDue,
             };
@@ -283,6 +284,7 @@ impl State {
                 self.probe_at = None;
             }
             Event::Notice(Notice::Failed(error)) => self.stop(StopReason::BrokerFailed(error), &mut acts),
+            Event::BrokerPanicked => self.stop(StopReason::Bug("the broker's task panicked".into()), &mut acts),
             Event::Finished(finished) => self.on_finished(finished, now, &mut acts),
             Event::ProbeDue => {
                 self.probe_at = None;

@@ -9,6 +9,7 @@ use tracing::Instrument as _;
 
 use super::decode;
 use super::metadata::Metadata;
+use crate::blocking;
 use crate::broker::{self, Delivery};
 use crate::fault::{self, Point};
 use crate::sandbox::{Input, Sandbox};
@@ -182,12 +183,10 @@ async fn prepare(
     let encoding = message.properties.content_encoding.take_if(|encoding| context.decode && decode::knows(encoding));
     if let Some(encoding) = encoding {
         let (body, limit) = (message.body, context.max_message);
-        let decoded = tokio::task::spawn_blocking(move || decode::decode(&encoding, &body, limit)).await;
-        message.body = match decoded {
-            Ok(Ok(body)) => body,
-            Ok(Err(decode::Error::TooLarge)) => return Err(too_large),
-            Ok(Err(decode::Error::Corrupt(reason))) => return Err(Outcome::Undecodable(reason)),
-            Err(error) => return Err(fault("decode the message", &error)),
+        message.body = match blocking::call(move || decode::decode(&encoding, &body, limit)).await {
+            Ok(body) => body,
+            Err(decode::Error::TooLarge) => return Err(too_large),
+            Err(decode::Error::Corrupt(reason)) => return Err(Outcome::Undecodable(reason)),
         };
     }
     let mut env = environment(&message, origin, attempt, trace);
@@ -199,8 +198,7 @@ async fn prepare(
         let origin = origin.clone();
         let room = context.sandbox.room();
         let write = move || Metadata::write(room.folder()?, &message, &origin, attempt);
-        let written = tokio::task::spawn_blocking(write).await;
-        let written = written.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        let written = blocking::call(write).await;
         Some(written.map_err(|error| fault("write the guest's message.json (--metadata)", &error))?)
     } else {
         None

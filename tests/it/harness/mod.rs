@@ -6,7 +6,7 @@ pub mod queue;
 pub mod rabbitmq;
 pub mod wire;
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, PipeReader, PipeWriter, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -140,16 +140,24 @@ pub fn run_with(command: &mut Command, stdin: &[u8]) -> Run {
 }
 
 pub fn start(command: &mut Command) -> Running {
+    start_onto(command, Stdio::piped(), Stdio::piped())
+}
+
+/// Starts it with other standard streams. What is not piped is not seen here.
+pub fn start_onto(command: &mut Command, stdout: Stdio, stderr: Stdio) -> Running {
     let mut child = command
         .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
+        .stdout(stdout)
+        .stderr(stderr)
         .spawn()
         .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let mut stdout = child.stdout.take().expect("piped");
-    let stderr = child.stderr.take().expect("piped");
+    // The command would keep its ends of pipes open.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let stdout = child.stdout.take();
+    let stderr = child.stderr.take();
     let (line_tx, lines) = channel();
     std::thread::spawn(move || {
+        let Some(stderr) = stderr else { return };
         for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
             if line_tx.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
                 return;
@@ -158,10 +166,40 @@ pub fn start(command: &mut Command) -> Running {
     });
     let stdout = std::thread::spawn(move || {
         let mut bytes = Vec::new();
-        let _ = stdout.read_to_end(&mut bytes);
+        if let Some(mut stdout) = stdout {
+            let _ = stdout.read_to_end(&mut bytes);
+        }
         bytes
     });
     Running { stdin: child.stdin.take(), child, stdout: Some(stdout), lines, seen: String::new() }
+}
+
+/// A pipe that has no room for a single byte.
+pub fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    set_blocking(&writer, false);
+    while writer.write(&[b'-'; 4096]).is_ok() {}
+    set_blocking(&writer, true);
+    (reader, writer)
+}
+
+/// For everybody who has this pipe.
+pub fn set_blocking(pipe: &PipeWriter, blocking: bool) {
+    use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+    let mut flags = fcntl_getfl(pipe).expect("it is open");
+    flags.set(OFlags::NONBLOCK, !blocking);
+    fcntl_setfl(pipe, flags).expect("set");
+}
+
+/// The same command with a shell's redirections.
+pub fn redirected(command: &Command, redirections: &str) -> Command {
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", &format!("exec \"$@\" {redirections}"), "sh"])
+        .arg(command.get_program())
+        .args(command.get_args());
+    shell.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    shell
 }
 
 // === impl Running ===

@@ -111,6 +111,11 @@ impl Queue<'_> {
         self.depth_of(&self.name)
     }
 
+    /// How many messages of the embedded queue are not settled, with a worker or not.
+    pub fn in_hand_or_ready(&self) -> i64 {
+        self.sql().query_row("SELECT count(*) FROM message", [], |row| row.get(0)).expect("counted")
+    }
+
     /// Makes another queue of the same kind. The test has to leave it empty, or look at what it leaves.
     pub fn beside(&self, name: &str) -> String {
         let name = format!("{}.{name}", self.name);

@@ -1,0 +1,137 @@
+//! The standard streams of this process: whether they can be used, and how results leave through stdout.
+//!
+//! The standard library's own stdout and stderr are not used for output. They take a descriptor that is not open for a
+//! successful write, and fail in the middle of a result when a descriptor does not block and its reader is slow.
+
+pub mod err;
+
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{OFlags, fcntl_getfl};
+use rustix::io::Errno;
+
+/// Why results can't be written, or input can't be read.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unusable {
+    #[error("it is closed")]
+    Closed,
+    #[error("it is not open for writing")]
+    NotForWriting,
+    #[error("it is not open for reading")]
+    NotForReading,
+}
+
+/// The descriptors that were closed when the process began, a bit each.
+static CLOSED: AtomicU8 = AtomicU8::new(0);
+
+/// Notes that a descriptor was closed when the process began. Called before `main`: the standard library opens /dev/null
+/// for such a descriptor, and a user's own /dev/null can look the same afterwards.
+pub fn was_closed(descriptor: u8) {
+    CLOSED.fetch_or(1 << descriptor, Ordering::Relaxed);
+}
+
+/// Whether stdin can be read.
+///
+/// # Errors
+/// When it was closed, or is open for writing only: reads would then look like an empty input.
+pub fn can_read() -> Result<(), Unusable> {
+    usable(0, io::stdin().as_fd(), OFlags::WRONLY).map_err(|closed| closed.unwrap_or(Unusable::NotForReading))
+}
+
+/// Whether stdout can be written.
+///
+/// # Errors
+/// When it was closed, or is open for reading only.
+pub fn can_write() -> Result<(), Unusable> {
+    usable(1, io::stdout().as_fd(), OFlags::RDONLY).map_err(|closed| closed.unwrap_or(Unusable::NotForWriting))
+}
+
+fn usable(number: u8, descriptor: BorrowedFd<'_>, useless: OFlags) -> Result<(), Option<Unusable>> {
+    if CLOSED.load(Ordering::Relaxed) & (1 << number) != 0 {
+        return Err(Some(Unusable::Closed));
+    }
+    match fcntl_getfl(descriptor) {
+        Ok(flags) if flags.contains(OFlags::PATH) || flags & OFlags::ACCMODE == useless => Err(None),
+        Ok(_) => Ok(()),
+        Err(_) => Err(Some(Unusable::Closed)),
+    }
+}
+
+/// Writes a result to stdout in one piece: results that come at the same time do not mix. Waits for as long as the
+/// reader is slow.
+///
+/// # Errors
+/// When a part of it may not have been written.
+pub fn print(bytes: &[u8]) -> io::Result<()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    write_all(io::stdout().as_fd(), bytes)
+}
+
+/// Writes all bytes to a descriptor, whether that blocks or not.
+///
+/// # Errors
+/// When a part of them may not have been written.
+fn write_all(descriptor: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::write(descriptor, bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = &bytes[written..],
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => wait_for_room(descriptor)?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Waits until a descriptor that does not block takes something again. If its reader has gone, the next write says so.
+fn wait_for_room(descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    match poll(&mut [PollFd::new(&descriptor, PollFlags::OUT)], None) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn a_descriptor_that_does_not_block_gets_every_byte() {
+        let (mut reader, writer) = UnixStream::pair().unwrap();
+        writer.set_nonblocking(true).unwrap();
+        let bytes: Vec<u8> = (0..=255).cycle().take(3 << 20).collect();
+        let expected = bytes.clone();
+        let writing = std::thread::spawn(move || write_all(writer.as_fd(), &bytes));
+        let mut read = Vec::new();
+        reader.read_to_end(&mut read).unwrap();
+        writing.join().unwrap().unwrap();
+        assert!(read == expected);
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_is_an_error() {
+        let (reader, writer) = UnixStream::pair().unwrap();
+        drop(reader);
+        assert_eq!(write_all(writer.as_fd(), b"lost").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn a_descriptor_is_usable_in_its_own_direction_only() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let (read_only, write_only) = (OFlags::RDONLY, OFlags::WRONLY);
+        assert_eq!(usable(7, writer.as_fd(), read_only), Ok(()));
+        assert_eq!(usable(7, reader.as_fd(), read_only), Err(None));
+        assert_eq!(usable(7, reader.as_fd(), write_only), Ok(()));
+        was_closed(7);
+        assert_eq!(usable(7, writer.as_fd(), read_only), Err(Some(Unusable::Closed)));
+    }
+}

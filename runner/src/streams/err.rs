@@ -1,0 +1,250 @@
+//! stderr: what is said is put into a queue, and a thread of its own writes it. Nobody else ever waits for a reader of
+//! stderr that is slow, or that does not read at all.
+//!
+//! The log is dropped and counted when the queue is full. What a guest writes to an inherited stderr is not: it waits,
+//! as asynchronous code, until there is room.
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::Notify;
+
+use super::write_all;
+
+/// How much of the log waits to be written before more is dropped.
+const LOG_LIMIT: usize = 1 << 20;
+
+/// How much waits to be written before a guest that writes to our stderr has to wait, too.
+const GUEST_LIMIT: usize = 256 << 10;
+
+/// POSIX's smallest `PIPE_BUF` on Linux: what several processes write to one pipe in pieces of this size does not mix.
+const PIECE: usize = 4096;
+
+/// What the queue may keep of its memory after a flood.
+const KEPT: usize = 64 << 10;
+
+/// How long the end of the process waits for a reader that takes nothing.
+const FLUSH_IDLE: Duration = Duration::from_secs(1);
+
+/// How long it waits for a slow one in all.
+const FLUSH_ALL: Duration = Duration::from_secs(5);
+
+static JSON: AtomicBool = AtomicBool::new(false);
+
+/// Tells guests that something was written.
+static LESS: Notify = Notify::const_new();
+
+static QUEUE: Queue = Queue::new();
+
+struct Queue {
+    state: Mutex<State>,
+    filled: Condvar,
+    written: Condvar,
+}
+
+struct State {
+    waiting: Vec<u8>,
+    /// Bytes that the thread has taken out, and not written yet.
+    writing: usize,
+    /// Lines for which there was no room.
+    dropped: u64,
+    /// Counts what was written, to see whether a reader takes anything.
+    progress: u64,
+    /// The thread waits for something to write.
+    sleeps: bool,
+}
+
+/// Starts the thread that writes. What is said before waits for it.
+///
+/// # Errors
+/// When the thread can't be started.
+pub fn start() -> io::Result<()> {
+    std::thread::Builder::new().name("stderr".into()).spawn(|| QUEUE.write_for_ever()).map(drop)
+}
+
+/// Puts a line of the log into the queue, or drops and counts it if there is no room. Never waits for a reader.
+pub fn offer(line: &[u8]) {
+    let mut state = QUEUE.lock();
+    if state.waiting.len() + line.len() > LOG_LIMIT {
+        state.dropped += 1;
+    } else {
+        QUEUE.push(state, line);
+    }
+}
+
+/// Puts bytes into the queue, whatever waits there. For what is bounded in itself.
+pub fn push(bytes: &[u8]) {
+    QUEUE.push(QUEUE.lock(), bytes);
+}
+
+/// Whether a guest may write more.
+pub fn has_room() -> bool {
+    QUEUE.lock().pending() < GUEST_LIMIT
+}
+
+/// Returns when a guest may write more.
+pub async fn room() {
+    pending_is(|pending| pending < GUEST_LIMIT).await;
+}
+
+/// Returns when all is written.
+pub async fn written() {
+    pending_is(|pending| pending == 0).await;
+}
+
+async fn pending_is(small_enough: impl Fn(usize) -> bool) {
+    loop {
+        // Before the look, so that what is written in between is not missed.
+        let less = LESS.notified();
+        if small_enough(QUEUE.lock().pending()) {
+            return;
+        }
+        less.await;
+    }
+}
+
+/// Waits until all is written, or until nobody seems to read it.
+pub fn flush() {
+    QUEUE.flush(FLUSH_IDLE, FLUSH_ALL);
+}
+
+/// Says that the log is one of JSON.
+pub fn speak_json() {
+    JSON.store(true, Ordering::Relaxed);
+}
+
+/// Writes a line without the queue and without the log, and waits for the reader. For a thread that nothing depends on.
+pub fn last_words(text: &str) {
+    let time = humantime::format_rfc3339_micros(SystemTime::now());
+    let line = if JSON.load(Ordering::Relaxed) {
+        format!("{}\n", serde_json::json!({"timestamp": time.to_string(), "level": "ERROR", "message": text}))
+    } else {
+        format!("{time} ERROR {text}\n")
+    };
+    let _ = write_all(io::stderr().as_fd(), line.as_bytes());
+}
+
+impl State {
+    fn pending(&self) -> usize {
+        self.waiting.len() + self.writing
+    }
+}
+
+impl Queue {
+    const fn new() -> Queue {
+        let state = State { waiting: Vec::new(), writing: 0, dropped: 0, progress: 0, sleeps: false };
+        Queue { state: Mutex::new(state), filled: Condvar::new(), written: Condvar::new() }
+    }
+
+    /// A panic while the lock is held leaves plain bytes and numbers behind.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, mut state: MutexGuard<'_, State>, bytes: &[u8]) {
+        state.waiting.extend_from_slice(bytes);
+        // A thread that writes looks by itself when it is done; to wake nobody is a system call too.
+        let sleeps = std::mem::take(&mut state.sleeps);
+        drop(state);
+        if sleeps {
+            self.filled.notify_one();
+        }
+    }
+
+    fn write_for_ever(&self) -> ! {
+        let mut batch = Vec::new();
+        loop {
+            self.take(&mut batch);
+            for piece in pieces(&batch) {
+                // If stderr is closed, or its reader has gone, there is nobody to tell.
+                let _ = write_all(io::stderr().as_fd(), piece);
+                let mut state = self.lock();
+                state.writing -= piece.len();
+                state.progress += 1;
+                drop(state);
+                self.written.notify_all();
+                LESS.notify_waiters();
+            }
+            batch.clear();
+            batch.shrink_to(KEPT);
+            let dropped = std::mem::take(&mut self.lock().dropped);
+            if dropped > 0 {
+                tracing::warn!(dropped, "lines of the log were dropped: stderr was not read for a while");
+            }
+        }
+    }
+
+    /// Waits for something, and takes all that is there.
+    fn take(&self, batch: &mut Vec<u8>) {
+        let mut state = self.lock();
+        while state.waiting.is_empty() {
+            state.sleeps = true;
+            state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.sleeps = false;
+        std::mem::swap(&mut state.waiting, batch);
+        state.writing = batch.len();
+    }
+
+    /// Returns when all is written, when the reader took nothing for `idle`, or after `all`.
+    fn flush(&self, idle: Duration, all: Duration) {
+        let until = Instant::now() + all;
+        let mut state = self.lock();
+        let (mut progress, mut since) = (state.progress, Instant::now());
+        while state.pending() > 0 {
+            if state.progress != progress {
+                (progress, since) = (state.progress, Instant::now());
+            }
+            let left = (since + idle).min(until).saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            (state, _) = self.written.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Pieces that end where a line ends, as far as a line fits into one.
+fn pieces(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let length = if bytes.len() <= PIECE {
+            bytes.len()
+        } else {
+            let newline = |byte: &u8| *byte == b'\n';
+            let last = bytes[..PIECE].iter().rposition(newline);
+            last.or_else(|| bytes.iter().position(newline)).map_or(bytes.len(), |at| at + 1)
+        };
+        let (piece, rest) = bytes.split_at(length);
+        bytes = rest;
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn pieces_are_whole_lines_and_nothing_is_left_out(
+            lines in prop::collection::vec(prop::sample::select(vec![0, 1, 80, PIECE - 1, PIECE, 3 * PIECE]), 0..20),
+            ended: bool,
+        ) {
+            let mut text: Vec<u8> = lines.iter().flat_map(|length| [vec![b'x'; *length], vec![b'\n']].concat()).collect();
+            if !ended {
+                text.extend_from_slice(b"no end");
+            }
+            let found: Vec<&[u8]> = pieces(&text).collect();
+            prop_assert!(found.concat() == text);
+            for piece in &found[..found.len().saturating_sub(1)] {
+                prop_assert!(piece.ends_with(b"\n"));
+                prop_assert!(piece.len() <= PIECE || piece.iter().filter(|byte| **byte == b'\n').count() == 1);
+            }
+        }
+    }
+}
