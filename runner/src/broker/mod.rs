@@ -307,8 +307,11 @@ impl Subscription {
         let _ = commands.send(Command::Close { reply });
         drop(commands);
         let closed = closed_rx.await.unwrap_or(Err(Error::Lost { source: None }));
-        let _ = task.await;
-        closed
+        match task.await.map_err(tokio::task::JoinError::try_into_panic) {
+            // Its panic is a bug of ours, and no lost connection.
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            Err(Err(_)) | Ok(()) => closed,
+        }
     }
 }
 

@@ -246,5 +246,5 @@ impl Session {
 
 /// SQLite waits for disks and for other processes, which must not hold up the runtime.
 async fn blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
-    tokio::task::spawn_blocking(call).await.unwrap_or_else(|error| Err(Error::Lost { source: Some(error.into()) }))
+    crate::blocking::call(call).await
 }
