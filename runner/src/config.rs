@@ -5,7 +5,7 @@ mod guest;
 
 use std::time::Duration;
 
-use crate::broker::{self, Address, DeadLetterBy, Url, outbox};
+use crate::broker::{self, Address, Url, outbox};
 use crate::cli;
 use crate::error::Error;
 use crate::sandbox::{self, Loading, Stderr};
@@ -88,15 +88,24 @@ impl Work {
         // The last of those at hand waits for all others, each of which may take as long as it can.
         let rounds = prefetch.div_ceil(work.concurrency.max(1));
         let longest_hold = timeout.saturating_mul(rounds.into());
-        let dead_letter_by = match work.dead_letter_by {
-            cli::DeadLetterBy::WqRun => DeadLetterBy::WqRun,
+        let rejects = match work.dead_letter_by {
+            cli::DeadLetterBy::WqRun => false,
             cli::DeadLetterBy::Broker if matches!(broker, Url::Sqlite(_)) => {
                 return Err(Error::configuration(
                     "the embedded queue has no dead-letter exchange",
                     "leave --dead-letter-by out: its dead letters are in --dead-letter-queue",
                 ));
             }
-            cli::DeadLetterBy::Broker => DeadLetterBy::Broker,
+            cli::DeadLetterBy::Broker => {
+                // AMQP tells neither a queue's arguments nor its policies, so that nothing better can be known.
+                tracing::warn!(
+                    queue,
+                    "--dead-letter-by broker: the queue's dead-letter exchange decides what becomes of a message that is \
+                     rejected, and the broker DELETES it if there is none or if no queue is bound to it; wq-run cannot see \
+                     that. `rabbitmqctl list_queues name arguments policy effective_policy_definition` shows it"
+                );
+                true
+            }
         };
         let dead_letter_queue = work.dead_letter_queue.unwrap_or_else(|| format!("{queue}.dead"));
         if dead_letter_queue == queue {
@@ -105,6 +114,16 @@ impl Work {
                 "name another queue (--dead-letter-queue, WQ_DEAD_LETTER_QUEUE)",
             ));
         }
+        if !rejects {
+            check_dead_letter_queue(&dead_letter_queue)?;
+        }
+        let policy = Policy {
+            max_attempts: work.max_attempts,
+            exits: work.exit_map.unwrap_or_default(),
+            backoff: Backoff { initial: work.backoff_initial, max: work.backoff_max, factor: work.backoff_factor },
+            rejects,
+        };
+        check_delay_queues(&broker, &queue, &policy)?;
         check_results(&work.result, &broker, &queue)?;
         if work.result_content_type.as_ref().is_some_and(|text| text.len() > 255) {
             return Err(Error::configuration(
@@ -137,7 +156,6 @@ impl Work {
                 count,
                 longest_hold,
                 dead_letter_queue,
-                dead_letter_by,
                 connect_timeout: work.connect_timeout,
                 reconnect_timeout: work.reconnect_timeout,
                 publish_timeout: work.publish_timeout,
@@ -153,15 +171,44 @@ impl Work {
                 metadata: work.metadata,
                 decode: work.decode,
             },
-            policy: Policy {
-                max_attempts: work.max_attempts,
-                exits: work.exit_map.unwrap_or_default(),
-                backoff: Backoff { initial: work.backoff_initial, max: work.backoff_max, factor: work.backoff_factor },
-            },
+            policy,
             results: work.result,
             shutdown_timeout: work.shutdown_timeout,
             fail_on_empty: matches!(work.on_empty, cli::OnEmpty::Fail),
         })
+    }
+}
+
+/// The limit of a short string in AMQP; the embedded queue has the same names.
+const MAX_NAME: usize = 255;
+
+fn check_dead_letter_queue(name: &str) -> Result<(), Error> {
+    const HINT: &str = "name a queue with --dead-letter-queue (WQ_DEAD_LETTER_QUEUE); it is QUEUE.dead otherwise";
+    match name.len() {
+        0 => Err(Error::configuration("the queue for dead letters has no name", HINT)),
+        1..=MAX_NAME => Ok(()),
+        length => Err(Error::configuration(
+            format!("the name of the queue for dead letters has {length} bytes, and the longest has {MAX_NAME}"),
+            HINT,
+        )),
+    }
+}
+
+/// Retries wait in queues whose names are made of the queue's: one that could not be made would fail each retry.
+fn check_delay_queues(broker: &Url, queue: &str, policy: &Policy) -> Result<(), Error> {
+    let pauses = policy.max_attempts > 1 && !policy.backoff.initial.min(policy.backoff.max).is_zero();
+    let delay_queue = broker.longest_delay_queue(queue, policy.backoff.max);
+    match delay_queue {
+        Some(delay_queue) if pauses && delay_queue.len() > MAX_NAME => Err(Error::configuration(
+            format!(
+                "the name of the queue is too long for its delay queues: `{delay_queue}` has {} bytes, and the longest \
+                 name has {MAX_NAME}",
+                delay_queue.len()
+            ),
+            "a shorter name (--queue, QUEUE), no retries (--max-attempts 1, WQ_MAX_ATTEMPTS), or retries without a pause \
+             (--backoff-initial 0s) need none",
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -242,7 +289,7 @@ impl Target {
             None | Some("") => {
                 return Err(Error::configuration("no queue is named", "name it with --queue (QUEUE)"));
             }
-            Some(queue) if queue.len() > 255 => {
+            Some(queue) if queue.len() > MAX_NAME => {
                 return Err(Error::configuration("the queue's name is longer than 255 bytes", "see --queue (QUEUE)"));
             }
             Some(queue) => queue.to_owned(),

@@ -12,6 +12,8 @@ pub struct Policy {
     pub max_attempts: u32,
     pub exits: ExitMap,
     pub backoff: Backoff,
+    /// What would be a dead letter is left to the broker instead.
+    pub rejects: bool,
 }
 
 /// What an exit code asks for.
@@ -67,11 +69,15 @@ impl Policy {
                 at: now,
             })
         };
+        let put_aside = || match self.rejects {
+            true => Settlement::Reject { failure: failure() },
+            false => Settlement::DeadLetter { failure: failure() },
+        };
         match self.action(&report.outcome) {
             Action::Ack => Settlement::Ack,
             Action::Release => Settlement::Release,
-            Action::DeadLetter => Settlement::DeadLetter { failure: failure() },
-            Action::Retry if attempt.is_last() => Settlement::DeadLetter { failure: failure() },
+            Action::DeadLetter => put_aside(),
+            Action::Retry if attempt.is_last() => put_aside(),
             Action::Retry => {
                 Settlement::Retry { after: self.backoff.pause(attempt.number, jitter), failure: failure() }
             }
@@ -168,6 +174,7 @@ mod tests {
             max_attempts: 3,
             exits: ExitMap::default(),
             backoff: Backoff { initial: Duration::from_secs(1), max: Duration::from_secs(300), factor: 2.0 },
+            rejects: false,
         }
     }
 
@@ -208,6 +215,15 @@ mod tests {
             assert_eq!(settlement(outcome.clone(), 1), first, "{outcome:?} at the first attempt");
             assert_eq!(settlement(outcome.clone(), 3), last, "{outcome:?} at the last attempt");
         }
+    }
+
+    #[test]
+    fn what_is_left_to_the_broker_is_called_a_rejection() {
+        let policy = Policy { rejects: true, ..policy() };
+        let report = Report::bare(Outcome::Exited(1), Duration::ZERO);
+        let decide =
+            |number| policy.decide(&report, "", Attempt { number, max: 3 }, SystemTime::UNIX_EPOCH, 0.5).name();
+        assert_eq!([decide(1), decide(3)], ["retry", "reject"]);
     }
 
     #[test]

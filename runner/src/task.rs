@@ -308,6 +308,8 @@ pub enum Settlement {
     Retry { after: Duration, failure: Box<Failure> },
     /// It is kept aside with the reason, and not run again.
     DeadLetter { failure: Box<Failure> },
+    /// It is handed over to the broker's own dead-lettering. Whether it is kept is not known to us.
+    Reject { failure: Box<Failure> },
     /// Given back as if it had never been taken, wherever the broker allows that.
     Release,
 }
@@ -318,6 +320,7 @@ impl Settlement {
             Settlement::Ack => "ack",
             Settlement::Retry { .. } => "retry",
             Settlement::DeadLetter { .. } => "dead-letter",
+            Settlement::Reject { .. } => "reject",
             Settlement::Release => "release",
         }
     }

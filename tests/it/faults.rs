@@ -470,6 +470,7 @@ fn the_brokers_own_dead_lettering_is_used_when_it_is_asked_for() {
         channel.queue_declare(name.as_str().into(), options, arguments).await.expect("declared");
     });
     run(queue.command(&["publish", "x"]).env("QUEUE", &name)).exits(0);
-    run(queue.command(&["work", &guest("reject"), "--dead-letter-by", "broker"]).env("QUEUE", &name)).exits(65);
+    let ended = run(queue.command(&["work", &guest("reject"), "--dead-letter-by", "broker"]).env("QUEUE", &name));
+    ended.exits(65).says("\"settlement\":\"reject\"").says("\"dead_lettered\":0,\"rejected\":1");
     assert_eq!(queue.take().body, b"x");
 }

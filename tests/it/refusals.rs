@@ -222,3 +222,43 @@ fn headers_that_leave_no_room_for_ours_do_not_keep_a_dead_letter_from_being_one(
         assert_eq!(dead.headers.get("x-wq-outcome"), None);
     });
 }
+
+/// A queue without a dead-letter exchange looks like any other from outside.
+#[test]
+fn who_leaves_dead_letters_to_the_broker_is_told_that_it_may_delete_them() {
+    on_rabbitmq(|queue| {
+        queue.publish(&["x"]);
+        let ended = run(&mut queue.command(&["work", &guest("reject"), "--dead-letter-by", "broker"]));
+        ended.exits(65).says("--dead-letter-by broker").says("DELETES").says("\"rejected\":1");
+        assert_eq!(ended.stderr.matches("DELETES").count(), 1);
+    });
+}
+
+#[test]
+fn a_queue_whose_delay_queues_would_have_too_long_a_name_is_refused_before_a_message_is_taken() {
+    on_rabbitmq(|queue| {
+        let long = queue.beside(&"x".repeat(250 - queue.name.len() - 1));
+        let work = |args: &[&str]| run(queue.command(&["work", &guest("fail")]).args(args).env("QUEUE", &long));
+        run(queue.command(&["publish", "x"]).env("QUEUE", &long)).exits(0);
+        work(&[]).exits(78).says("too long for its delay queues").says("--queue, QUEUE").prints("");
+        assert_eq!(queue.depth_of(&long), 1);
+        // Without delay queues there is no such name.
+        work(&["--backoff-initial", "0s"]).exits(75);
+        work(&["--max-attempts", "1"]).exits(65);
+        assert_eq!(queue.take_from(&format!("{long}.dead")).body, b"x");
+    });
+}
+
+#[test]
+fn a_name_for_dead_letters_that_no_queue_can_have_is_refused_before_a_message_is_taken() {
+    on_every_queue(|queue| {
+        queue.publish(&["x"]);
+        let work = |name: &str| run(&mut queue.command(&["work", &guest("reject"), "--dead-letter-queue", name]));
+        work(&"d".repeat(256)).exits(78).says("256 bytes").says("WQ_DEAD_LETTER_QUEUE");
+        work("").exits(78).says("has no name").says("WQ_DEAD_LETTER_QUEUE");
+        let long = "q".repeat(251);
+        let ended = run(queue.command(&["work", &guest("reject"), "--max-attempts", "1"]).env("QUEUE", &long));
+        ended.exits(78).says("256 bytes").says("WQ_DEAD_LETTER_QUEUE");
+        assert_eq!(queue.take().body, b"x");
+    });
+}

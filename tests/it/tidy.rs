@@ -189,6 +189,7 @@ fn the_readmes_guest_exit_codes_are_those_of_the_policy() {
         max_attempts: 3,
         exits: ExitMap::default(),
         backoff: Backoff { initial: Default::default(), max: Default::default(), factor: 1.0 },
+        rejects: false,
     };
     for row in table(&readme(), "### A guest's exit code") {
         for code in row[0].split(", ").filter_map(|code| code.parse::<u8>().ok()) {

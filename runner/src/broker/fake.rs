@@ -164,7 +164,7 @@ impl Bookkeeper {
                 }
                 books.acked.push(entry.body);
             }
-            Settlement::DeadLetter { .. } => books.dead.push(entry.body),
+            Settlement::DeadLetter { .. } | Settlement::Reject { .. } => books.dead.push(entry.body),
             Settlement::Retry { .. } => self.ready.push_back(Entry { attempt: entry.attempt + 1, ..entry }),
             Settlement::Release => self.ready.push_front(entry),
         }

@@ -48,22 +48,12 @@ pub struct Options {
     pub longest_hold: Duration,
     /// Where dead letters go.
     pub dead_letter_queue: String,
-    pub dead_letter_by: DeadLetterBy,
     /// How long to go on trying before the first connection stands.
     pub connect_timeout: Duration,
     /// How long to go on trying after a connection was lost.
     pub reconnect_timeout: Duration,
     /// How long a retry or a dead letter may take to be confirmed.
     pub publish_timeout: Duration,
-}
-
-/// Who puts dead letters aside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeadLetterBy {
-    /// We publish them, with the reason, and confirmed, before the original is acknowledged.
-    WqRun,
-    /// The broker, by the queue's dead-letter exchange, where it has that. The reason is in our log only.
-    Broker,
 }
 
 /// A running subscription to one queue. Dropping it gives everything back.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use super::amqp;
 
@@ -39,6 +40,16 @@ impl FromStr for Url {
             return nodes.map(Url::Amqp).map_err(UrlError::Amqp);
         }
         Err(UrlError::Scheme)
+    }
+}
+
+impl Url {
+    /// The name of the delay queue in which a retry waits for so long, where the broker has such queues.
+    pub fn longest_delay_queue(&self, queue: &str, pause: Duration) -> Option<String> {
+        match self {
+            Url::Amqp(_) => Some(amqp::delay_queue_for(queue, pause)),
+            Url::Sqlite(_) => None,
+        }
     }
 }
 

@@ -51,8 +51,8 @@ pub async fn run(args: cli::Work) -> Result<u8, Error> {
     let mode = config.worker.mode;
     let worker = Worker::new(config.worker, sandbox, sinks, config.policy);
     let Stopped { reason, counts, closed } = worker.run(subscription, phases).await;
-    let Counts { acked, retried, dead_lettered, released, lost } = counts;
-    tracing::info!(acked, retried, dead_lettered, released, lost, "stopped: {reason}");
+    let Counts { acked, retried, dead_lettered, rejected, released, lost } = counts;
+    tracing::info!(acked, retried, dead_lettered, rejected, released, lost, "stopped: {reason}");
     if let Err(error) = &closed {
         tracing::error!(error = %chain(error), "the connection did not end cleanly: acknowledgements may be lost");
     }
@@ -80,7 +80,9 @@ async fn get_ready(
 
 /// What the worker's end means to who started it. The worst that happened wins.
 fn status(mode: Mode, reason: &StopReason, counts: Counts, closed_cleanly: bool, fail_on_empty: bool) -> ExitStatus {
-    let Counts { acked, retried, dead_lettered, released, lost } = counts;
+    let Counts { acked, retried, dead_lettered, rejected, released, lost } = counts;
+    // Either way it was not done, and will not be tried again.
+    let dead_lettered = dead_lettered + rejected;
     match reason {
         StopReason::Bug(_) => return ExitStatus::Bug,
         StopReason::Stuck => return ExitStatus::Stuck,
@@ -138,7 +140,7 @@ impl std::fmt::Display for StopReason {
 mod tests {
     use super::*;
 
-    const NONE: Counts = Counts { acked: 0, retried: 0, dead_lettered: 0, released: 0, lost: 0 };
+    const NONE: Counts = Counts { acked: 0, retried: 0, dead_lettered: 0, rejected: 0, released: 0, lost: 0 };
 
     #[test]
     fn only_a_message_that_is_done_ends_one_shot_mode_with_0() {
@@ -147,6 +149,7 @@ mod tests {
         assert_eq!(one_shot(Counts { retried: 1, ..NONE }), ExitStatus::TaskFailed);
         assert_eq!(one_shot(Counts { released: 1, ..NONE }), ExitStatus::TaskFailed);
         assert_eq!(one_shot(Counts { dead_lettered: 1, ..NONE }), ExitStatus::DeadLettered);
+        assert_eq!(one_shot(Counts { rejected: 1, ..NONE }), ExitStatus::DeadLettered);
         assert_eq!(one_shot(Counts { lost: 1, ..NONE }), ExitStatus::NotDelivered);
     }
 

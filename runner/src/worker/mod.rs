@@ -91,6 +91,8 @@ pub struct Counts {
     pub acked: u64,
     pub retried: u64,
     pub dead_lettered: u64,
+    /// Left to the broker's own dead-lettering.
+    pub rejected: u64,
     pub released: u64,
     /// Their settlement is not known to have been made; they come again.
     pub lost: u64,
@@ -299,6 +301,7 @@ impl State {
         match settled {
             Settled::Done(Settlement::Ack) => self.counts.acked += 1,
             Settled::Done(Settlement::DeadLetter { .. }) => self.counts.dead_lettered += 1,
+            Settled::Done(Settlement::Reject { .. }) => self.counts.rejected += 1,
             Settled::Done(Settlement::Release) => self.counts.released += 1,
             Settled::Done(Settlement::Retry { after, .. }) => {
                 self.counts.retried += 1;

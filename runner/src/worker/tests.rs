@@ -228,8 +228,8 @@ proptest! {
         prop_assert_eq!(world.state.running, 0);
         let expected: Vec<u64> = (1..=world.delivered).collect();
         prop_assert_eq!(world.settled.keys().copied().collect::<Vec<_>>(), expected, "each delivery once");
-        let Counts { acked, retried, dead_lettered, released, lost } = world.state.counts;
-        prop_assert_eq!(acked + retried + dead_lettered + released + lost, world.started, "each run is counted once");
+        let Counts { acked, retried, dead_lettered, rejected, released, lost } = world.state.counts;
+        prop_assert_eq!(acked + retried + dead_lettered + rejected + released + lost, world.started, "each run is counted once");
     }
 
     #[test]
@@ -317,6 +317,7 @@ fn worker(options: Options, sandbox: Sandbox, sink: Sink) -> Worker {
         max_attempts: 2,
         exits: ExitMap::default(),
         backoff: Backoff { initial: Duration::ZERO, max: Duration::ZERO, factor: 1.0 },
+        rejects: false,
     };
     Worker::new(options, sandbox, Sinks::of(vec![sink]), policy)
 }

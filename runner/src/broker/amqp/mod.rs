@@ -21,6 +21,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Acker, BasicProperties, Channel, ChannelStatus, Connection, ConnectionStatus};
 use tokio_util::sync::CancellationToken;
 
+pub use publisher::delay_queue_for;
 pub use url::Url;
 
 use self::acks::Acks;
@@ -28,7 +29,7 @@ use self::connection::{lost, queue_error, unreceived};
 use self::consumers::{Consumers, Next};
 use self::publisher::{Publisher, name};
 use super::error::Kind;
-use super::{Command, DeadLetterBy, Depth, Ended, Error, Handed, Link, Options, Tag};
+use super::{Command, Depth, Ended, Error, Handed, Link, Options, Tag};
 use crate::task::{Failure, Message, Origin, Settlement};
 
 /// For everything until messages can come. A quorum queue without a leader lets a consumer wait for as long as that
@@ -303,9 +304,7 @@ impl<'a> Session<'a> {
                     Err(error) => Err(error),
                 }
             }
-            Settlement::DeadLetter { .. } if self.adapter.options.dead_letter_by == DeadLetterBy::Broker => {
-                return reject(&held).await;
-            }
+            Settlement::Reject { .. } => return reject(&held).await,
             Settlement::DeadLetter { failure } => self.publish_dead_letter(&held, &failure).await,
         };
         match published {

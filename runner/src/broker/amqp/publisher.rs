@@ -175,7 +175,7 @@ impl Publisher {
         if delay == 0 {
             return self.publish(&Address::Queue(queue.to_owned()), properties, body).await;
         }
-        let life = DELAYS.into_iter().find(|life| *life >= delay).unwrap_or(DELAYS[DELAYS.len() - 1]);
+        let life = life_for(delay);
         let delay = delay.min(life);
         match self.declare_delay_queue(queue, life).await {
             Ok(delay_queue) => {
@@ -195,7 +195,7 @@ impl Publisher {
     /// A quorum queue with dead-lettering "at least once": a classic one hands expired messages on without confirms, and
     /// loses what is under way when the broker dies.
     async fn declare_delay_queue(&self, queue: &str, life: u64) -> Result<String, Error> {
-        let name = format!("{queue}.retry.{}s", life / 1000);
+        let name = delay_queue(queue, life);
         let mut arguments = FieldTable::default();
         let mut text = |name: &str, value: &str| {
             arguments.insert(name.into(), AMQPValue::LongString(value.into()));
@@ -282,6 +282,19 @@ impl Publisher {
         }
         declared.map(drop)
     }
+}
+
+/// The delay queue in which a message of `queue` waits for this long.
+pub fn delay_queue_for(queue: &str, pause: Duration) -> String {
+    delay_queue(queue, life_for(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)))
+}
+
+fn delay_queue(queue: &str, life: u64) -> String {
+    format!("{queue}.retry.{}s", life / 1000)
+}
+
+fn life_for(delay: u64) -> u64 {
+    DELAYS.into_iter().find(|life| *life >= delay).unwrap_or(DELAYS[DELAYS.len() - 1])
 }
 
 /// Whether there is room for the headers of a retry over such a connection. Every broker has one limit for all of them.

@@ -181,7 +181,8 @@ impl Session {
                 Settlement::Ack => store.ack(lease),
                 Settlement::Release => store.release(lease),
                 Settlement::Retry { after, failure } => store.retry(lease, after, &headers, &failure, &queue),
-                Settlement::DeadLetter { failure } => {
+                // It has no dead-lettering but this one.
+                Settlement::DeadLetter { failure } | Settlement::Reject { failure } => {
                     store.dead_letter(lease, &dead_letter_queue, &headers, &failure, &queue)
                 }
             })
