@@ -22,7 +22,7 @@ use wasmtime::{
 use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi::p1::{self, WasiP1Ctx};
 use wasmtime_wasi::p2::pipe::{MemoryInputPipe, MemoryOutputPipe};
-use wq_run::sandbox::{Grants, Input, Isolation, Limits, Loading, Options, Sandbox, Stderr};
+use wq_run::sandbox::{Grants, Input, Isolation, Limits, Loading, Options, Sandbox, Stderr, Wall};
 use wq_run::task::Outcome;
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
@@ -118,11 +118,13 @@ fn sandbox(guest: PathBuf, runs: usize, at_hand: usize, clock: Clock) -> Result<
         cache: None,
         compile_timeout: Duration::from_secs(300),
         isolation: Isolation::Thread,
+        wall: Wall::Off,
         concurrency: 1,
     };
     let limits = Limits {
         timeout: Duration::from_secs(1500),
         memory: MEMORY as u64,
+        message: 128 << 20,
         stdout: STDOUT as u64,
         stderr: 1 << 20,
         fuel: None,

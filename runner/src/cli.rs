@@ -10,7 +10,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgGroup, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
-pub use guest::{Guest, Isolation, Limits};
+pub use guest::{Guest, Isolation, Limits, Wall};
 
 use crate::settle::ExitMap;
 use crate::sink;

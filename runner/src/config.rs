@@ -131,7 +131,8 @@ impl Work {
                 "see --result-content-type (WQ_RESULT_CONTENT_TYPE)",
             ));
         }
-        let sandbox = guest::options(&work.guest, Stderr::Log)?;
+        let mut sandbox = guest::options(&work.guest, Stderr::Log)?;
+        sandbox.grants.metadata = work.metadata;
         if work.metadata {
             if sandbox.deterministic {
                 return Err(Error::configuration(

@@ -49,6 +49,19 @@ struct Fault {
 }
 
 static FAULTS: OnceLock<Vec<Fault>> = OnceLock::new();
+static GUEST_PROCESS: OnceLock<GuestProcess> = OnceLock::new();
+
+/// What guests' processes are told, since they see nothing of our environment: `guest-process:strict`, and
+/// `guest-process:attempt=ATTEMPT` (see `sandbox/probe.rs`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GuestProcess {
+    /// To die at the first system call that is not known.
+    pub strict: bool,
+    /// To attempt this in place of each run.
+    pub attempt: Option<String>,
+}
+
+const GUEST_PROCESS_POINT: &str = "guest-process:";
 
 /// Reads `WQ_FAULT`.
 ///
@@ -56,10 +69,34 @@ static FAULTS: OnceLock<Vec<Fault>> = OnceLock::new();
 /// When it names no fault.
 pub fn arm() -> Result<(), String> {
     let Ok(text) = std::env::var("WQ_FAULT") else { return Ok(()) };
-    let faults = text.split(',').map(str::parse).collect::<Result<Vec<Fault>, String>>()?;
+    let mut process = GuestProcess::default();
+    let mut faults = Vec::new();
+    for fault in text.split(',') {
+        match fault.strip_prefix(GUEST_PROCESS_POINT) {
+            Some(order) => process.read(order)?,
+            None => faults.push(fault.parse()?),
+        }
+    }
+    let _ = GUEST_PROCESS.set(process);
     tracing::warn!("this process is told to fail (WQ_FAULT={text})");
     let _ = FAULTS.set(faults);
     Ok(())
+}
+
+/// What a guest's process is to be told.
+pub fn of_guest_process() -> GuestProcess {
+    GUEST_PROCESS.get().cloned().unwrap_or_default()
+}
+
+impl GuestProcess {
+    fn read(&mut self, order: &str) -> Result<(), String> {
+        match order.split_once('=') {
+            None if order == "strict" => self.strict = true,
+            Some(("attempt", attempt)) => self.attempt = Some(attempt.to_owned()),
+            _ => return Err(format!("WQ_FAULT: `{order}` is neither `strict` nor `attempt=ATTEMPT`")),
+        }
+        Ok(())
+    }
 }
 
 /// Fails here, if that is what we were told.

@@ -39,3 +39,4 @@ mod suspend;
 mod testsuite;
 mod tidy;
 mod traces;
+mod wall;

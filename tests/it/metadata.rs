@@ -70,7 +70,13 @@ fn the_environment_is_whole() {
 fn a_guest_reads_all_that_is_known_of_its_message_from_a_file() {
     on_rabbitmq(|queue| {
         queue.publish_with(properties(), b"x");
-        let told = run(&mut queue.command(&["work", &guest("metadata"), "--metadata"])).exits(0).out();
+        queue.publish_with(properties(), b"x");
+        let told = ["thread", "process"].map(|isolation| {
+            let mut work = queue.command(&["work", &guest("metadata"), "--metadata", "--isolation", isolation]);
+            run(work.env("WQ_FAULT", "guest-process:strict")).exits(0).out()
+        });
+        assert_eq!(told[0], told[1]);
+        let told = &told[0];
         let told: serde_json::Value = serde_json::from_str(told.strip_prefix("/wq").expect("its folder")).unwrap();
         let expected = json!({
             "properties": {
@@ -106,11 +112,13 @@ fn a_guest_reads_all_that_is_known_of_its_message_from_a_file() {
 fn the_file_is_there_for_the_run_only_and_can_not_be_changed() {
     on_every_queue(|queue| {
         let temporary = tempfile::tempdir().unwrap();
-        queue.publish(&["x"]);
-        // Its exit code says whether it could write.
-        let mut command = queue.command(&["work", &guest("metadata"), "--metadata"]);
-        run(command.env("TMPDIR", temporary.path())).exits(0);
-        assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 0, "it is left");
+        for isolation in ["thread", "process"] {
+            queue.publish(&["x"]);
+            // Its exit code says whether it could write.
+            let mut command = queue.command(&["work", &guest("metadata"), "--metadata", "--isolation", isolation]);
+            run(command.env("TMPDIR", temporary.path())).exits(0);
+            assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 0, "it is left");
+        }
         // Only who asks for it gets it.
         queue.publish(&["x"]);
         run(&mut queue.command(&["work", &guest("metadata"), "--exit-map", "11=dead-letter"])).exits(65);

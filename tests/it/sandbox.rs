@@ -6,8 +6,11 @@ use crate::harness::{Run, component, guest, run, run_with, sockets_guest, start,
 
 const WHERE: [&str; 2] = ["thread", "process"];
 
+/// In a process of its own, the guest has to do with the system calls that are known.
+const STRICT: (&str, &str) = ("WQ_FAULT", "guest-process:strict");
+
 fn exec(path: &str, flags: &[&str], stdin: &[u8]) -> Run {
-    run_with(wq_run(&["exec", path]).args(flags), stdin)
+    run_with(wq_run(&["exec", path]).args(flags).env(STRICT.0, STRICT.1), stdin)
 }
 
 #[test]
@@ -186,18 +189,26 @@ fn a_component_reaches_what_was_granted_and_nothing_else() {
             connection.write_all(b"pong").unwrap();
         }
     });
-    let try_with = |grants: &[&str], words: &[&str]| {
-        let mut command = wq_run(&["exec", &sockets]);
+    let try_in = |isolation: &str, grants: &[&str], words: &[&str]| {
+        let mut command = wq_run(&["exec", &sockets, "--isolation", isolation]);
         command.args(grants.iter().flat_map(|grant| ["--allow-net", grant])).arg("--").args(words);
-        run(&mut command)
+        run(command.env(STRICT.0, STRICT.1))
     };
     let (port, other_port) = (port.to_string(), other_port.to_string());
     let (by_address, by_name) = (format!("127.0.0.1:{port}"), format!("localhost:{port}"));
     let (by_address, by_name) = (by_address.as_str(), by_name.as_str());
-    try_with(&[by_address], &["connect", "127.0.0.1", &port]).exits(0).prints("pong");
-    try_with(&[by_name], &["connect", "localhost", &port]).exits(0).prints("pong");
+    let unknown = format!("no-such-name.invalid:{port}");
+    for isolation in WHERE {
+        try_in(isolation, &[by_address], &["connect", "127.0.0.1", &port]).exits(0).prints("pong");
+        try_in(isolation, &[by_name], &["connect", "localhost", &port]).exits(0).prints("pong");
+        try_in(isolation, &[by_name], &["connect", "LOCALHOST", &port]).exits(0).prints("pong");
+        let lost = try_in(isolation, &[&unknown], &["connect", "no-such-name.invalid", &port]);
+        lost.exits(1).says("name-unresolvable");
+    }
     let refused = |grants: &[&str], words: &[&str]| {
-        try_with(grants, words).exits(1).says("access-denied").prints("");
+        for isolation in WHERE {
+            try_in(isolation, grants, words).exits(1).says("access-denied").prints("");
+        }
     };
     refused(&[], &["connect", "127.0.0.1", &port]);
     refused(&[], &["connect", "localhost", &port]);

@@ -22,6 +22,8 @@ fn entries(folder: &Path) -> usize {
 fn exec(temporary: &TempDir, name: &str, flags: &[&str]) -> Command {
     let mut command = wq_run(&["exec", &guest(name)]);
     command.args(flags).env("TMPDIR", temporary.path());
+    // In a process of its own, the guest has to do with the system calls that are known.
+    command.env("WQ_FAULT", "guest-process:strict");
     command
 }
 
@@ -91,8 +93,10 @@ fn folders_nested_without_end_cost_neither_the_worker_nor_the_next_start() {
         run(command.arg(guest("nest")).args(flags).env_clear().env("TMPDIR", temporary.path()))
     };
     for isolation in WHERE {
-        few_descriptors(&["--isolation", isolation, "--scratch", "1GiB"]).exits(0);
-        let killed = at_work(&temporary, "nest", &["--isolation", isolation, "--scratch", "1GiB"], "nested");
+        // Landlock looks at each folder above the one that is opened, so behind it the guest alone takes minutes.
+        let flags = ["--isolation", isolation, "--wall", "off", "--scratch", "1GiB"];
+        few_descriptors(&flags).exits(0);
+        let killed = at_work(&temporary, "nest", &flags, "nested");
         killed.signal("KILL");
         killed.end();
         assert!(entries(temporary.path()) > 0);

@@ -21,7 +21,7 @@ const LAYERS: [&[&str]; 7] = [
 ];
 
 /// Which crate is named only where.
-const HOMES: [(&str, &[&str]); 11] = [
+const HOMES: [(&str, &[&str]); 14] = [
     ("amq_protocol", &["broker/amqp/filter", "broker/amqp/size.rs"]),
     ("async_rs", &["broker/amqp/transport.rs"]),
     ("wasmtime", &["sandbox/"]),
@@ -30,6 +30,9 @@ const HOMES: [(&str, &[&str]); 11] = [
     ("rusqlite", &["broker/sqlite/"]),
     ("rustix", &["broker/sqlite/clock.rs", "sandbox/", "shutdown.rs", "streams"]),
     ("signal_hook", &["main.rs", "shutdown.rs"]),
+    ("landlock", &["sandbox/wall/"]),
+    ("seccompiler", &["sandbox/wall/"]),
+    ("close_fds", &["sandbox/wall/"]),
     ("opentelemetry", &["telemetry/"]),
     ("ureq", &["telemetry/"]),
     ("clap", &["cli.rs", "cli/", "main.rs"]),

@@ -43,6 +43,10 @@ pub struct Guest {
     #[arg(long, value_name = "WHERE", env = "WQ_ISOLATION", default_value = "thread", help_heading = HEADING)]
     pub isolation: Isolation,
 
+    /// With `--isolation process`: landlock and seccomp around guests' processes, as far as the system has them
+    #[arg(long, value_name = "WHEN", env = "WQ_WALL", default_value = "auto", help_heading = HEADING)]
+    pub wall: Wall,
+
     #[command(flatten)]
     pub limits: Limits,
 
@@ -122,6 +126,15 @@ pub struct Grants {
     /// Fixed clocks and randomness, and no folder to write to: each run of a message gives the same result
     #[arg(long, conflicts_with = "allow_net", help_heading = GRANTS)]
     pub deterministic: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Wall {
+    /// As much of the wall as the system has; the log says what is missing
+    Auto,
+    /// Take no message unless all of it stands
+    Required,
+    Off,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

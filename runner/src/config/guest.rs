@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::cli;
 use crate::error::Error;
-use crate::sandbox::{self, Dir, Grants, Isolation, Limits, Loading, Stderr};
+use crate::sandbox::{self, Dir, Grants, Isolation, Limits, Loading, Stderr, Wall};
 
 /// Less holds no program's first call; more would have to be there for each guest that runs.
 const STACKS: RangeInclusive<u64> = 16 << 10..=64 << 20;
@@ -24,6 +24,11 @@ pub fn loading(guest: &cli::Guest, concurrency: usize) -> Loading {
             cli::Isolation::Thread => Isolation::Thread,
             cli::Isolation::Process => Isolation::Process,
         },
+        wall: match guest.wall {
+            cli::Wall::Auto => Wall::Auto,
+            cli::Wall::Required => Wall::Required,
+            cli::Wall::Off => Wall::Off,
+        },
         concurrency,
     }
 }
@@ -38,6 +43,12 @@ fn default_cache() -> Option<PathBuf> {
 /// What the guest runs under.
 pub fn options(guest: &cli::Guest, stderr: Stderr) -> Result<sandbox::Options, Error> {
     let (limits, grants) = (&guest.limits, &guest.grants);
+    if matches!((guest.wall, guest.isolation), (cli::Wall::Required, cli::Isolation::Thread)) {
+        return Err(Error::configuration(
+            "--wall required needs guests that run in processes of their own",
+            "add --isolation process (WQ_ISOLATION), or leave --wall out (WQ_WALL)",
+        ));
+    }
     if limits.timeout.is_zero() {
         return Err(Error::configuration("a guest that may run for 0s can't run", "see --timeout (WQ_TIMEOUT)"));
     }
@@ -70,6 +81,7 @@ pub fn options(guest: &cli::Guest, stderr: Stderr) -> Result<sandbox::Options, E
         limits: Limits {
             timeout: limits.timeout,
             memory: limits.max_memory_size.as_u64(),
+            message: limits.max_message.as_u64(),
             stdout: limits.max_stdout.as_u64(),
             stderr: limits.max_stderr.as_u64(),
             fuel: limits.fuel,
@@ -79,7 +91,13 @@ pub fn options(guest: &cli::Guest, stderr: Stderr) -> Result<sandbox::Options, E
             random: limits.max_random_size.as_u64(),
             instances: limits.max_instances,
         },
-        grants: Grants { env, dirs, net: grants.allow_net.clone(), scratch: grants.scratch.map(|size| size.as_u64()) },
+        grants: Grants {
+            env,
+            dirs,
+            net: grants.allow_net.clone(),
+            scratch: grants.scratch.map(|size| size.as_u64()),
+            metadata: false,
+        },
         deterministic: grants.deterministic,
         args: guest.args.clone(),
         stderr,

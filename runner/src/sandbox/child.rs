@@ -5,28 +5,33 @@
 //!
 //! ```text
 //! parent ──▶ Setup, then for each message: Run, perhaps Cancel      child ──▶ Ready or Refused, then: Stderr…, Ended
+//!           and for each Lookup: Addresses                                   and for each name that the guest asks for: Lookup
 //! ```
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
+use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
+use wasmtime::Engine;
 
 use super::engine::engine;
 use super::guest::Kind;
+use super::names::{Names, OfParent};
 use super::program::Program;
 use super::room::Room;
 use super::run::Core;
 use super::stdio::Lines;
+use super::wall::{self, Openings, Standing, Wall};
 use super::wire::{self, Frame};
-use super::{Dir, Input, Options, cache, claims};
+use super::{Dir, Input, Options, cache, claims, probe};
 use crate::task::{Outcome, Report};
 
 /// What the parent asks for.
@@ -39,6 +44,11 @@ pub enum Order {
         dirs: Vec<Dir>,
     },
     Cancel,
+    /// The addresses of a name that a [`Reply::Lookup`] asked for; `None` if it has none.
+    Addresses {
+        id: u64,
+        addresses: Option<Vec<IpAddr>>,
+    },
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -46,15 +56,34 @@ pub struct Setup {
     pub name: String,
     pub kind: Kind,
     pub options: Options,
-    /// A folder of the parent's, for the folders of this process's runs.
+    /// A folder of the parent's, for the folders of this process's runs; empty if they need none.
     pub room: PathBuf,
+    /// A folder where the parent puts what a run may read; empty if there is nothing.
+    pub given: PathBuf,
+    /// The process id of the worker.
+    pub parent: u32,
+    pub wall: Wall,
+    /// Tests only.
+    pub told: Told,
+}
+
+/// [`fault::GuestProcess`] in a frame.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Told {
+    pub strict: bool,
+    pub attempt: Option<String>,
 }
 
 /// What the child says.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Reply {
-    Ready,
+    Ready(Standing),
     Refused(String),
+    /// The guest asks for the addresses of a name.
+    Lookup {
+        id: u64,
+        name: String,
+    },
     /// The bytes are what the guest wrote, at most [`MAX_STDERR`] of them.
     Stderr,
     /// The bytes are stdout.
@@ -63,6 +92,9 @@ pub enum Reply {
         duration: Duration,
     },
 }
+
+/// This process's own.
+const DESCRIPTORS: &str = "/proc/self/fd";
 
 /// How much of stderr goes into one frame.
 pub const MAX_STDERR: usize = 64 << 10;
@@ -89,10 +121,15 @@ impl Replies {
     }
 
     /// A parent that is gone is noticed by who reads from it.
-    fn send(&self, reply: &Reply, bytes: &[u8]) {
+    pub fn send(&self, reply: &Reply, bytes: &[u8]) {
         let Ok(words) = wire::words(reply) else { return };
         let mut stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = wire::write(&mut *stream, &words, bytes);
+    }
+
+    /// Bytes that are no frame.
+    pub fn raw(&self, bytes: &[u8]) -> io::Result<()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).write_all(bytes)
     }
 }
 
@@ -115,42 +152,91 @@ pub fn serve() -> io::Result<()> {
     let (Order::Setup(setup), _) = receive(&mut orders)? else {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "no setup"));
     };
-    let core = match core(*setup, &guest) {
-        Ok(core) => core,
+    wall::belong_to(setup.parent)?;
+    let loaded = match load(&setup, &guest) {
+        Ok(loaded) => loaded,
         Err(error) => {
             replies.send(&Reply::Refused(claims::cut(error)), &[]);
             return Ok(());
         }
     };
-    drop(guest);
-    replies.send(&Reply::Ready, &[]);
+    // Before the wall, which lets through none of the calls that make one.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    drop(guest);
+    let room = Room::at(setup.room.clone());
+    if setup.options.grants.scratch.is_some()
+        && let Err(error) = room.enter()
+    {
+        let refused = format!("cannot open the folder for scratch folders: {error}");
+        replies.send(&Reply::Refused(claims::cut(refused)), &[]);
+        return Ok(());
+    }
+    // The scratch folder's size is found out with it. A rule of landlock holds for as long as the kernel keeps the folder,
+    // and it keeps what is open.
+    let descriptors = File::open(DESCRIPTORS);
+    // From here on there is nothing to open and nothing to map, and still one thread.
+    let (engine, program, initial_memory) = loaded;
+    let standing = put_up_wall(&setup, initial_memory);
+    let names = Names::of_parent(replies.clone());
+    let Setup { name, kind, options, parent, told, .. } = *setup;
+    let core = match Core::new(name, kind, options, engine, program, room, Names::Parent(names.clone())) {
+        Ok(core) => core,
+        Err(error) => {
+            replies.send(&Reply::Refused(format!("cannot start its clock: {error}")), &[]);
+            return Ok(());
+        }
+    };
+    replies.send(&Reply::Ready(standing), &[]);
     let (runs_tx, runs_rx) = std::sync::mpsc::channel::<Input>();
     // Reads while a guest runs, to hear of a stop and of the parent's end.
-    let reader = std::thread::Builder::new().name("orders".into()).spawn(move || read_orders(&mut orders, &runs_tx))?;
+    let reader =
+        std::thread::Builder::new().name("orders".into()).spawn(move || read_orders(&mut orders, &runs_tx, &names))?;
     while let Ok(input) = runs_rx.recv() {
+        if let Some(attempt) = &told.attempt {
+            let outcome = probe::attempt(attempt, parent, &replies);
+            replies.send(&Reply::Ended { outcome: claims::sayable(outcome), duration: Duration::ZERO }, &[]);
+            continue;
+        }
         let stderr = Lines::to_parent(replies.clone(), core.options.limits.stderr);
         let Report { outcome, stdout, duration, .. } = runtime.block_on(core.run(input, &stderr));
         replies.send(&Reply::Ended { outcome: claims::sayable(outcome), duration }, &stdout);
     }
+    drop(descriptors);
     // Not waited for: a panic of its own is all that it could still tell.
     drop(reader);
     Ok(())
 }
 
-fn core(setup: Setup, guest: &File) -> Result<Core, String> {
-    let Setup { name, kind, options, room } = setup;
-    let room = Room::at(room);
-    if options.grants.scratch.is_some() {
-        room.enter().map_err(|error| format!("cannot open the folder for scratch folders: {error}"))?;
-    }
-    let engine = engine(&options, kind, 1).map_err(|error| format!("{error:#}"))?;
-    let compiled = cache::load(&engine, kind, guest).map_err(|error| format!("{error:#}"))?;
+/// The engine, the linked guest, and what its memory has from the beginning.
+fn load(setup: &Setup, guest: &File) -> Result<(Engine, Program, u64), String> {
+    let engine = engine(&setup.options, setup.kind, 1).map_err(|error| format!("{error:#}"))?;
+    let compiled = cache::load(&engine, setup.kind, guest).map_err(|error| format!("{error:#}"))?;
     let program = Program::link(&engine, &compiled).map_err(|error| format!("{error:#}"))?;
-    Core::new(name, kind, options, engine, program, room).map_err(|error| format!("cannot start its clock: {error}"))
+    Ok((engine, program, compiled.initial_memory()))
 }
 
-fn read_orders(orders: &mut UnixStream, runs: &std::sync::mpsc::Sender<Input>) {
+fn present(is_present: bool, folder: &Path) -> Vec<PathBuf> {
+    if is_present { vec![folder.to_owned()] } else { Vec::new() }
+}
+
+fn put_up_wall(setup: &Setup, initial_memory: u64) -> Standing {
+    if setup.wall == Wall::Off {
+        return Standing::default();
+    }
+    let grants = &setup.options.grants;
+    wall::put_up(&Openings {
+        dirs: &grants.dirs,
+        own: present(grants.scratch.is_some(), &setup.room),
+        given: [present(grants.metadata, &setup.given), present(grants.scratch.is_some(), Path::new(DESCRIPTORS))]
+            .concat(),
+        ports: grants.net.iter().map(|endpoint| endpoint.port).collect(),
+        limits: &setup.options.limits,
+        initial_memory,
+        kill_at_unknown: setup.told.strict,
+    })
+}
+
+fn read_orders(orders: &mut UnixStream, runs: &std::sync::mpsc::Sender<Input>, names: &OfParent) {
     let mut current = CancellationToken::new();
     while let Ok((order, bytes)) = receive(orders) {
         match order {
@@ -164,6 +250,7 @@ fn read_orders(orders: &mut UnixStream, runs: &std::sync::mpsc::Sender<Input>) {
                 }
             }
             Order::Cancel => current.cancel(),
+            Order::Addresses { id, addresses } => names.answer(id, addresses),
             Order::Setup(_) => return,
         }
     }

@@ -1,7 +1,8 @@
 //! Components of the world `wasi:cli/command`: WASI 0.2.
 
-use std::collections::{BTreeSet, HashMap};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use wasmtime::component::{Component, HasData, Linker, Resource, ResourceTable};
@@ -11,7 +12,8 @@ use wasmtime_wasi::p2::bindings::sockets::ip_name_lookup::{
 };
 use wasmtime_wasi::p2::bindings::sockets::network::{self, ErrorCode, IpAddress, Network};
 use wasmtime_wasi::p2::bindings::{Command, CommandPre};
-use wasmtime_wasi::p2::{self, DynPollable, IoError, SocketError, SocketResult};
+use wasmtime_wasi::p2::{self, DynPollable, IoError, Pollable, SocketError, SocketResult};
+use wasmtime_wasi::runtime::AbortOnDropJoinHandle;
 use wasmtime_wasi::sockets::WasiSocketsView as _;
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
@@ -28,8 +30,17 @@ struct State {
     table: ResourceTable,
     limiter: Limiter,
     net: Arc<Net>,
-    /// The names whose addresses the guest is reading, by their stream.
-    lookups: HashMap<u32, String>,
+}
+
+/// A name whose addresses the guest reads.
+struct Lookup {
+    name: String,
+    state: LookupState,
+}
+
+enum LookupState {
+    Waiting(AbortOnDropJoinHandle<Option<Vec<IpAddr>>>),
+    Answered(Option<std::vec::IntoIter<IpAddr>>),
 }
 
 /// Packages that the linker has, all at some 0.2.
@@ -53,7 +64,7 @@ impl ComponentProgram {
         let mut table = ResourceTable::new();
         table.set_max_capacity(resources);
         let limiter = Limiter::new(Kind::Component, limits);
-        let state = State { wasi: world.wasi.build(), table, limiter, net: world.net, lookups: HashMap::new() };
+        let state = State { wasi: world.wasi.build(), table, limiter, net: world.net };
         let mut store = match store(engine, state, limits, |state| &mut state.limiter) {
             Ok(store) => store,
             Err(error) => return Ended { result: Err(error), memory_refused: false },
@@ -120,36 +131,65 @@ impl Host for State {
         network: Resource<Network>,
         name: String,
     ) -> SocketResult<Resource<ResolveAddressStream>> {
+        // The handle itself is the right to ask.
+        self.table.get(&network)?;
         if !self.net.may_resolve(&name) {
             return Err(ErrorCode::AccessDenied.into());
         }
-        let stream = self.sockets().resolve_addresses(network, name.clone())?;
-        self.lookups.insert(stream.rep(), name);
-        Ok(stream)
+        let asked = wasmtime_wasi::runtime::spawn(self.net.clone().resolve(name.clone()));
+        let stream = self.table.push(Lookup { name, state: LookupState::Waiting(asked) })?;
+        Ok(Resource::new_own(stream.rep()))
     }
 }
 
 impl HostResolveAddressStream for State {
     fn resolve_next_address(&mut self, stream: Resource<ResolveAddressStream>) -> SocketResult<Option<IpAddress>> {
-        let name = self.lookups.get(&stream.rep()).cloned();
-        let address = self.sockets().resolve_next_address(stream)?;
-        if let (Some(name), Some(address)) = (name, &address) {
-            let address = match *address {
-                IpAddress::Ipv4((a, b, c, d)) => Ipv4Addr::new(a, b, c, d).into(),
-                IpAddress::Ipv6((a, b, c, d, e, f, g, h)) => Ipv6Addr::new(a, b, c, d, e, f, g, h).into(),
-            };
-            self.net.resolved(&name, address);
+        let lookup = self.table.get_mut(&ours(&stream))?;
+        if let LookupState::Waiting(asked) = &mut lookup.state {
+            match wasmtime_wasi::runtime::poll_noop(Pin::new(asked)) {
+                Some(answer) => lookup.answer(answer),
+                None => return Err(ErrorCode::WouldBlock.into()),
+            }
         }
-        Ok(address)
+        let LookupState::Answered(Some(addresses)) = &mut lookup.state else {
+            return Err(ErrorCode::NameUnresolvable.into());
+        };
+        let Some(address) = addresses.next() else { return Ok(None) };
+        self.net.resolved(&lookup.name, address);
+        Ok(Some(match address {
+            IpAddr::V4(address) => IpAddress::Ipv4(address.octets().into()),
+            IpAddr::V6(address) => IpAddress::Ipv6(address.segments().into()),
+        }))
     }
 
     fn subscribe(&mut self, stream: Resource<ResolveAddressStream>) -> wasmtime::Result<Resource<DynPollable>> {
-        HostResolveAddressStream::subscribe(&mut self.sockets(), stream)
+        p2::subscribe(&mut self.table, ours(&stream))
     }
 
     fn drop(&mut self, stream: Resource<ResolveAddressStream>) -> wasmtime::Result<()> {
-        self.lookups.remove(&stream.rep());
-        HostResolveAddressStream::drop(&mut self.sockets(), stream)
+        self.table.delete::<Lookup>(Resource::new_own(stream.rep()))?;
+        Ok(())
+    }
+}
+
+/// The bindings have wasmtime-wasi's type for such a handle, which nobody else can make. It stands for ours.
+fn ours(stream: &Resource<ResolveAddressStream>) -> Resource<Lookup> {
+    Resource::new_borrow(stream.rep())
+}
+
+impl Lookup {
+    fn answer(&mut self, addresses: Option<Vec<IpAddr>>) {
+        self.state = LookupState::Answered(addresses.map(Vec::into_iter));
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for Lookup {
+    async fn ready(&mut self) {
+        if let LookupState::Waiting(asked) = &mut self.state {
+            let addresses = asked.await;
+            self.answer(addresses);
+        }
     }
 }
 

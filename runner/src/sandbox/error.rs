@@ -52,6 +52,8 @@ pub enum Error {
     Panic(String),
     #[error("cannot start a thread for guests")]
     Thread(#[source] std::io::Error),
+    #[error("the wall around guests' processes is not whole: {0}")]
+    Wall(String),
     #[error("cannot start the process that runs the guest")]
     Isolation(#[source] std::io::Error),
 }
@@ -111,6 +113,11 @@ impl Error {
             Error::Cache { .. } => "name a folder that can be written with --cache-dir (WQ_CACHE_DIR)".into(),
             Error::Panic(_) => "this is a bug of ours: please report it".into(),
             Error::Thread(_) => "`ulimit -u` and the container's limit of processes count threads, too".into(),
+            Error::Wall(_) => {
+                "--wall auto (WQ_WALL) does with what there is; a container's seccomp profile has to allow landlock and \
+                 seccomp"
+                    .into()
+            }
             Error::Isolation(_) => "--isolation thread does without".into(),
         }
     }

@@ -14,6 +14,8 @@ use sha2::{Digest as _, Sha256};
 use wasmtime_wasi::sockets::SocketAddrUse;
 use wasmtime_wasi::{Deterministic, HostMonotonicClock, HostWallClock, WasiCtxBuilder};
 
+use super::names::Names;
+
 /// What a guest may see of the host. Nothing, by default.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Grants {
@@ -22,6 +24,8 @@ pub struct Grants {
     pub net: Vec<Endpoint>,
     /// Bytes that a run may keep in a folder of its own, which it sees as [`SCRATCH`].
     pub scratch: Option<u64>,
+    /// Each message may bring a folder of its own, to be read: see `Input::dirs`.
+    pub metadata: bool,
 }
 
 /// A folder of the host that the guest sees at `guest`.
@@ -44,9 +48,9 @@ pub const SCRATCH: &str = "/tmp";
 
 /// The addresses that one run may connect to: those that were granted as such, and those that a granted name turned
 /// out to have when the guest asked for it. A name is never looked up for the check itself: the answer could be another.
-#[derive(Debug)]
 pub struct Net {
     endpoints: Vec<Endpoint>,
+    names: Names,
     resolved: Mutex<HashSet<SocketAddr>>,
 }
 
@@ -60,13 +64,18 @@ const YEAR_2000: Duration = Duration::from_secs(946_684_800);
 const RANDOM_BLOCKS: u32 = 128;
 
 impl Net {
-    pub fn new(endpoints: &[Endpoint]) -> Arc<Net> {
-        Arc::new(Net { endpoints: endpoints.to_vec(), resolved: Mutex::default() })
+    pub fn new(endpoints: &[Endpoint], names: Names) -> Arc<Net> {
+        Arc::new(Net { endpoints: endpoints.to_vec(), names, resolved: Mutex::default() })
     }
 
     /// Whether the guest may ask for the addresses of `name`.
     pub fn may_resolve(&self, name: &str) -> bool {
-        self.endpoints.iter().any(|endpoint| endpoint.host.eq_ignore_ascii_case(name))
+        may_resolve(&self.endpoints, name)
+    }
+
+    /// The addresses of a name that it may ask for; `None` if it has none.
+    pub async fn resolve(self: Arc<Net>, name: String) -> Option<Vec<IpAddr>> {
+        self.names.clone().resolve(name).await
     }
 
     /// Notes an address that a granted name has.
@@ -97,11 +106,17 @@ impl Net {
             return;
         }
         let net = self.clone();
-        wasi.allow_tcp(true).allow_ip_name_lookup(true).socket_addr_check(move |address, used| {
+        // Names are looked up by us, and not by wasmtime-wasi.
+        wasi.allow_tcp(true).socket_addr_check(move |address, used| {
             let allowed = net.allows(address, used);
             Box::pin(std::future::ready(allowed))
         });
     }
+}
+
+/// Whether `name` was granted, as a name or as an address.
+pub fn may_resolve(endpoints: &[Endpoint], name: &str) -> bool {
+    endpoints.iter().any(|endpoint| endpoint.host.eq_ignore_ascii_case(name))
 }
 
 /// Makes two runs of one message the same run.
@@ -172,7 +187,7 @@ mod tests {
     use super::*;
 
     fn net(endpoints: &[&str]) -> Arc<Net> {
-        Net::new(&endpoints.iter().map(|endpoint| endpoint.parse().unwrap()).collect::<Vec<_>>())
+        Net::new(&endpoints.iter().map(|endpoint| endpoint.parse().unwrap()).collect::<Vec<_>>(), Names::System)
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub struct Limits {
     pub timeout: Duration,
     /// Over all memories and tables of the instance together.
     pub memory: u64,
+    /// A larger message is not run.
+    pub message: u64,
     /// More than this fails the run: a result that was cut short is no result.
     pub stdout: u64,
     /// What comes after this is dropped, and a line in the log says so.
@@ -38,6 +40,7 @@ impl Default for Limits {
         Limits {
             timeout: Duration::from_secs(60),
             memory: MIB,
+            message: MIB,
             stdout: MIB,
             stderr: MIB,
             fuel: None,

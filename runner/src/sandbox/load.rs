@@ -14,11 +14,13 @@ use super::cache::{self, Cache};
 use super::engine::engine;
 use super::error::Error;
 use super::guest::{self, Digest, Guest, Kind, Known};
+use super::names::Names;
 use super::program::{Compiled, Program, foreign_imports};
 use super::room::{self, Room};
 use super::run::Core;
 use super::seen::Seen;
 use super::source::{self, Place};
+use super::wall::Wall;
 use super::{Isolation, Options};
 
 /// How a guest is found, checked and brought to run.
@@ -31,6 +33,8 @@ pub struct Loading {
     pub cache: Option<PathBuf>,
     pub compile_timeout: Duration,
     pub isolation: Isolation,
+    /// Around the processes, if guests run in processes.
+    pub wall: Wall,
     /// Runs that may happen at the same time. What is above that waits.
     pub concurrency: usize,
 }
@@ -82,7 +86,8 @@ pub fn prepare(loading: &Loading, options: Options) -> Result<Prepared, Error> {
             "--allow-net: a preview 1 module has no way to open a connection; build the guest for wasm32-wasip2".into(),
         ));
     }
-    let core = Core::new(name, kind, options, engine, program, Room::temporary()).map_err(Error::Thread)?;
+    let core = Core::new(name, kind, options, engine, program, Room::temporary(), Names::System);
+    let core = core.map_err(Error::Thread)?;
     core.try_grants().map_err(Error::Grant)?;
     Ok(Prepared { core, digest, code })
 }

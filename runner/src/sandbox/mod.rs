@@ -23,6 +23,8 @@ mod inspect;
 mod limits;
 mod load;
 mod module;
+mod names;
+mod probe;
 mod processes;
 mod program;
 mod room;
@@ -33,6 +35,7 @@ mod slots;
 mod source;
 mod stdio;
 mod tree;
+mod wall;
 mod wire;
 
 use std::borrow::Cow;
@@ -53,12 +56,13 @@ pub use load::{Entry, Loading, compile};
 pub use processes::COMMAND as CHILD_COMMAND;
 pub use room::{Folder, Room};
 pub use stdio::Stderr;
+pub use wall::Wall;
 
 use crate::task::Report;
-use child::Setup;
 use load::{Prepared, prepare};
 use processes::Processes;
 use slots::Slots;
+use wall::Standing;
 
 /// How long past its deadline a guest may go on before it counts as one that can't be stopped. Epochs are checked
 /// between instructions, and one `memory.fill` of 512 MiB is a single instruction: about half a second. Together with
@@ -122,7 +126,7 @@ impl Sandbox {
     /// # Errors
     /// When it is no guest that could run here.
     pub async fn load(loading: Loading, options: Options) -> Result<Sandbox, Error> {
-        let (isolation, places) = (loading.isolation, loading.concurrency);
+        let (isolation, places, wall) = (loading.isolation, loading.concurrency, loading.wall);
         let prepared = tokio::task::spawn_blocking(move || prepare(&loading, options)).await;
         let Prepared { core, digest, code } = prepared.map_err(|panic| Error::Panic(panic.to_string()))??;
         let (name, deterministic) = (core.name.clone(), core.options.deterministic);
@@ -131,11 +135,11 @@ impl Sandbox {
             (Isolation::Thread, _) => Runs::Slots(Slots::new(core, places)),
             (Isolation::Process, code) => {
                 let code = code.map_err(Error::Isolation)?;
-                let (name, kind, options) = (core.name.clone(), core.kind, core.options.clone());
-                let setup = Setup { name, kind, options, room: std::path::PathBuf::new() };
-                let processes = Processes::new(code, setup, places, room.clone());
+                let processes = Processes::new(code, &core, places, wall);
                 // The first one now: what can't be started should not be found out with a message in hand.
-                processes.keep(processes.start().await.map_err(Error::Isolation)?);
+                let (child, standing) = processes.start().await.map_err(Error::Isolation)?;
+                inspect_wall(wall, &standing)?;
+                processes.keep(child);
                 Runs::Processes(processes)
             }
         };
@@ -176,4 +180,18 @@ impl Drop for Sandbox {
     fn drop(&mut self) {
         self.room.close();
     }
+}
+
+/// Says how far the wall stands, before a guest runs behind it.
+fn inspect_wall(wall: Wall, standing: &Standing) -> Result<(), Error> {
+    let (walls, missing) = (standing.walls.join(", "), standing.missing.join("; "));
+    match wall {
+        Wall::Off => tracing::info!("guests' processes have no second wall (--wall off)"),
+        _ if missing.is_empty() => tracing::info!(walls, "guests' processes are behind a second wall"),
+        Wall::Required => return Err(Error::Wall(missing)),
+        Wall::Auto => {
+            tracing::warn!(walls, missing, "guests' processes are behind a part of the second wall only (--wall)")
+        }
+    }
+    Ok(())
 }

@@ -1,25 +1,37 @@
 //! Runs in processes of their own, kept between messages: a guest that takes its process down costs one run of one
 //! message, and not the connection to the broker.
 
+use std::borrow::Cow;
+use std::convert::Infallible;
 use std::fs::File;
-use std::io;
-use std::os::fd::OwnedFd;
+use std::io::{self, PipeReader, Read as _};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Semaphore;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio_util::sync::CancellationToken;
 
-use super::child::{MAX_STDERR, Order, Reply, Setup};
+use super::child::{MAX_STDERR, Order, Reply, Setup, Told};
 use super::clock::running_for;
+use super::grants::may_resolve;
+use super::names::{self, MAX_LOOKUPS, MAX_NAME};
 use super::room::{Folder, Room};
+use super::run::Core;
 use super::stdio::Lines;
-use super::{Input, Options, STUCK_AFTER, claims, wire};
+use super::wall::{self, Standing, Wall};
+use super::{Dir, Input, Options, STUCK_AFTER, claims, wire};
+use crate::fault::{self, GuestProcess};
 use crate::task::{Outcome, Report};
 
 /// The hidden command that makes this program a child.
@@ -47,13 +59,18 @@ pub struct Child {
     process: tokio::process::Child,
     /// Removed when the process was told to end.
     _room: Option<Folder>,
+    /// What is put in here the process can read, whatever wall it is behind.
+    given: Option<Folder>,
+    /// What the process itself has written to its stderr: that it panicked, or that memory was short.
+    last_words: PipeReader,
     replies: OwnedReadHalf,
     orders: OwnedWriteHalf,
 }
 
 /// What a child is told of one message.
 struct Run {
-    order: Vec<u8>,
+    env: Vec<(Cow<'static, str>, String)>,
+    dirs: Vec<Dir>,
     stdin: Bytes,
     cancel: CancellationToken,
 }
@@ -72,8 +89,29 @@ enum Lost {
 }
 
 impl Processes {
-    pub fn new(code: File, setup: Setup, places: usize, room: Arc<Room>) -> Processes {
-        let options = setup.options.clone();
+    pub fn new(code: File, core: &Core, places: usize, wall: Wall) -> Processes {
+        wall::close_to_children();
+        if wall != Wall::Off
+            && let Err(error) = wall::hide_memory()
+        {
+            tracing::warn!(
+                error,
+                "guests' processes could read the worker's memory, if a guest broke out of its sandbox"
+            );
+        }
+        let options = core.options.clone();
+        let GuestProcess { strict, attempt } = fault::of_guest_process();
+        let setup = Setup {
+            name: core.name.clone(),
+            kind: core.kind,
+            options: options.clone(),
+            parent: std::process::id(),
+            wall,
+            told: Told { strict, attempt },
+            room: PathBuf::new(),
+            given: PathBuf::new(),
+        };
+        let room = core.room.clone();
         Processes { code, setup, room, options, idle: Mutex::default(), places: Semaphore::new(places) }
     }
 
@@ -87,16 +125,7 @@ impl Processes {
         };
         let started = Instant::now();
         let Input { stdin, env, dirs, cancel, .. } = input;
-        let order = match wire::words(&Order::Run { env, dirs }) {
-            Ok(order) => order,
-            Err(error) => {
-                return Report::bare(
-                    Outcome::HostFault(format!("cannot hand on the message: {error}")),
-                    started.elapsed(),
-                );
-            }
-        };
-        let run = Run { order, stdin, cancel };
+        let run = Run { env, dirs, stdin, cancel };
         let mut starts = 0;
         loop {
             let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
@@ -106,7 +135,7 @@ impl Processes {
                 None => {
                     starts += 1;
                     tokio::select! {
-                        child = self.start() => child,
+                        child = self.start() => child.map(|(child, _)| child),
                         () = run.cancel.cancelled() => return Report::bare(Outcome::Interrupted, started.elapsed()),
                     }
                 }
@@ -147,21 +176,31 @@ impl Processes {
             }
             running_for(STUCK_AFTER).await;
         };
+        let handed = match Handed::over(&run.dirs, child.given.as_ref()) {
+            Ok(handed) => handed,
+            Err(error) => {
+                self.keep(child);
+                let fault = format!("cannot hand a folder to the guest's process: {error}");
+                return Ok(Report::bare(Outcome::HostFault(fault), started.elapsed()));
+            }
+        };
         let ended = tokio::select! {
             biased;
             ended = async {
-                let ended = child.run(run, &self.options, &stderr).await;
+                let ended = child.run(run, handed.dirs(), &self.options, &stderr).await;
                 stderr.written().await;
                 ended
             } => ended,
             () = overdue => {
                 let outcome =
                     if run.cancel.is_cancelled() { Outcome::Interrupted } else { Outcome::TimedOut(timeout) };
+                drop(handed);
                 // Dropping it kills it, whatever it is at.
                 drop(child);
                 return Ok(Report { stderr_tail: stderr.finish(), ..Report::bare(outcome, started.elapsed()) });
             }
         };
+        drop(handed);
         let (outcome, stdout, duration) = match ended {
             Ok(Ended { outcome, stdout, duration }) => {
                 // A fault of the host's may be one of this process alone.
@@ -183,30 +222,36 @@ impl Processes {
     }
 
     /// Starts a child and waits until it has its guest.
-    pub async fn start(&self) -> io::Result<Child> {
-        let room = self.options.grants.scratch.map(|_| self.room.folder()).transpose()?;
-        let path = room.as_ref().map(|room| room.path().to_owned()).unwrap_or_default();
-        let setup = wire::words(&Order::Setup(Box::new(Setup { room: path, ..self.setup.clone() })))?;
+    pub async fn start(&self) -> io::Result<(Child, Standing)> {
+        let grants = &self.options.grants;
+        let folder = |wanted: bool| wanted.then(|| self.room.folder()).transpose();
+        let (room, given) = (folder(grants.scratch.is_some())?, folder(grants.metadata)?);
+        let path = |folder: &Option<Folder>| folder.as_ref().map(|folder| folder.path().to_owned()).unwrap_or_default();
+        let setup = Setup { room: path(&room), given: path(&given), ..self.setup.clone() };
+        let setup = wire::words(&Order::Setup(Box::new(setup)))?;
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
+        let (last_words, stderr) = last_words()?;
         let process = tokio::process::Command::new("/proc/self/exe")
             .arg(COMMAND)
             // Nothing of ours: the broker's URL is in our environment.
             .env_clear()
             .stdin(Stdio::from(self.code.try_clone()?))
             .stdout(Stdio::from(OwnedFd::from(theirs)))
+            // Not ours, which may be a terminal, or a log that a guest could then write into.
+            .stderr(stderr)
             // Ctrl-C is for the worker, which lets its guests finish.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
         let (replies, orders) = UnixStream::from_std(ours)?.into_split();
-        let mut child = Child { process, _room: room, replies, orders };
+        let mut child = Child { process, _room: room, given, last_words, replies, orders };
         let ready = async {
             wire::send(&mut child.orders, &setup, &[]).await?;
             wire::receive(&mut child.replies, |_: &Reply| 0).await
         };
         match tokio::time::timeout(READY_WITHIN, ready).await {
-            Ok(Ok((Reply::Ready, _))) => Ok(child),
+            Ok(Ok((Reply::Ready(standing), _))) => Ok((child, standing)),
             Ok(Ok((Reply::Refused(reason), _))) => Err(io::Error::other(reason)),
             Ok(Ok(_)) => Err(io::Error::other("it says what it should not")),
             Ok(Err(_)) => Err(io::Error::other(child.end().await)),
@@ -220,25 +265,19 @@ impl Processes {
 }
 
 impl Child {
-    async fn run(&mut self, run: &Run, options: &Options, stderr: &Lines) -> Result<Ended, Lost> {
+    async fn run(&mut self, run: &Run, dirs: Vec<Dir>, options: &Options, stderr: &Lines) -> Result<Ended, Lost> {
         let Child { replies, orders, .. } = self;
+        let order = wire::words(&Order::Run { env: run.env.clone(), dirs }).map_err(Lost::Running)?;
         // What it has not taken in whole it has not begun.
-        wire::send(orders, &run.order, &run.stdin).await.map_err(|_| Lost::BeforeItBegan)?;
-        let stop = async {
-            run.cancel.cancelled().await;
-            // A child that is gone is noticed by who listens to it.
-            if let Ok(order) = wire::words(&Order::Cancel) {
-                let _ = wire::send(orders, &order, &[]).await;
-            }
-            std::future::pending().await
-        };
+        wire::send(orders, &order, &run.stdin).await.map_err(|_| Lost::BeforeItBegan)?;
+        let (lookups_tx, lookups) = channel(MAX_LOOKUPS);
         tokio::select! {
-            ended = listen(replies, &run.cancel, options, stderr) => ended.map_err(|error| match error.kind() {
+            ended = listen(replies, &run.cancel, options, stderr, lookups_tx) => ended.map_err(|error| match error.kind() {
                 // Linux says so when the other end of a socket is gone and left something unread: a part of the message.
                 io::ErrorKind::ConnectionReset if !run.cancel.is_cancelled() => Lost::BeforeItBegan,
                 _ => Lost::Running(error),
             }),
-            never = stop => never,
+            never = talk(orders, &run.cancel, lookups) => match never {},
         }
     }
 
@@ -252,14 +291,107 @@ impl Child {
             Ok(status) if status.signal() == Some(KILLED) => {
                 format!("{status}, as the kernel does when memory is short")
             }
-            Ok(status) => status.to_string(),
+            Ok(status) if status.signal() == Some(FORBIDDEN_CALL) => {
+                format!("{status}: it made a system call that no guest makes")
+            }
+            Ok(status) => match last_line(&mut self.last_words) {
+                Some(line) => format!("{status}: {line}"),
+                None => status.to_string(),
+            },
             Err(error) => error.to_string(),
         }
     }
 }
 
-/// SIGKILL
+/// SIGKILL and SIGSYS
 const KILLED: i32 = 9;
+const FORBIDDEN_CALL: i32 = 31;
+
+/// Folders of one run, where the process can reach them. Put back when this is dropped, for whoever made them to remove.
+struct Handed<'a> {
+    dirs: &'a [Dir],
+    moved: Vec<(&'a Dir, PathBuf)>,
+}
+
+impl<'a> Handed<'a> {
+    fn over(dirs: &'a [Dir], given: Option<&Folder>) -> io::Result<Handed<'a>> {
+        let mut handed = Handed { dirs, moved: Vec::new() };
+        let Some(given) = given else { return Ok(handed) };
+        for dir in dirs {
+            let there = given.path().join(dir.host.file_name().unwrap_or_default());
+            // Both are in the worker's own room. Landlock goes by where a folder is when it is opened.
+            std::fs::rename(&dir.host, &there)?;
+            handed.moved.push((dir, there));
+        }
+        Ok(handed)
+    }
+
+    fn dirs(&self) -> Vec<Dir> {
+        if self.moved.is_empty() {
+            return self.dirs.to_vec();
+        }
+        self.moved.iter().map(|(dir, there)| Dir { host: there.clone(), ..(*dir).clone() }).collect()
+    }
+}
+
+impl Drop for Handed<'_> {
+    fn drop(&mut self) {
+        for (dir, there) in &self.moved {
+            if let Err(error) = std::fs::rename(there, &dir.host) {
+                tracing::debug!(%error, "a run's folder can't be put back: it goes with the process's");
+            }
+        }
+    }
+}
+
+/// A pipe for a process's stderr. Neither end waits for the other: what does not fit is lost.
+fn last_words() -> io::Result<(PipeReader, Stdio)> {
+    let (reader, writer) = io::pipe()?;
+    for end in [reader.as_fd(), writer.as_fd()] {
+        fcntl_setfl(end, fcntl_getfl(end)? | OFlags::NONBLOCK)?;
+    }
+    Ok((reader, Stdio::from(writer)))
+}
+
+/// The last line that says something. It is a stranger's as much as the rest, so it is short and one line.
+fn last_line(words: &mut PipeReader) -> Option<String> {
+    const MOST: u64 = 64 << 10;
+    const LONGEST: usize = 300;
+    let mut bytes = Vec::new();
+    // Ends with an error where there is nothing more to read.
+    let _ = words.take(MOST).read_to_end(&mut bytes);
+    let text = String::from_utf8_lossy(&bytes);
+    let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty())?;
+    Some(line.chars().filter(|c| !c.is_control()).take(LONGEST).collect())
+}
+
+/// Passes on to a child what it has to know while its guest runs.
+async fn talk(
+    orders: &mut OwnedWriteHalf,
+    cancel: &CancellationToken,
+    mut lookups: Receiver<(u64, String)>,
+) -> Infallible {
+    let mut asked = FuturesUnordered::new();
+    let mut is_told = false;
+    loop {
+        let order = tokio::select! {
+            () = cancel.cancelled(), if !is_told => {
+                is_told = true;
+                Order::Cancel
+            }
+            Some((id, name)) = lookups.recv(), if asked.len() < MAX_LOOKUPS => {
+                asked.push(async move { Order::Addresses { id, addresses: names::resolve(name).await } });
+                continue;
+            }
+            Some(order) = asked.next() => order,
+            else => std::future::pending().await,
+        };
+        // A child that is gone is noticed by who listens to it.
+        if let Ok(order) = wire::words(&order) {
+            let _ = wire::send(orders, &order, &[]).await;
+        }
+    }
+}
 
 /// Takes what a child says of its run. Nothing of it is believed without a look: a guest may have taken its process over.
 async fn listen(
@@ -267,6 +399,7 @@ async fn listen(
     cancel: &CancellationToken,
     options: &Options,
     stderr: &Lines,
+    lookups: Sender<(u64, String)>,
 ) -> io::Result<Ended> {
     let nonsense = |why: &'static str| io::Error::new(io::ErrorKind::InvalidData, why);
     // One byte more than the limit says that there was more.
@@ -275,7 +408,7 @@ async fn listen(
         let may_have = |reply: &Reply| match reply {
             Reply::Stderr => stderr_left.min(MAX_STDERR as u64),
             Reply::Ended { .. } => options.limits.stdout,
-            Reply::Ready | Reply::Refused(_) => 0,
+            Reply::Ready(_) | Reply::Refused(_) | Reply::Lookup { .. } => 0,
         };
         match wire::receive(replies, may_have).await? {
             (Reply::Stderr, bytes) if bytes.is_empty() => return Err(nonsense("it wrote nothing to stderr")),
@@ -289,7 +422,14 @@ async fn listen(
                     .ok_or_else(|| nonsense("a run can't end like this"))?;
                 return Ok(Ended { outcome, stdout, duration });
             }
-            (Reply::Ready | Reply::Refused(_), _) => return Err(nonsense("it was ready before")),
+            (Reply::Lookup { id, name }, _) => {
+                if name.len() > MAX_NAME || !may_resolve(&options.grants.net, &name) {
+                    return Err(nonsense("it asks for a name that was not granted"));
+                }
+                // Waits for its turn, and reads no more until then.
+                let _ = lookups.send((id, name)).await;
+            }
+            (Reply::Ready(_) | Reply::Refused(_), _) => return Err(nonsense("it was ready before")),
         }
     }
 }

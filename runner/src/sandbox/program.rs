@@ -43,6 +43,18 @@ impl Compiled {
         })
     }
 
+    /// What a module's memory has from the beginning, in bytes. wasmtime takes it before it asks the limiter. A component's
+    /// is asked for first.
+    pub fn initial_memory(&self) -> u64 {
+        const PAGE: u64 = 64 << 10;
+        match self {
+            Compiled::Module(module) => {
+                module.resources_required().max_initial_memory_size.unwrap_or(0).saturating_mul(PAGE)
+            }
+            Compiled::Component(_) => 0,
+        }
+    }
+
     pub fn serialize(&self) -> wasmtime::Result<Vec<u8>> {
         match self {
             Compiled::Module(module) => module.serialize(),

@@ -14,6 +14,7 @@ use super::engine::Ticker;
 use super::grants::{self, Dir, Net, SCRATCH};
 use super::guest::Kind;
 use super::limits::Limits;
+use super::names::Names;
 use super::program::{Ended, Program, World};
 use super::room::Room;
 use super::scratch::Scratch;
@@ -31,6 +32,8 @@ pub struct Core {
     pub ticker: Arc<Ticker>,
     /// Where the scratch folders are made.
     pub room: Arc<Room>,
+    /// Who looks names up for the guest.
+    names: Names,
 }
 
 /// How a component says more than "failed", if its toolchain is older than `exit-with-code`: as its last line on stderr.
@@ -52,9 +55,10 @@ impl Core {
         engine: Engine,
         program: Program,
         room: Room,
+        names: Names,
     ) -> std::io::Result<Core> {
         let ticker = Ticker::start(engine.clone())?;
-        Ok(Core { name, kind, options, engine, program, ticker, room: Arc::new(room) })
+        Ok(Core { name, kind, options, engine, program, ticker, room: Arc::new(room), names })
     }
 
     /// Tries all grants once without a message: what can't be granted now would fail every run.
@@ -166,7 +170,7 @@ impl Core {
         if let Some(scratch) = scratch {
             open(scratch.path(), SCRATCH, FsPerms::ReadWrite, "--scratch")?;
         }
-        let net = Net::new(&grants.net);
+        let net = Net::new(&grants.net, self.names.clone());
         net.grant(&mut wasi);
         if self.options.deterministic {
             grants::make_deterministic(&mut wasi, &input.stdin);

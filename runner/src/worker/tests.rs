@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::broker::fake::{Bookkeeper, Fake};
-use crate::sandbox::{self, Grants, Isolation, Limits, Loading, Stderr};
+use crate::sandbox::{self, Grants, Isolation, Limits, Loading, Stderr, Wall};
 use crate::settle::{Backoff, ExitMap};
 use crate::sink::Sink;
 use crate::task::Failure;
@@ -300,6 +300,7 @@ async fn sandbox(concurrency: usize) -> Sandbox {
         cache: None,
         compile_timeout: minute,
         isolation: Isolation::Thread,
+        wall: Wall::Off,
         concurrency,
     };
     let options = sandbox::Options {

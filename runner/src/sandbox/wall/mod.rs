@@ -1,0 +1,89 @@
+//! A second wall, around a process that runs guests: what a guest finds that breaks out of WebAssembly's sandbox.
+//!
+//! Landlock limits files and ports to those that were granted (`files.rs`). Seccomp limits system calls to those that a run
+//! needs (`calls.rs`). Neither holds a thread that exists before it, so both go up while the process has one.
+
+mod calls;
+mod files;
+mod process;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use process::{belong_to, close_to_children, hide_memory};
+
+use super::grants::Dir;
+use super::limits::Limits;
+use files::Landlock;
+
+/// Whether guests' processes have to be behind the wall.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Wall {
+    /// As much of it as the system has.
+    #[default]
+    Auto,
+    /// All of it, or no guest runs.
+    Required,
+    Off,
+}
+
+/// What a process needs once it is behind the wall.
+#[derive(Debug)]
+pub struct Openings<'a> {
+    pub dirs: &'a [Dir],
+    /// Folders that runs may write to.
+    pub own: Vec<PathBuf>,
+    /// Folders that runs may read.
+    pub given: Vec<PathBuf>,
+    /// Ports that may be connected to.
+    pub ports: Vec<u16>,
+    pub limits: &'a Limits,
+    /// What the guest's memory has from the beginning, which may be over its limit. The guest has to be told so by the
+    /// limiter, and not by the system.
+    pub initial_memory: u64,
+    /// Kills the process at each call that is not known, and not only at those that no guest makes. For tests: a call that
+    /// a new version of a library makes has to be seen.
+    pub kill_at_unknown: bool,
+}
+
+/// What stands, and what does not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    pub walls: Vec<String>,
+    /// What is missing, each with its reason.
+    pub missing: Vec<String>,
+}
+
+/// Puts the wall up around this process, which must have no other thread.
+///
+/// What can't be put up is named in the answer. It is no error here: only the worker knows what is required.
+pub fn put_up(openings: &Openings) -> Standing {
+    let mut standing = Standing::default();
+    if let Err(why) = process::has_one_thread() {
+        standing.missing.push(why);
+    }
+    standing.note("resource limits", process::limit(openings));
+    // Without this, neither landlock nor seccomp can be had by a process without rights.
+    standing.note("no new privileges", process::no_new_privileges());
+    standing.note("hidden memory", process::hide_memory());
+    match files::restrict(openings) {
+        Ok(Landlock { version, missing }) => {
+            standing.walls.push(format!("landlock {version}"));
+            standing.missing.extend(missing.iter().map(|what| format!("landlock {version}: {what}")));
+        }
+        Err(why) => standing.missing.push(format!("landlock: {why}")),
+    }
+    // The last one: it allows none of the calls that put the others up.
+    standing.note("seccomp", calls::restrict(openings));
+    standing
+}
+
+impl Standing {
+    fn note(&mut self, name: &str, put_up: Result<(), String>) {
+        match put_up {
+            Ok(()) => self.walls.push(name.into()),
+            Err(why) => self.missing.push(format!("{name}: {why}")),
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! What a process can give up without landlock and seccomp.
+
+use std::io;
+
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, Signal, getppid, getrlimit, set_dumpable_behavior,
+    set_parent_process_death_signal, setrlimit,
+};
+use rustix::thread::set_no_new_privs;
+
+use super::Openings;
+use crate::sandbox::limits::Limits;
+
+/// Makes this process end with its parent, which has the process id `parent`.
+///
+/// # Errors
+/// When the parent is gone already.
+pub fn belong_to(parent: u32) -> io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    // The signal is sent at the parent's death, so it never comes if the parent has died before.
+    let is_there = getppid().is_some_and(|pid| u32::try_from(pid.as_raw_nonzero().get()) == Ok(parent));
+    if is_there { Ok(()) } else { Err(io::Error::new(io::ErrorKind::NotFound, "the parent is gone")) }
+}
+
+/// Closes all descriptors but the standard ones to the processes that this one starts. What wq-run opens is closed to them
+/// anyway. This is about what wq-run itself was started with.
+pub fn close_to_children() {
+    const FIRST_OF_OTHERS: i32 = 3;
+    close_fds::set_fds_cloexec(FIRST_OF_OTHERS, &[]);
+}
+
+/// Keeps other processes of the same user from reading this one's memory and environment, and the kernel from writing
+/// them to a core file.
+///
+/// To the system the process's files in /proc belong to root then, so what is needed of them has to be open already.
+pub fn hide_memory() -> Result<(), String> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|error| error.to_string())?;
+    Ok(())
+}
+
+/// A thread that runs already would stay in front of the wall.
+pub(super) fn has_one_thread() -> Result<(), String> {
+    match std::fs::read_dir("/proc/self/task").map(Iterator::count) {
+        Ok(1) => Ok(()),
+        Ok(threads) => Err(format!("{threads} threads run already, and landlock and seccomp hold only one")),
+        Err(error) => Err(format!("the threads that run already can't be counted: {error}")),
+    }
+}
+
+pub(super) fn no_new_privileges() -> Result<(), String> {
+    set_no_new_privs(true).map_err(|error| error.to_string())?;
+    Ok(())
+}
+
+/// Limits that need no right.
+///
+/// There is none on the size of a file: a guest may make a sparse one. Neither is there one on the number of processes,
+/// which counts all that the user has on the machine.
+pub(super) fn limit(openings: &Openings) -> Result<(), String> {
+    let limits = [
+        (Resource::Core, "core files", 0),
+        (Resource::Nofile, "open files", open_files(openings.limits)),
+        (Resource::Data, "memory", memory(openings)),
+    ];
+    for (resource, name, limit) in limits {
+        lower(resource, limit).map_err(|error| format!("{name}: {error}"))?;
+    }
+    Ok(())
+}
+
+/// A limit is only ever lowered.
+fn lower(resource: Resource, limit: u64) -> io::Result<()> {
+    let set = getrlimit(resource);
+    let least = |set: Option<u64>| Some(set.map_or(limit, |set| set.min(limit)));
+    Ok(setrlimit(resource, Rlimit { current: least(set.current), maximum: least(set.maximum) })?)
+}
+
+/// What the guest may hold open, and what its process has beside that.
+fn open_files(limits: &Limits) -> u64 {
+    const OURS: u64 = 64;
+    limits.resources.saturating_add(OURS)
+}
+
+/// Memory that can be written, reservations not included: what the guest may have, what a run needs beside it at the most,
+/// and what the process has anyway.
+fn memory(openings: &Openings) -> u64 {
+    /// Tables of the pool of instances take 128 MiB. Threads' stacks and the allocator are the rest.
+    const OURS: u64 = 320 << 20;
+    /// A stack for the run, and one for a run that was stopped a moment ago, each with the host's part.
+    const HOST_STACK: u64 = 2 << 20;
+    let Limits { memory, message, stdout, hostcall, random, stack, .. } = *openings.limits;
+    // The output lies there in pieces and whole, and so does what one call of the guest hands over.
+    let host = [message, stdout, stdout, hostcall, hostcall, random, stack, stack, 2 * HOST_STACK];
+    let guest = memory.max(openings.initial_memory);
+    host.iter().fold(guest.saturating_add(OURS), |sum, part| sum.saturating_add(*part))
+}
