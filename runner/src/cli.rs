@@ -349,6 +349,7 @@ fn factor(text: &str) -> Result<f64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{sandbox, shutdown};
 
     #[test]
     fn the_command_line_is_well_defined() {
@@ -361,6 +362,16 @@ mod tests {
         let Command::Work(work) = Cli::try_parse_from(line).unwrap().command else { panic!("work") };
         assert_eq!(work.guest.args, ["--drain", "-u", "--help", "--"]);
         assert_eq!(work.broker.broker, None);
+    }
+
+    #[test]
+    fn the_last_resort_comes_after_a_stuck_guest_and_before_the_pods_end() {
+        const POD: Duration = Duration::from_secs(30);
+        let Command::Work(work) = Cli::try_parse_from(["wq-run", "work", "g.wasm"]).unwrap().command else {
+            panic!("work")
+        };
+        assert!(shutdown::LAST_RESORT_AFTER > sandbox::STUCK_AFTER);
+        assert!(work.shutdown_timeout + shutdown::LAST_RESORT_AFTER < POD);
     }
 
     #[test]

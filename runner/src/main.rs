@@ -33,7 +33,9 @@ fn main() -> ExitCode {
         None => Format::Text,
     };
     telemetry::init(format, if matches!(command, Command::Work(_)) { "info" } else { "warn" });
-    let ready = too_large.map(drop).and_then(|()| streams::err::start());
+    // A guest's process starts no thread before it has put its walls up, and has nothing to do but its run.
+    let writes_itself = matches!(command, Command::GuestProcess);
+    let ready = too_large.map(drop).and_then(|()| if writes_itself { Ok(()) } else { streams::err::start() });
     let ended = match ready {
         Err(source) => Err(Error::Io { doing: "start".into(), source }),
         Ok(()) => std::panic::catch_unwind(AssertUnwindSafe(|| run(command))).unwrap_or(Ok(ExitStatus::Bug.code())),

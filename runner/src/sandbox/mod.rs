@@ -67,7 +67,7 @@ use wall::Standing;
 /// How long past its deadline a guest may go on before it counts as one that can't be stopped. Epochs are checked
 /// between instructions, and one `memory.fill` of 512 MiB is a single instruction: about half a second. Together with
 /// the default of `--shutdown-timeout` this stays below the 30 s that a pod gets.
-const STUCK_AFTER: Duration = Duration::from_secs(3);
+pub const STUCK_AFTER: Duration = Duration::from_secs(3);
 
 /// What a guest is run under. It is handed to the processes that run it, so it holds nothing of a broker.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -55,14 +55,17 @@ struct State {
     progress: u64,
     /// The thread waits for something to write.
     sleeps: bool,
+    started: bool,
 }
 
-/// Starts the thread that writes. What is said before waits for it.
+/// Starts the thread that writes. Before that, who says something writes it, and waits for the reader.
 ///
 /// # Errors
 /// When the thread can't be started.
 pub fn start() -> io::Result<()> {
-    std::thread::Builder::new().name("stderr".into()).spawn(|| QUEUE.write_for_ever()).map(drop)
+    std::thread::Builder::new().name("stderr".into()).spawn(|| QUEUE.write_for_ever())?;
+    QUEUE.lock().started = true;
+    Ok(())
 }
 
 /// Puts a line of the log into the queue, or drops and counts it if there is no room. Never waits for a reader.
@@ -135,7 +138,7 @@ impl State {
 
 impl Queue {
     const fn new() -> Queue {
-        let state = State { waiting: Vec::new(), writing: 0, dropped: 0, progress: 0, sleeps: false };
+        let state = State { waiting: Vec::new(), writing: 0, dropped: 0, progress: 0, sleeps: false, started: false };
         Queue { state: Mutex::new(state), filled: Condvar::new(), written: Condvar::new() }
     }
 
@@ -145,6 +148,11 @@ impl Queue {
     }
 
     fn push(&self, mut state: MutexGuard<'_, State>, bytes: &[u8]) {
+        if !state.started {
+            drop(state);
+            let _ = write_all(io::stderr().as_fd(), bytes);
+            return;
+        }
         state.waiting.extend_from_slice(bytes);
         // A thread that writes looks by itself when it is done; to wake nobody is a system call too.
         let sleeps = std::mem::take(&mut state.sleeps);

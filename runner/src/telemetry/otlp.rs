@@ -14,8 +14,9 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use super::chain;
 
-/// How long the end of the process may wait for the last spans: a collector that does not answer costs no more.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the end of the process may wait for the last spans: a collector that does not answer costs no more. It is less
+/// than what the last resort of a shutdown leaves.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// OpenTelemetry's default for one export.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
