@@ -154,6 +154,9 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(25);
 /// How long a retry may be on its way from a delay queue back to its own, where no count shows it.
 const BETWEEN_QUEUES: Duration = Duration::from_millis(500);
 
+/// How long the end of the sinks may take. It is a small part of what the last resort of a shutdown leaves.
+const SINKS_CLOSE_WITHIN: Duration = Duration::from_secs(1);
+
 /// How soon to look again at a queue that has something, but not for us yet.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -222,7 +225,8 @@ impl Worker {
             StopReason::BrokerFailed(_) => Ok(()),
             _ => subscription.close().await,
         };
-        self.context.sinks.close().await;
+        // All results are where they should be, or given up. A broker that takes none does not answer this either.
+        let _ = tokio::time::timeout(SINKS_CLOSE_WITHIN, self.context.sinks.close()).await;
         fault::reach(Point::Closed);
         Stopped { reason, counts: state.counts, closed }
     }
