@@ -93,7 +93,11 @@ impl Policy {
             Outcome::LimitExceeded(Limit::Message(_)) => Action::DeadLetter,
             Outcome::LimitExceeded(_) => Action::Retry,
             Outcome::Abandoned(_) | Outcome::Undeliverable(_) | Outcome::Undecodable(_) => Action::DeadLetter,
-            Outcome::Withdrawn | Outcome::Interrupted | Outcome::HostFault(_) | Outcome::Refused(..) => Action::Release,
+            Outcome::Withdrawn
+            | Outcome::Interrupted
+            | Outcome::HostFault(_)
+            | Outcome::Blocked(_)
+            | Outcome::Refused(..) => Action::Release,
         }
     }
 }
@@ -210,6 +214,7 @@ mod tests {
             (Outcome::Withdrawn, "release", "release"),
             (Outcome::Interrupted, "release", "release"),
             (Outcome::HostFault(String::new()), "release", "release"),
+            (Outcome::Blocked(128), "release", "release"),
         ];
         for (outcome, first, last) in table {
             assert_eq!(settlement(outcome.clone(), 1), first, "{outcome:?} at the first attempt");

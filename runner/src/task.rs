@@ -113,6 +113,8 @@ pub enum Outcome {
     Undecodable(String),
     /// The guest neither finished nor could be stopped; its thread is still computing.
     Stuck(Duration),
+    /// Not run: so many threads wait for files of earlier runs that this process should take no further message.
+    Blocked(usize),
 }
 
 /// A limit that a guest can go over, with the value that it had: bytes, unless it says otherwise.
@@ -215,7 +217,7 @@ impl Outcome {
             Outcome::Crashed(_) | Outcome::Abandoned(_) => "crash",
             Outcome::Withdrawn => "withdrawn",
             Outcome::Interrupted => "interrupted",
-            Outcome::HostFault(_) | Outcome::Refused(..) => "host-fault",
+            Outcome::HostFault(_) | Outcome::Refused(..) | Outcome::Blocked(_) => "host-fault",
             Outcome::Undeliverable(Undeliverable::TooLarge(_)) => "result-too-large",
             Outcome::Undeliverable(Undeliverable::NoReplyTo) => "no-reply-to",
             Outcome::Undeliverable(Undeliverable::NoRequester(_)) => "no-requester",
@@ -249,6 +251,10 @@ impl fmt::Display for Outcome {
                 write!(f, "{runs} runs of this message ended together with their worker; it is not run again")
             }
             Outcome::HostFault(fault) | Outcome::Refused(_, fault) => write!(f, "{fault}"),
+            Outcome::Blocked(threads) => write!(
+                f,
+                "{threads} file operations of earlier runs have not returned (a pipe or a network file system in --dir?)"
+            ),
             Outcome::Undeliverable(Undeliverable::TooLarge(reason)) => {
                 write!(f, "the result is too large for its sink: {reason}")
             }

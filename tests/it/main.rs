@@ -8,6 +8,7 @@ mod harness;
 mod amqps;
 mod arguments;
 mod attempts;
+mod blocking;
 mod cache;
 mod clock;
 mod cluster;

@@ -78,7 +78,7 @@ fn status(outcome: &Outcome, signal: Option<Signal>) -> u8 {
             ExitStatus::NotDelivered.code()
         }
         Outcome::Undecodable(_) => ExitStatus::DeadLettered.code(),
-        Outcome::Stuck(_) => ExitStatus::Stuck.code(),
+        Outcome::Stuck(_) | Outcome::Blocked(_) => ExitStatus::Stuck.code(),
     }
 }
 

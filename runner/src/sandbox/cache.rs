@@ -21,6 +21,7 @@ use wasmtime::{Engine, Module};
 use super::guest::{Digest, Kind};
 use super::program::Compiled;
 use super::seen::Seen;
+use super::tree;
 
 /// A folder of entries: `KEY/CHECKSUM.cwasm`, where the checksum is the entry's own.
 #[derive(Debug)]
@@ -50,7 +51,7 @@ impl Cache {
         entries.flatten().find_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
             let checksum = name.strip_suffix(ENDING)?.to_owned();
-            let file = File::open(entry.path()).ok()?;
+            let file = tree::open_file(&entry.path()).ok()?;
             match self.verify(&file, &checksum) {
                 Ok(true) => Some(file),
                 Ok(false) => {

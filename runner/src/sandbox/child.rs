@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use wasmtime::Engine;
 
 use super::engine::engine;
+use super::ground::Ground;
 use super::guest::Kind;
 use super::names::{Names, OfParent};
 use super::program::Program;
@@ -90,6 +91,8 @@ pub enum Reply {
     Ended {
         outcome: Outcome,
         duration: Duration,
+        /// A call of the run may go on for ever: the process is no good for another run.
+        is_last: bool,
     },
 }
 
@@ -161,7 +164,7 @@ pub fn serve() -> io::Result<()> {
         }
     };
     // Before the wall, which lets through none of the calls that make one.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ground = Ground::new()?;
     drop(guest);
     let room = Room::at(setup.room.clone());
     if setup.options.grants.scratch.is_some()
@@ -194,12 +197,19 @@ pub fn serve() -> io::Result<()> {
     while let Ok(input) = runs_rx.recv() {
         if let Some(attempt) = &told.attempt {
             let outcome = probe::attempt(attempt, parent, &replies);
-            replies.send(&Reply::Ended { outcome: claims::sayable(outcome), duration: Duration::ZERO }, &[]);
+            replies.send(
+                &Reply::Ended { outcome: claims::sayable(outcome), duration: Duration::ZERO, is_last: false },
+                &[],
+            );
             continue;
         }
         let stderr = Lines::to_parent(replies.clone(), core.options.limits.stderr);
-        let Report { outcome, stdout, duration, .. } = runtime.block_on(core.run(input, &stderr));
-        replies.send(&Reply::Ended { outcome: claims::sayable(outcome), duration }, &stdout);
+        let report = ground.block_on(core.run(input, &stderr)).unwrap_or_else(|error| {
+            Report::bare(Outcome::HostFault(format!("no thread for the guest's files: {error}")), Duration::ZERO)
+        });
+        let Report { outcome, stdout, duration, .. } = report;
+        let is_last = ground.may_be_blocked(&outcome);
+        replies.send(&Reply::Ended { outcome: claims::sayable(outcome), duration, is_last }, &stdout);
     }
     drop(descriptors);
     // Not waited for: a panic of its own is all that it could still tell.

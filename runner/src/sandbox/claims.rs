@@ -24,6 +24,7 @@ pub fn believable(outcome: Outcome, options: &Options, is_cancelled: bool) -> Op
         | Outcome::Refused(..)
         | Outcome::Undeliverable(_)
         | Outcome::Undecodable(_)
+        | Outcome::Blocked(_)
         | Outcome::Stuck(_) => None,
     }
 }

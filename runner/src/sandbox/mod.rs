@@ -18,6 +18,7 @@ mod component;
 mod engine;
 mod error;
 mod grants;
+mod ground;
 mod guest;
 mod inspect;
 mod limits;

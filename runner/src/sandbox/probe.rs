@@ -81,7 +81,7 @@ fn forge(what: &str, replies: &Replies) -> io::Result<()> {
         "words" => (u32::MAX, 0),
         "bytes" => (words.len() as u32, HUGE),
         "outcome" => {
-            replies.send(&Reply::Ended { outcome: Outcome::Withdrawn, duration: Duration::MAX }, &[]);
+            replies.send(&Reply::Ended { outcome: Outcome::Withdrawn, duration: Duration::MAX, is_last: false }, &[]);
             return Ok(());
         }
         "stderr" => loop {

@@ -80,6 +80,7 @@ struct Ended {
     outcome: Outcome,
     stdout: Bytes,
     duration: Duration,
+    is_last: bool,
 }
 
 /// A child without an end of its run.
@@ -202,9 +203,9 @@ impl Processes {
         };
         drop(handed);
         let (outcome, stdout, duration) = match ended {
-            Ok(Ended { outcome, stdout, duration }) => {
+            Ok(Ended { outcome, stdout, duration, is_last }) => {
                 // A fault of the host's may be one of this process alone.
-                if !matches!(outcome, Outcome::HostFault(_)) {
+                if !matches!(outcome, Outcome::HostFault(_)) && !is_last {
                     self.keep(child);
                 }
                 (outcome, stdout, duration)
@@ -417,10 +418,10 @@ async fn listen(
                 stderr.write(&bytes);
                 stderr.room().await;
             }
-            (Reply::Ended { outcome, duration }, stdout) => {
+            (Reply::Ended { outcome, duration, is_last }, stdout) => {
                 let outcome = claims::believable(outcome, options, cancel.is_cancelled())
                     .ok_or_else(|| nonsense("a run can't end like this"))?;
-                return Ok(Ended { outcome, stdout, duration });
+                return Ok(Ended { outcome, stdout, duration, is_last });
             }
             (Reply::Lookup { id, name }, _) => {
                 if name.len() > MAX_NAME || !may_resolve(&options.grants.net, &name) {

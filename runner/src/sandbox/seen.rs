@@ -5,13 +5,13 @@
 //! the last change can't be set by anybody. Two changes within one tick of the clock can have the same, though, so a file
 //! that was changed a moment ago is not remembered.
 
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::cache;
+use super::{cache, tree};
 
 /// Files as they are now.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ impl Seen {
 
     /// What was noted of them.
     pub fn recall(&self) -> Option<String> {
-        let file = File::open(self.folder.join(&self.key)).ok()?;
+        let file = tree::open_file(&self.folder.join(&self.key)).ok()?;
         if !file.metadata().is_ok_and(|metadata| cache::is_ours_alone(&metadata)) {
             return None;
         }
@@ -115,7 +115,12 @@ mod tests {
         // Another one by the same name, of the same size and with the same time.
         let before = std::fs::metadata(&guest_path).unwrap();
         guest(folder.path(), 2);
-        File::options().write(true).open(&guest_path).unwrap().set_modified(before.modified().unwrap()).unwrap();
+        std::fs::File::options()
+            .write(true)
+            .open(&guest_path)
+            .unwrap()
+            .set_modified(before.modified().unwrap())
+            .unwrap();
         assert_eq!(seen().recall(), None);
     }
 

@@ -4,15 +4,13 @@
 
 use std::collections::VecDeque;
 use std::panic::resume_unwind;
-use std::pin::pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
 use super::clock::running_for;
+use super::ground::{GivenUp, Ground};
 use super::run::Core;
 use super::stdio::Lines;
 use super::{Input, STUCK_AFTER};
@@ -24,6 +22,8 @@ pub struct Slots {
     line: Arc<Line>,
     /// Runs that may happen at the same time.
     places: usize,
+    /// Threads that are lost to calls of earlier runs.
+    given_up: Arc<GivenUp>,
 }
 
 /// The runs that wait for a slot.
@@ -41,6 +41,10 @@ struct LineState {
     idle: usize,
     closed: bool,
 }
+
+/// As many threads may be lost to calls that never end. Each is a run that timed out at a file; with more of them the system
+/// would soon have no thread or memory for a good message.
+const MAX_GIVEN_UP: usize = 128;
 
 struct Request {
     input: Input,
@@ -62,7 +66,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 impl Slots {
     pub fn new(core: Core, places: usize) -> Slots {
-        Slots { core: Arc::new(core), line: Arc::default(), places }
+        Slots { core: Arc::new(core), line: Arc::default(), places, given_up: Arc::default() }
     }
 
     pub async fn run(&self, input: Input) -> Report {
@@ -143,10 +147,9 @@ impl Slots {
     }
 
     fn start_slot(&self) -> std::io::Result<()> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let (core, line) = (self.core.clone(), self.line.clone());
+        let mut ground = Ground::new()?;
+        let (core, line, given_up) = (self.core.clone(), self.line.clone(), self.given_up.clone());
         std::thread::Builder::new().name("guest".into()).spawn(move || {
-            let _context = runtime.enter();
             while let Some(Request { input, span, progress, reply }) = line.next() {
                 match &mut *lock(&progress) {
                     Progress::Withdrawn => continue,
@@ -154,9 +157,25 @@ impl Slots {
                 }
                 let _entered = span.entered();
                 fault::reach(Point::Running);
+                let lost = given_up.count();
+                if lost >= MAX_GIVEN_UP {
+                    let _ = reply.send(Report::bare(Outcome::Blocked(lost), Duration::ZERO));
+                    continue;
+                }
                 let stderr = Lines::new(core.options.stderr, core.options.limits.stderr);
-                let report = block_on(&runtime, core.run(input, &stderr));
+                let began = Instant::now();
+                let report = ground.block_on(core.run(input, &stderr)).unwrap_or_else(|error| {
+                    Report::bare(
+                        Outcome::HostFault(format!("no thread for the guest's files: {error}")),
+                        began.elapsed(),
+                    )
+                });
+                let may_be_blocked = ground.may_be_blocked(&report.outcome);
                 let _ = reply.send(report);
+                if may_be_blocked && let Err(error) = ground.renew(&given_up) {
+                    // A pool has room for hundreds of such calls, so the next run is not in danger yet.
+                    tracing::warn!(%error, "cannot make a runtime for the next run: it shares this one");
+                }
             }
         })?;
         Ok(())
@@ -196,17 +215,6 @@ impl Line {
     }
 }
 
-/// `Runtime::block_on` for what mostly is ready at once. A runtime takes longer to start and stop than a short run has
-/// left over for it.
-fn block_on<F: Future>(runtime: &Runtime, future: F) -> F::Output {
-    let mut future = pin!(future);
-    match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(output) => output,
-        // Polls again at once, with a waker.
-        Poll::Pending => runtime.block_on(future),
-    }
-}
-
 /// Whether the run had not begun, and now never will.
 fn withdraw_from(progress: &Mutex<Progress>) -> bool {
     let mut progress = lock(progress);
@@ -231,19 +239,6 @@ mod tests {
         let input = Input { stdin: "x".into(), env: Vec::new(), dirs: Vec::new(), cancel, withdraw };
         let progress = Arc::new(Mutex::new(Progress::Waiting));
         Request { input, span: tracing::Span::none(), progress, reply: oneshot::channel().0 }
-    }
-
-    #[test]
-    fn a_run_that_has_to_wait_for_something_is_woken() {
-        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-        let _context = runtime.enter();
-        let waits = async {
-            tokio::task::yield_now().await;
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            "done"
-        };
-        assert_eq!(block_on(&runtime, waits), "done");
-        assert_eq!(block_on(&runtime, async { "at once" }), "at once");
     }
 
     #[test]

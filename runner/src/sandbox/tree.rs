@@ -6,13 +6,16 @@
 
 use std::collections::HashSet;
 use std::ffi::{CStr, CString};
+use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat, fchmod, fstat, openat, renameat, statat, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, RawDir, Stat, fchmod, fstat, openat, renameat, statat, unlinkat,
+};
 use rustix::io::Errno;
 
 /// What a folder holds, or may hold.
@@ -298,6 +301,13 @@ fn is_open(stat: &Stat) -> bool {
 
 pub fn open_folder(parent: impl AsFd, name: &CStr) -> rustix::io::Result<OwnedFd> {
     openat(parent, name, FOLDER, Mode::empty())
+}
+
+/// Opens a file that we have written. What else has its name is not waited for: a pipe would wait for somebody who writes to it.
+pub fn open_file(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(openat(CWD, path, flags, Mode::empty())?);
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is no regular file")) }
 }
 
 /// Where the kernel says that an open file is. A path that was made of links, or is relative, is another.

@@ -324,6 +324,7 @@ impl State {
         }
         match outcome {
             Outcome::HostFault(fault) => self.stop(StopReason::HostFault(fault), acts),
+            Outcome::Blocked(_) => self.stop(StopReason::Stuck, acts),
             Outcome::Refused(kind, reason) => self.stop(StopReason::Refused(kind, reason), acts),
             Outcome::Stuck(_) => {
                 self.stop(StopReason::Stuck, acts);

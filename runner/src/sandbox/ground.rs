@@ -1,0 +1,168 @@
+//! What the runs of one thread stand on: a runtime, and the threads on which wasmtime-wasi opens and reads files for them.
+//!
+//! Such a call can take for ever: a pipe waits for somebody who writes to it, a network's file system for its server. It can't
+//! be stopped, so it outlives its run, and its thread goes with it. No later run may suffer from that: after such a run the
+//! runtime is given up with its threads, and the next run gets another one.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use tokio::runtime::{Builder, Runtime};
+
+use crate::task::{Limit, Outcome};
+
+/// More threads than the files of one run need at the same time. With more, some of them must be stuck.
+const USUAL_THREADS: usize = 8;
+
+#[derive(Debug)]
+pub struct Ground {
+    /// `None` only while it is dropped.
+    runtime: Option<Runtime>,
+    /// Threads that this runtime has for calls that block.
+    threads: Arc<AtomicUsize>,
+}
+
+/// Threads that were given up, as long as they live.
+#[derive(Debug, Default)]
+pub struct GivenUp(Mutex<Vec<Arc<AtomicUsize>>>);
+
+// === impl Ground ===
+
+impl Ground {
+    pub fn new() -> std::io::Result<Ground> {
+        Ground::build(&mut Builder::new_current_thread())
+    }
+
+    fn build(builder: &mut Builder) -> std::io::Result<Ground> {
+        let threads = Arc::new(AtomicUsize::new(0));
+        let (started, stopped) = (threads.clone(), threads.clone());
+        let runtime = builder
+            .enable_all()
+            .on_thread_start(move || {
+                started.fetch_add(1, Ordering::Relaxed);
+            })
+            .on_thread_stop(move || {
+                stopped.fetch_sub(1, Ordering::Relaxed);
+            })
+            .build()?;
+        Ok(Ground { runtime: Some(runtime), threads })
+    }
+
+    /// `Runtime::block_on` for what mostly is ready at once. A runtime takes longer to start and stop than a short run has
+    /// left over for it.
+    ///
+    /// # Errors
+    /// When the system has no thread for a file.
+    pub fn block_on<F: Future>(&self, future: F) -> Result<F::Output, String> {
+        let Some(runtime) = &self.runtime else { return Err("the runtime is gone".into()) };
+        let run = || {
+            let _context = runtime.enter();
+            let mut future = pin!(future);
+            match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(output) => output,
+                // Polls again at once, with a waker.
+                Poll::Pending => runtime.block_on(future),
+            }
+        };
+        // The run is not looked at again after a panic.
+        catch_unwind(AssertUnwindSafe(run)).or_else(|panic| match panic.downcast_ref::<String>() {
+            // tokio says so by a panic, with these words.
+            Some(text) if text.starts_with("OS can't spawn worker thread") => Err(text.clone()),
+            _ => resume_unwind(panic),
+        })
+    }
+
+    /// Whether a call of the run that ended like this may still go on.
+    pub fn may_be_blocked(&self, outcome: &Outcome) -> bool {
+        let threads = self.threads.load(Ordering::Relaxed);
+        let stopped =
+            matches!(outcome, Outcome::TimedOut(_) | Outcome::Interrupted | Outcome::LimitExceeded(Limit::Scratch(_)));
+        stopped && threads > 0 || threads > USUAL_THREADS
+    }
+
+    /// Takes another runtime, and leaves this one to its calls.
+    pub fn renew(&mut self, given_up: &GivenUp) -> std::io::Result<()> {
+        let left = std::mem::replace(self, Ground::new()?);
+        given_up.lock().push(left.threads.clone());
+        Ok(())
+    }
+}
+
+impl Drop for Ground {
+    /// Waits for no call: it may never end.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+// === impl GivenUp ===
+
+impl GivenUp {
+    pub fn count(&self) -> usize {
+        let mut threads = self.lock();
+        threads.retain(|threads| threads.load(Ordering::Relaxed) > 0);
+        threads.iter().map(|threads| threads.load(Ordering::Relaxed)).sum()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<AtomicUsize>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn a_run_that_has_to_wait_for_something_is_woken() {
+        let ground = Ground::new().unwrap();
+        let waits = async {
+            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            "done"
+        };
+        assert_eq!(ground.block_on(waits), Ok("done"));
+        assert_eq!(ground.block_on(async { "at once" }), Ok("at once"));
+    }
+
+    #[test]
+    fn a_thread_that_cannot_be_had_is_an_error_and_other_panics_are_panics() {
+        // No system has room for such a stack.
+        let ground = Ground::build(Builder::new_current_thread().thread_stack_size(1 << 60)).unwrap();
+        let error = ground.block_on(async { tokio::task::spawn_blocking(|| ()).await.is_ok() }).unwrap_err();
+        assert!(error.contains("thread"), "{error}");
+        assert!(catch_unwind(AssertUnwindSafe(|| ground.block_on(async { panic!("a bug") }))).is_err());
+    }
+
+    #[test]
+    fn a_call_that_blocks_is_given_up_with_its_thread_and_counted_until_it_ends() {
+        let given_up = GivenUp::default();
+        let mut ground = Ground::new().unwrap();
+        assert!(!ground.may_be_blocked(&Outcome::TimedOut(Duration::ZERO)), "it has no thread");
+        let (end_tx, end_rx) = channel::<()>();
+        let stopped = ground.block_on(async {
+            let blocked = tokio::task::spawn_blocking(move || end_rx.recv());
+            tokio::time::timeout(Duration::from_millis(1), blocked).await.is_err()
+        });
+        assert_eq!(stopped, Ok(true));
+        assert!(ground.may_be_blocked(&Outcome::TimedOut(Duration::ZERO)));
+        assert!(!ground.may_be_blocked(&Outcome::Succeeded), "its thread waits for the next file");
+        ground.renew(&given_up).unwrap();
+        assert_eq!(given_up.count(), 1);
+        assert_eq!(ground.block_on(async { tokio::task::spawn_blocking(|| 7).await.unwrap() }), Ok(7));
+        drop(end_tx);
+        let until = Instant::now() + Duration::from_secs(60);
+        while given_up.count() > 0 {
+            assert!(Instant::now() < until, "its thread has ended");
+            std::thread::yield_now();
+        }
+    }
+}
