@@ -160,6 +160,7 @@ impl Work {
                 connect_timeout: work.connect_timeout,
                 reconnect_timeout: work.reconnect_timeout,
                 publish_timeout: work.publish_timeout,
+                longest_pause: policy.longest_pause(),
             },
             broker,
             worker: worker::Options {

@@ -54,6 +54,15 @@ impl Policy {
         unfinished >= self.max_attempts.max(AT_LEAST)
     }
 
+    /// The longest pause that it makes.
+    pub fn longest_pause(&self) -> Duration {
+        match self.max_attempts {
+            0 | 1 => Duration::ZERO,
+            // The last attempt is followed by none.
+            attempts => self.backoff.pause(attempts - 1, 1.0),
+        }
+    }
+
     /// Decides about a message after its run.
     ///
     /// `jitter` is a random number in `0.0..1.0`; it is an argument so that this function stays pure.
@@ -229,6 +238,12 @@ mod tests {
         let decide =
             |number| policy.decide(&report, "", Attempt { number, max: 3 }, SystemTime::UNIX_EPOCH, 0.5).name();
         assert_eq!([decide(1), decide(3)], ["retry", "reject"]);
+    }
+
+    #[test]
+    fn the_longest_pause_is_the_one_before_the_last_attempt() {
+        let with = |max_attempts| Policy { max_attempts, ..policy() }.longest_pause().as_secs();
+        assert_eq!([1, 2, 3, 4, 100].map(with), [0, 1, 2, 4, 300]);
     }
 
     #[test]

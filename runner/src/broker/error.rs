@@ -31,6 +31,18 @@ pub enum Error {
     FrameTooLarge { source: Source },
     #[error("the connection to the broker was lost")]
     Lost { source: Option<Source> },
+    /// The connection stands, and a request got no answer.
+    #[error("the broker did not answer when it was asked to {doing}")]
+    Unanswered { doing: String },
+    /// The queue exists, and its broker can't serve it for now.
+    #[error("the queue `{queue}` is not available at the moment")]
+    Unavailable { queue: String, source: Source },
+    /// A stream keeps its messages whatever a worker does.
+    #[error("the queue `{queue}` is a stream: nothing that is acknowledged would leave it")]
+    Stream { queue: String },
+    /// The worker was told to stop before its settlement was made.
+    #[error("the worker was told to stop before the broker had confirmed the message")]
+    Aborted,
     #[error("the broker did not take the message: {reason}")]
     Unpublished { reason: String },
     /// It would be as large the next time.
@@ -52,15 +64,18 @@ pub enum Kind {
 impl Error {
     pub fn kind(&self) -> Kind {
         match self {
-            Error::Unreachable { .. } => Kind::Unreachable,
+            Error::Unreachable { .. } | Error::Unavailable { .. } => Kind::Unreachable,
             Error::Credentials { .. } | Error::Forbidden { .. } => Kind::Refused,
             Error::MissingQueue { .. }
             | Error::MissingExchange { .. }
             | Error::Unroutable { .. }
             | Error::Mismatch { .. }
             | Error::FrameTooLarge { .. }
+            | Error::Stream { .. }
             | Error::Settings { .. } => Kind::Configuration,
             Error::Lost { .. }
+            | Error::Unanswered { .. }
+            | Error::Aborted
             | Error::Unpublished { .. }
             | Error::TooLarge { .. }
             | Error::NoRequester { .. }
@@ -93,7 +108,17 @@ impl Error {
             Error::FrameTooLarge { .. } => {
                 "the lower one counts of `frame_max` in the broker's configuration and in --broker (BROKER_URL)".into()
             }
+            Error::Stream { .. } => {
+                "work on a quorum queue or a classic queue: `wq-run queue declare --queue NAME` makes one; the name comes \
+                 from --queue (QUEUE)"
+                    .into()
+            }
+            Error::Unavailable { .. } => {
+                "`rabbitmqctl cluster_status` shows the nodes that are down; a classic queue lives on one node".into()
+            }
             Error::Lost { .. }
+            | Error::Unanswered { .. }
+            | Error::Aborted
             | Error::Unpublished { .. }
             | Error::TooLarge { .. }
             | Error::NoRequester { .. }

@@ -83,7 +83,7 @@ impl Bookkeeper {
     ) -> (Subscription, Arc<Mutex<Books>>) {
         let (begun, begun_rx) = watch::channel(false);
         let (link, notices, commands) = Link::channel(begun_rx);
-        let wanted = link.wanted.clone();
+        let (wanted, abort) = (link.wanted.clone(), link.abort.clone());
         let books = Arc::new(Mutex::new(Books::default()));
         let keeper = Bookkeeper {
             link,
@@ -96,7 +96,7 @@ impl Bookkeeper {
             books: books.clone(),
         };
         let task = tokio::spawn(keeper.serve(written));
-        (Subscription { notices, commands, wanted, begun, task }, books)
+        (Subscription { notices, commands, wanted, begun, abort, task }, books)
     }
 
     async fn serve(mut self, written: Arc<Mutex<Vec<Bytes>>>) {
@@ -123,7 +123,7 @@ impl Bookkeeper {
                     }
                 }
                 Some(Command::Cancel) => self.link.cancelled = true,
-                Some(Command::Probe) => self.link.depth(Depth { ready: self.ready.len() as u64, delayed: 0 }),
+                Some(Command::Probe) => self.link.depth(Depth { ready: self.ready.len() as u64, ..Depth::default() }),
                 Some(Command::Close { reply }) => {
                     self.take_back();
                     self.books.lock().expect("no test panics here").left =

@@ -20,11 +20,12 @@ mod failure;
 pub(crate) mod fake;
 pub mod outbox;
 pub mod sqlite;
+mod supervise;
 mod url;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -34,8 +35,8 @@ pub use error::{Error, Kind};
 pub use outbox::{Address, Outbox};
 pub use url::{Url, UrlError};
 
+use self::supervise::{RECONNECT_INITIAL, RECONNECT_MAX, supervise};
 use crate::task::{Message, Origin, Settlement};
-use crate::telemetry::chain;
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -52,8 +53,10 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// How long to go on trying after a connection was lost.
     pub reconnect_timeout: Duration,
-    /// How long a retry or a dead letter may take to be confirmed.
+    /// How long a retry or a dead letter may take, from the connection for it to its confirmation.
     pub publish_timeout: Duration,
+    /// The longest pause before a retry that a worker with these settings makes.
+    pub longest_pause: Duration,
 }
 
 /// A running subscription to one queue. Dropping it gives everything back.
@@ -63,6 +66,7 @@ pub struct Subscription {
     commands: mpsc::UnboundedSender<Command>,
     wanted: Arc<AtomicU64>,
     begun: watch::Sender<bool>,
+    abort: CancellationToken,
     task: JoinHandle<()>,
 }
 
@@ -84,8 +88,10 @@ pub enum Notice {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Depth {
     pub ready: u64,
-    /// Waiting for the end of a backoff, where the broker can tell.
+    /// Waiting for the end of a backoff, or on the way back from it.
     pub delayed: u64,
+    /// Retries of this worker that should be back by now, and are not.
+    pub missing: u64,
 }
 
 /// One hand-over of a message.
@@ -176,14 +182,15 @@ pub(crate) struct Link {
     established: bool,
     /// The worker wants nothing more; a new session then need not take anything.
     pub(crate) cancelled: bool,
+    /// The worker waits no longer for what is under way.
+    pub(crate) abort: CancellationToken,
 }
 
-/// Pauses between two tries to connect: short at first, since a broker that restarts is back in seconds.
-const RECONNECT_INITIAL: Duration = Duration::from_millis(250);
-const RECONNECT_MAX: Duration = Duration::from_secs(10);
+/// How long a subscription may take to end. What the broker has not answered by then, it will not.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A session that ends sooner was none, for these pauses: each hands messages over, which is counted as an attempt.
-const STEADY: Duration = Duration::from_secs(1);
+/// How long what is under way may still take after the worker was told to stop at once. A broker that is well needs less.
+pub(crate) const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Connects to a queue; messages come after [`Subscription::begin`]. Connection errors arrive as notices.
 pub fn subscribe(url: &Url, options: Options) -> Subscription {
@@ -199,61 +206,9 @@ pub(crate) fn start(adapter: Adapter, options: Options) -> Subscription {
     let (link, notices, commands) = Link::channel(begun_rx);
     let wanted = link.wanted.clone();
     wanted.store(options.count.unwrap_or(u64::MAX), Ordering::Relaxed);
+    let abort = link.abort.clone();
     let task = tokio::spawn(supervise(adapter, link, options));
-    Subscription { notices, commands, wanted, begun, task }
-}
-
-/// Keeps a session going until the worker is done, the broker refuses us, or it has been away for too long.
-async fn supervise(mut adapter: Adapter, mut link: Link, options: Options) {
-    let mut away_since = Instant::now();
-    let mut patience = options.connect_timeout;
-    let mut pause = RECONNECT_INITIAL;
-    loop {
-        if link.cancelled {
-            // All that it had is lost and it wants nothing more: what is left is to see it go.
-            while !link.wait_disconnected(RECONNECT_MAX).await.is_closed() {}
-            return;
-        }
-        link.session += 1;
-        link.established = false;
-        let began = Instant::now();
-        let ended = match &mut adapter {
-            Adapter::Amqp(adapter) => adapter.session(&mut link).await,
-            Adapter::Sqlite(adapter) => adapter.session(&mut link).await,
-        };
-        let error = match ended {
-            Ended::Closed => return,
-            Ended::Refused(error) => return link.notify(Notice::Failed(error)),
-            Ended::Lost(error) => error,
-        };
-        if link.established {
-            away_since = Instant::now();
-            patience = options.reconnect_timeout;
-            if began.elapsed() > STEADY {
-                pause = RECONNECT_INITIAL;
-            }
-        }
-        if !*link.begun.borrow() {
-            // Nobody waits for it yet.
-            away_since = Instant::now();
-        }
-        // Whatever the pause has grown to, there is time for another try.
-        let longest = (patience / 2).clamp(RECONNECT_INITIAL, RECONNECT_MAX);
-        let jittered = pause.min(longest).mul_f64(0.5 + fastrand::f64() / 2.0);
-        if away_since.elapsed() + jittered > patience {
-            return link.notify(Notice::Failed(error));
-        }
-        tracing::warn!(
-            error = %chain(&error),
-            "no connection to the broker; trying again in {}",
-            humantime::format_duration(Duration::from_millis(jittered.as_millis() as u64))
-        );
-        link.notify(Notice::Lost(error));
-        if link.wait_disconnected(jittered).await.is_closed() {
-            return;
-        }
-        pause = (pause * 2).min(RECONNECT_MAX);
-    }
+    Subscription { notices, commands, wanted, begun, abort, task }
 }
 
 // === impl Subscription ===
@@ -285,24 +240,45 @@ impl Subscription {
         let _ = self.commands.send(Command::Probe);
     }
 
-    /// Ends the subscription.
+    /// Is cancelled to end all that waits for the broker: settlements whose message is not published yet are given up, and
+    /// their messages given back.
+    pub fn abort(&self) -> CancellationToken {
+        self.abort.clone()
+    }
+
+    /// Ends the subscription, whether the broker answers or not.
     ///
     /// # Errors
     /// When the end was not clean, so that the last settlements may not have reached the broker.
     pub async fn close(self) -> Result<(), Error> {
-        let Subscription { notices, commands, task, .. } = self;
+        let Subscription { notices, commands, abort, mut task, .. } = self;
         // First of all: deliveries that nobody looked at give themselves back, which has to come before the end.
         drop(notices);
         let (reply, closed_rx) = oneshot::channel();
         let _ = commands.send(Command::Close { reply });
         drop(commands);
-        let closed = closed_rx.await.unwrap_or(Err(Error::Lost { source: None }));
-        match task.await.map_err(tokio::task::JoinError::try_into_panic) {
-            // Its panic is a bug of ours, and no lost connection.
-            Err(Ok(panic)) => std::panic::resume_unwind(panic),
-            Err(Err(_)) | Ok(()) => closed,
+        let closing = async {
+            let closed = closed_rx.await.unwrap_or(Err(Error::Lost { source: None }));
+            match (&mut task).await.map_err(tokio::task::JoinError::try_into_panic) {
+                // Its panic is a bug of ours, and no lost connection.
+                Err(Ok(panic)) => std::panic::resume_unwind(panic),
+                Err(Err(_)) | Ok(()) => closed,
+            }
+        };
+        tokio::select! {
+            closed = closing => return closed,
+            () = tokio::time::sleep(CLOSE_TIMEOUT) => {}
+            () = aborted(&abort) => {}
         }
+        task.abort();
+        Err(Error::Unanswered { doing: "end the connection".into() })
     }
+}
+
+/// Returns when what is under way has had its time after an abort.
+pub(crate) async fn aborted(abort: &CancellationToken) {
+    abort.cancelled().await;
+    tokio::time::sleep(ABORT_TIMEOUT).await;
 }
 
 // === impl Receipt ===
@@ -365,6 +341,7 @@ impl Link {
             session: 0,
             established: false,
             cancelled: false,
+            abort: CancellationToken::new(),
         };
         (link, notices_rx, commands_tx)
     }
@@ -416,20 +393,31 @@ impl Link {
         self.notify(Notice::Delivery(Delivery { message, origin, attempt, unfinished, can_be_retried, receipt }));
     }
 
-    /// Answers commands while there is no connection.
+    /// Answers commands for a while, as long as there is no connection.
     async fn wait_disconnected(&mut self, pause: Duration) -> Wanted {
-        let until = tokio::time::sleep(pause);
-        tokio::pin!(until);
+        tokio::select! {
+            () = self.wait_closed() => Wanted::Closed,
+            () = tokio::time::sleep(pause) => Wanted::Yes,
+        }
+    }
+
+    /// Waits for something that needs a connection, or makes one; `None` when the worker wants it no longer.
+    pub(crate) async fn while_disconnected<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            () = self.wait_closed() => None,
+        }
+    }
+
+    /// Answers commands as long as there is no connection, until the worker closes the subscription or has gone.
+    pub(crate) async fn wait_closed(&mut self) {
         loop {
-            let command = tokio::select! {
-                command = self.commands.recv() => command,
-                () = &mut until => return Wanted::Yes,
-            };
-            match command {
-                None => return Wanted::Closed,
+            match self.commands.recv().await {
+                None => return,
                 Some(Command::Close { reply }) => {
                     let _ = reply.send(Ok(()));
-                    return Wanted::Closed;
+                    return;
                 }
                 Some(Command::Cancel) => self.cancelled = true,
                 // A worker that waits for an answer is told about the lost connection already, and asks again.

@@ -90,7 +90,11 @@ fn status(mode: Mode, reason: &StopReason, counts: Counts, closed_cleanly: bool,
         StopReason::HostFault(_) => return ExitStatus::NotDelivered,
         StopReason::Refused(Refused::Configuration, _) => return ExitStatus::Configuration,
         StopReason::Refused(Refused::Right, _) => return ExitStatus::Refused,
-        StopReason::Done | StopReason::Empty | StopReason::Signal(_) => {}
+        StopReason::Done
+        | StopReason::Empty
+        | StopReason::Unserved(_)
+        | StopReason::Missing(_)
+        | StopReason::Signal(_) => {}
     }
     if !closed_cleanly {
         return ExitStatus::NotDelivered;
@@ -115,8 +119,12 @@ fn status(mode: Mode, reason: &StopReason, counts: Counts, closed_cleanly: bool,
         (StopReason::Signal(_), Mode::Count(count)) if acked == count => ExitStatus::Done,
         (StopReason::Signal(Signal::Interrupt), _) => ExitStatus::Interrupted,
         (StopReason::Signal(Signal::Terminate), _) => ExitStatus::Terminated,
-        (StopReason::Empty, Mode::Drain) if dead_lettered > 0 => ExitStatus::DeadLettered,
-        (StopReason::Empty, _) if fail_on_empty && acked == 0 => ExitStatus::Empty,
+        (StopReason::Empty | StopReason::Unserved(_) | StopReason::Missing(_), Mode::Drain) if dead_lettered > 0 => {
+            ExitStatus::DeadLettered
+        }
+        // The queue is not empty.
+        (StopReason::Unserved(_) | StopReason::Missing(_), Mode::Drain) => ExitStatus::TaskFailed,
+        (StopReason::Empty | StopReason::Unserved(_), _) if fail_on_empty && acked == 0 => ExitStatus::Empty,
         _ => ExitStatus::Done,
     }
 }
@@ -126,6 +134,15 @@ impl std::fmt::Display for StopReason {
         match self {
             StopReason::Done => write!(f, "the count is reached"),
             StopReason::Empty => write!(f, "the queue is empty"),
+            StopReason::Unserved(ready) => write!(
+                f,
+                "{ready} messages are ready, and the broker hands none of them to this worker: another consumer may have them \
+                 to itself (a single active consumer, or one of a higher priority)"
+            ),
+            StopReason::Missing(retries) => write!(
+                f,
+                "{retries} retries have not come back to the queue: it may be full and refuse them, or somebody took them"
+            ),
             StopReason::Signal(signal) => write!(f, "{}", signal.name()),
             StopReason::HostFault(fault) | StopReason::Refused(_, fault) => write!(f, "{fault}"),
             // Said in full by `main`, with its hint.

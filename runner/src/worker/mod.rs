@@ -11,6 +11,7 @@ mod process;
 mod tests;
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,6 +72,10 @@ pub struct Stopped {
 pub enum StopReason {
     /// The queue is empty. What comes all the same is still done.
     Empty,
+    /// So many messages are ready, and the broker hands none of them over. What comes all the same is still done.
+    Unserved(u64),
+    /// So many retries of ours should be in the queue by now, and are not. What comes all the same is still done.
+    Missing(u64),
     /// The count is reached.
     Done,
     Signal(Signal),
@@ -142,8 +147,12 @@ struct State {
     /// When to look whether the queue is empty.
     probe_at: Option<Instant>,
     empty_seen: u32,
-    /// The last of our own retries is back in the queue by then.
-    retries_due: Option<Instant>,
+    /// Since when nothing runs and nothing has been handed to us.
+    idle_since: Option<Instant>,
+    /// How many messages were ready at the last look.
+    ready_seen: u64,
+    /// How soon to look again.
+    look_again: Duration,
 }
 
 /// A broker may count a message neither as ready nor have handed it over for the moment that it is between its queue
@@ -151,14 +160,18 @@ struct State {
 const EMPTY_LOOKS: u32 = 2;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(25);
 
-/// How long a retry may be on its way from a delay queue back to its own, where no count shows it.
-const BETWEEN_QUEUES: Duration = Duration::from_millis(500);
-
 /// How long the end of the sinks may take. It is a small part of what the last resort of a shutdown leaves.
 const SINKS_CLOSE_WITHIN: Duration = Duration::from_secs(1);
 
-/// How soon to look again at a queue that has something, but not for us yet.
+/// How soon to look again at a queue that has something, but not for us yet; the pause grows.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+const LOOK_AGAIN_MAX: Duration = Duration::from_secs(1);
+
+/// How long messages that are ready may not be handed to us, beyond `--wait`: no broker takes longer for a hand-over.
+const HAND_OVER: Duration = Duration::from_secs(2);
+
+/// The same for a drain, at least. Another consumer may have all of them to itself, and a drain takes its place if it goes away.
+const DRAIN_STANDS_BY: Duration = Duration::from_secs(30);
 
 // === impl Worker ===
 
@@ -206,12 +219,17 @@ impl Worker {
                     Act::Cancel => subscription.cancel(),
                     Act::GiveBack(deliveries) => {
                         drop(deliveries);
-                        if !matches!(state.stopping, Some(StopReason::Empty | StopReason::Done)) {
+                        let goes_on =
+                            |reason: &StopReason| reason.takes_what_comes() || matches!(reason, StopReason::Done);
+                        if !state.stopping.as_ref().is_some_and(goes_on) {
                             self.context.withdraw.cancel();
                         }
                     }
                     Act::Probe => subscription.probe(),
-                    Act::Abort => self.context.abort.cancel(),
+                    Act::Abort => {
+                        self.context.abort.cancel();
+                        subscription.abort().cancel();
+                    }
                 }
             }
             if state.running == 0
@@ -220,16 +238,33 @@ impl Worker {
                 break reason;
             }
         };
-        let closed = match reason {
-            // Nothing is left to close.
-            StopReason::BrokerFailed(_) => Ok(()),
-            _ => subscription.close().await,
+        let abort = subscription.abort();
+        let closing = async {
+            let closed = match reason {
+                // Nothing is left to close.
+                StopReason::BrokerFailed(_) => Ok(()),
+                _ => subscription.close().await,
+            };
+            // All results are where they should be, or given up. A broker that takes none does not answer this either.
+            let _ = tokio::time::timeout(SINKS_CLOSE_WITHIN, self.context.sinks.close()).await;
+            closed
         };
-        // All results are where they should be, or given up. A broker that takes none does not answer this either.
-        let _ = tokio::time::timeout(SINKS_CLOSE_WITHIN, self.context.sinks.close()).await;
+        let closed = tokio::select! {
+            closed = closing => closed,
+            never = abort_with(&mut phases, &abort) => match never {},
+        };
         fault::reach(Point::Closed);
         Stopped { reason, counts: state.counts, closed }
     }
+}
+
+/// Cancels `abort` in the last phase, also if that began before.
+async fn abort_with(phases: &mut watch::Receiver<Phase>, abort: &CancellationToken) -> Infallible {
+    if phases.wait_for(|phase| matches!(phase, Phase::Aborting(_))).await.is_ok() {
+        abort.cancel();
+    }
+    // Nobody watches for signals any more, or all is said.
+    std::future::pending().await
 }
 
 async fn sleep_until(at: Option<Instant>) {
@@ -258,7 +293,9 @@ impl State {
             counts: Counts::default(),
             probe_at: None,
             empty_seen: 0,
-            retries_due: None,
+            idle_since: None,
+            ready_seen: 0,
+            look_again: LOOK_AGAIN,
         }
     }
 
@@ -278,7 +315,7 @@ impl State {
             }
             Event::Notice(Notice::Delivery(delivery)) => {
                 // What still comes after the queue was found empty is work like any other.
-                if matches!(self.stopping, None | Some(StopReason::Empty)) {
+                if self.stopping.as_ref().is_none_or(StopReason::takes_what_comes) {
                     self.waiting.push_back(delivery);
                     self.fill(&mut acts);
                 }
@@ -307,15 +344,12 @@ impl State {
             Settled::Done(Settlement::DeadLetter { .. }) => self.counts.dead_lettered += 1,
             Settled::Done(Settlement::Reject { .. }) => self.counts.rejected += 1,
             Settled::Done(Settlement::Release) => self.counts.released += 1,
-            Settled::Done(Settlement::Retry { after, .. }) => {
-                self.counts.retried += 1;
-                self.retries_due = self.retries_due.max(Some(now + after + BETWEEN_QUEUES));
-            }
+            Settled::Done(Settlement::Retry { .. }) => self.counts.retried += 1,
             Settled::Withdrawn => {}
             Settled::Lost => self.counts.lost += 1,
             Settled::Failed(error) => {
                 self.counts.lost += 1;
-                self.stop(StopReason::HostFault(chain(&error)), acts);
+                self.stop(StopReason::not_settled(&error), acts);
             }
             Settled::Panicked(panic) => {
                 self.counts.lost += 1;
@@ -354,6 +388,7 @@ impl State {
             self.started += 1;
             self.probe_at = None;
             self.empty_seen = 0;
+            self.idle_since = None;
             acts.push(Act::Start(delivery));
             if self.mode == Mode::Count(self.started) {
                 self.stop(StopReason::Done, acts);
@@ -363,9 +398,13 @@ impl State {
 
     fn wait_for_work(&mut self, now: Instant) {
         self.empty_seen = 0;
+        self.look_again = LOOK_AGAIN;
         self.probe_at = match (self.mode, self.wait) {
             (Mode::Forever, _) | (_, None) => None,
-            (Mode::Count(_) | Mode::Drain, Some(wait)) if self.running == 0 => Some(now + wait),
+            (Mode::Count(_) | Mode::Drain, Some(wait)) if self.running == 0 => {
+                self.idle_since.get_or_insert(now);
+                Some(now + wait)
+            }
             _ => None,
         };
     }
@@ -374,18 +413,38 @@ impl State {
         if self.running > 0 || self.stopping.is_some() {
             return;
         }
-        let to_come = self.mode == Mode::Drain && (depth.delayed > 0 || self.retries_due > Some(now));
-        if depth.ready > 0 || to_come {
+        if depth.ready > 0 && self.is_left_out(depth.ready, now) {
+            return self.stop(StopReason::Unserved(depth.ready), acts);
+        }
+        if depth.ready > 0 || self.mode == Mode::Drain && depth.delayed > 0 {
             self.empty_seen = 0;
-            self.probe_at = Some(now + LOOK_AGAIN);
+            self.probe_at = Some(now + self.look_again);
+            self.look_again = (2 * self.look_again).min(LOOK_AGAIN_MAX);
             return;
         }
         self.empty_seen += 1;
-        if self.empty_seen >= EMPTY_LOOKS {
-            self.stop(StopReason::Empty, acts);
-        } else {
+        if self.empty_seen < EMPTY_LOOKS {
             self.probe_at = Some(now + BETWEEN_LOOKS);
+        } else if self.mode == Mode::Drain && depth.missing > 0 {
+            self.stop(StopReason::Missing(depth.missing), acts);
+        } else {
+            self.stop(StopReason::Empty, acts);
         }
+    }
+
+    /// Whether messages have been ready for so long without being handed to us that they are not for us.
+    fn is_left_out(&mut self, ready: u64, now: Instant) -> bool {
+        // Others make progress, which is what a drain is for.
+        let fewer = ready < self.ready_seen;
+        self.ready_seen = ready;
+        if self.mode == Mode::Drain && fewer {
+            self.idle_since = Some(now);
+        }
+        let patience = match self.mode {
+            Mode::Drain => self.wait.unwrap_or_default().max(DRAIN_STANDS_BY),
+            Mode::Count(_) | Mode::Forever => self.wait.unwrap_or_default() + HAND_OVER,
+        };
+        self.idle_since.is_some_and(|since| now >= since + patience)
     }
 
     /// Stops taking messages, and gives back those that wait. What runs goes on.
@@ -402,9 +461,23 @@ impl State {
 }
 
 impl StopReason {
+    /// After a settlement that could not be made.
+    fn not_settled(error: &broker::Error) -> StopReason {
+        match error.kind() {
+            broker::Kind::Configuration => StopReason::Refused(Refused::Configuration, chain(error)),
+            broker::Kind::Refused => StopReason::Refused(Refused::Right, chain(error)),
+            broker::Kind::Lost | broker::Kind::Unreachable => StopReason::HostFault(chain(error)),
+        }
+    }
+
+    /// Whether a message that comes all the same is done.
+    fn takes_what_comes(&self) -> bool {
+        matches!(self, StopReason::Empty | StopReason::Unserved(_) | StopReason::Missing(_))
+    }
+
     fn severity(&self) -> u8 {
         match self {
-            StopReason::Empty => 0,
+            StopReason::Empty | StopReason::Unserved(_) | StopReason::Missing(_) => 0,
             StopReason::Done => 1,
             StopReason::Signal(_) => 2,
             StopReason::HostFault(_) => 3,

@@ -152,6 +152,7 @@ async fn process_in_span(context: Arc<Context>, delivery: Delivery, span: Span) 
     fault::reach(Point::Settled);
     let settled = match settled {
         Ok(()) => Settled::Done(settlement),
+        Err(broker::Error::Aborted) => Settled::Done(Settlement::Release),
         Err(broker::Error::Lost { .. }) => Settled::Lost,
         Err(error) => Settled::Failed(error),
     };

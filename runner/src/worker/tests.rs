@@ -162,7 +162,7 @@ impl World {
                     self.finish(delivery, end);
                 }
             }
-            Step::Depth(ready, delayed) => self.on(Event::Notice(Notice::Depth(Depth { ready, delayed }))),
+            Step::Depth(ready, delayed) => self.on(Event::Notice(Notice::Depth(Depth { ready, delayed, missing: 0 }))),
             Step::ProbeDue => self.on(Event::ProbeDue),
             Step::Signal => self.on(Event::Phase(Phase::Draining(Signal::Terminate))),
             Step::SecondSignal => self.on(Event::Phase(Phase::Aborting(Signal::Terminate))),

@@ -2,8 +2,8 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 pub struct Proxy {
     pub port: u16,
@@ -20,7 +20,13 @@ struct State {
     cut_each_after: AtomicU64,
     /// Take bytes and pass none of them on.
     silent: AtomicBool,
+    /// Methods of AMQP that the target's answers lose, by class and number.
+    withheld: Mutex<Vec<(u16, u16)>>,
 }
+
+/// Cuts what an AMQP broker sends into frames.
+#[derive(Default)]
+struct Frames(Vec<u8>);
 
 impl Proxy {
     pub fn start(target: u16) -> Proxy {
@@ -32,6 +38,7 @@ impl Proxy {
             cut_after: AtomicU64::new(u64::MAX),
             cut_each_after: AtomicU64::new(u64::MAX),
             silent: AtomicBool::new(false),
+            withheld: Mutex::default(),
         });
         let accepting = state.clone();
         // Ends with the test process.
@@ -63,6 +70,11 @@ impl Proxy {
         self.state.cut_each_after.store(bytes, Ordering::Relaxed);
     }
 
+    /// Drops these methods of AMQP from now on, and lets all else through: a broker that beats, and never answers them.
+    pub fn withhold(&self, methods: &[(u16, u16)]) {
+        self.state.withheld.lock().expect("no test panics here").extend(methods);
+    }
+
     /// Swallows everything from now on, and keeps the connections open: a cable that was pulled.
     pub fn go_silent(&self) {
         self.state.silent.store(true, Ordering::Relaxed);
@@ -73,6 +85,7 @@ impl State {
     fn relay(&self, mut from: TcpStream, mut to: TcpStream, answers: bool) {
         let mut buffer = [0; 4096];
         let mut answered = 0;
+        let mut frames = Frames::default();
         while let Ok(count @ 1..) = from.read(&mut buffer) {
             if self.silent.load(Ordering::Relaxed) {
                 continue;
@@ -84,11 +97,43 @@ impl State {
             let before = self.relayed.fetch_add(count as u64, Ordering::Relaxed);
             let left = self.cut_after.load(Ordering::Relaxed).saturating_sub(before);
             let passes = usize::try_from(left).map_or(count, |left| left.min(count));
-            if to.write_all(&buffer[..passes]).is_err() || passes < count {
+            let passing = &buffer[..passes];
+            let written = if answers {
+                let withheld = self.withheld.lock().expect("no test panics here").clone();
+                to.write_all(&frames.without(passing, &withheld))
+            } else {
+                to.write_all(passing)
+            };
+            if written.is_err() || passes < count {
                 break;
             }
         }
         let _ = from.shutdown(Shutdown::Both);
         let _ = to.shutdown(Shutdown::Both);
+    }
+}
+
+impl Frames {
+    /// What is whole by now, but for these methods.
+    fn without(&mut self, bytes: &[u8], methods: &[(u16, u16)]) -> Vec<u8> {
+        /// Type, channel and size; and a byte at the end.
+        const AROUND: usize = 8;
+        self.0.extend(bytes);
+        let mut passing = Vec::new();
+        while let [kind, _, _, a, b, c, d, payload @ ..] = self.0.as_slice() {
+            let size = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
+            if payload.len() <= size {
+                break;
+            }
+            let method = match payload {
+                [a, b, c, d, ..] if *kind == 1 => Some((u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d]))),
+                _ => None,
+            };
+            let frame = self.0.drain(..size + AROUND).collect::<Vec<_>>();
+            if !method.is_some_and(|method| methods.contains(&method)) {
+                passing.extend(frame);
+            }
+        }
+        passing
     }
 }

@@ -124,6 +124,20 @@ impl Queue<'_> {
         name
     }
 
+    /// Makes another queue with arguments of its own.
+    pub fn beside_with(&self, name: &str, arguments: &[(&str, AMQPValue)]) -> String {
+        let (Broker::Quorum(rabbitmq) | Broker::Classic(rabbitmq)) = &self.broker else { panic!("for AMQP") };
+        let name = format!("{}.{name}", self.name);
+        let mut table = FieldTable::default();
+        for (name, value) in arguments {
+            table.insert((*name).into(), value.clone());
+        }
+        on_channel(rabbitmq, async |channel| {
+            channel.queue_declare(name.as_str().into(), QueueDeclareOptions::durable(), table).await.expect("declared");
+        });
+        name
+    }
+
     /// Deletes a queue, with all that is in it.
     pub fn delete(&self, name: &str) {
         match &self.broker {

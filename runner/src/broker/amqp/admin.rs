@@ -9,7 +9,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Acker, Channel, Connection};
 
 use super::connection::{self, lost, queue_error};
-use super::publisher::{Publisher, name};
+use super::publisher::{Deadline, Publisher, name};
 use super::{SYSTEM, Url, convert};
 use crate::broker::admin::{self, Got, QueueType, Status};
 use crate::broker::{Address, Error};
@@ -37,13 +37,13 @@ impl Admin {
     pub async fn publish(&mut self, queue: &str, properties: Properties, body: Bytes) -> Result<(), Error> {
         let publisher = match self.publisher.take() {
             Some(publisher) => publisher,
-            None => Publisher::connect(&self.nodes, "wq-run publish", PUBLISH_TIMEOUT).await?,
+            None => Publisher::connect(&self.nodes, "wq-run publish").await?,
         };
         let publisher = self.publisher.insert(publisher);
         let stamped = Properties { timestamp: properties.timestamp.or_else(|| Some(convert::now())), ..properties };
         let native =
             convert::native(&stamped, FieldTable::default()).map_err(|reason| Error::Unpublished { reason })?;
-        publisher.publish(&Address::Queue(queue.to_owned()), native, &body).await
+        publisher.publish(&Address::Queue(queue.to_owned()), native, &body, Deadline::after(PUBLISH_TIMEOUT)).await
     }
 
     pub async fn close(self) -> Result<(), Error> {
@@ -135,6 +135,6 @@ impl Admin {
 
 impl Receipt {
     pub async fn forget(self) -> Result<(), Error> {
-        super::sent(self.0.ack(BasicAckOptions::default()).await)
+        super::session::sent(self.0.ack(BasicAckOptions::default()).await)
     }
 }

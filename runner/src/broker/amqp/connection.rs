@@ -12,6 +12,11 @@ use crate::broker::Error;
 /// For a clean end. What is not answered by then will not be.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// For the answer to a request that costs a broker next to nothing: a cancel, a look at a queue, a new channel; and for the
+/// socket to take what is written, an acknowledgement for example. AMQP has no such bound of its own, and heartbeats go on
+/// while a broker leaves a request without an answer.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Connects to the first node that can be reached.
 ///
 /// # Errors
@@ -56,10 +61,14 @@ async fn connect_to(url: &Url, name: &str) -> Result<Connection, Error> {
 
 /// Ends a connection; an error means that the last frames may not have arrived.
 pub async fn close(connection: &Connection) -> Result<(), Error> {
+    if connection.status().blocked() {
+        // lapin writes nothing to a connection that the broker has blocked, its end neither. It goes away with the process.
+        return Err(Error::Unanswered { doing: "end a connection that it blocks".into() });
+    }
     match tokio::time::timeout(CLOSE_TIMEOUT, connection.close(200, "done".into())).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(lost(error)),
-        Err(_) => Err(Error::Lost { source: Some("the broker did not answer the end of the connection".into()) }),
+        Err(_) => Err(Error::Unanswered { doing: "end the connection".into() }),
     }
 }
 
@@ -69,8 +78,18 @@ pub async fn close_channel(channel: &lapin::Channel) -> Result<(), Error> {
     match tokio::time::timeout(CLOSE_TIMEOUT, channel.close(200, "done".into())).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(lost(error)),
-        Err(_) => Err(Error::Lost { source: Some("the broker did not answer the end of the channel".into()) }),
+        Err(_) => Err(Error::Unanswered { doing: "end the channel".into() }),
     }
+}
+
+/// Bounds a request by [`ANSWER_TIMEOUT`].
+///
+/// # Errors
+/// The request's own, and [`Error::Unanswered`].
+pub async fn answered<T>(doing: &str, request: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    tokio::time::timeout(ANSWER_TIMEOUT, request)
+        .await
+        .unwrap_or_else(|_| Err(Error::Unanswered { doing: doing.to_owned() }))
 }
 
 /// What a broker answers to something that it will not do.
@@ -128,6 +147,9 @@ pub fn unreceived(error: lapin::Error) -> Error {
 pub fn queue_error(error: lapin::Error, queue: &str, doing: &str) -> Error {
     let doing = || format!("{doing} the queue `{queue}`");
     match refusal(&error) {
+        Some(Refusal::NotFound) if is_temporary(&error) => {
+            Error::Unavailable { queue: queue.to_owned(), source: error.into() }
+        }
         Some(Refusal::NotFound) => Error::MissingQueue { queue: queue.to_owned(), source: Some(error.into()) },
         Some(Refusal::AccessRefused | Refusal::Locked | Refusal::NotAllowed) => {
             Error::Forbidden { doing: doing(), source: error.into() }
@@ -135,4 +157,18 @@ pub fn queue_error(error: lapin::Error, queue: &str, doing: &str) -> Error {
         Some(Refusal::PreconditionFailed) => Error::Mismatch { doing: doing(), source: error.into() },
         Some(Refusal::FrameTooLarge) | None => unreceived(error),
     }
+}
+
+/// Whether a 404 speaks of a queue that exists. RabbitMQ has one code for a queue that is not there and for one that it
+/// can't get at, because a node is down or starts, so that its words have to tell them apart.
+fn is_temporary(error: &lapin::Error) -> bool {
+    const WORDS: [&str; 4] = [
+        "is down or inaccessible",
+        "failed to perform operation on",
+        "process is stopped by supervisor",
+        "has crashed and failed to restart",
+    ];
+    let ErrorKind::ProtocolError(error) = error.kind() else { return false };
+    let said = error.get_message().as_str();
+    WORDS.iter().any(|words| said.contains(words))
 }

@@ -99,6 +99,11 @@ impl Consumers {
         }
     }
 
+    /// How many of ours the broker counts.
+    pub fn live(&self) -> u64 {
+        self.live.len() as u64
+    }
+
     /// To be called before a delivery of this consumer is settled.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 
-use super::publisher::Publisher;
+use super::publisher::{Deadline, Publisher};
 use super::{Url, connection_name, convert};
 use crate::broker::outbox::{Address, Options, patiently};
 use crate::broker::{Error, Kind};
@@ -40,18 +40,18 @@ impl Outbox {
     ) -> Result<(), Error> {
         let native = convert::native(properties, convert::field_table(headers))
             .map_err(|reason| Error::Unpublished { reason })?;
-        let patience = self.options.publish_timeout;
-        // Bounded as a whole: many runs may wait for the same connection, and each of them only for so long.
-        let publisher = tokio::time::timeout(patience, self.publisher()).await.map_err(|_| Error::Unpublished {
-            reason: format!("no connection within {} (--publish-timeout)", humantime::format_duration(patience)),
-        })??;
+        // One bound for all of it: many runs may wait for the same connection, and each of them only for so long.
+        let deadline = Deadline::after(self.options.publish_timeout);
+        let publisher = deadline.connected(self.publisher()).await?;
         // Not tried again, whatever comes of it: it may have arrived.
-        publisher.publish(to, native, body).await
+        publisher.publish(to, native, body, deadline).await
     }
 
     pub async fn close(&self) {
-        // Everything is confirmed by now.
-        let _ = self.publisher.lock().await.close().await;
+        // Everything is confirmed by now. Whoever still makes a connection was given up.
+        if let Ok(publisher) = self.publisher.try_lock() {
+            let _ = publisher.close().await;
+        }
     }
 
     async fn publisher(&self) -> Result<Arc<Publisher>, Error> {
@@ -66,7 +66,7 @@ impl Outbox {
 
 async fn connect(nodes: &[Url], options: &Options) -> Result<Publisher, Error> {
     let name = connection_name("results of", &options.queue);
-    Publisher::connect(nodes, &name, options.publish_timeout).await.map_err(|error| match error.kind() {
+    Publisher::connect(nodes, &name).await.map_err(|error| match error.kind() {
         // Nothing was published yet, so that this is no connection lost with the outcome open.
         Kind::Lost => {
             let address = nodes.iter().map(Url::address).collect::<Vec<_>>().join(", ");

@@ -3,6 +3,7 @@
 //! A connection of its own, because a broker in need stops reading from connections that publish: acknowledgements and
 //! heartbeats on the same connection would stop with it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,9 +11,10 @@ use bytes::Bytes;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ExchangeKind};
+use tokio::time::Instant;
 
 use super::connection::{self, Refusal, lost, queue_error, refusal};
-use super::{Url, convert};
+use super::{Url, convert, delays};
 use crate::broker::failure::Next;
 use crate::broker::{Address, Error};
 use crate::fault::{self, Point};
@@ -25,38 +27,58 @@ const DIRECT_REPLY: &str = "amq.rabbitmq.reply-to.";
 /// How soon it is said that the broker takes nothing at the moment.
 const SAY_BLOCKED_AFTER: Duration = Duration::from_secs(1);
 
-/// Delay queues have these lives, in milliseconds; a message goes to the first that is long enough, with an expiration
-/// of its own. Few of them, since each is a queue; and close to each other, since a message can wait behind another
-/// of the same queue for at most the difference.
-const DELAYS: [u64; 10] = [1_000, 2_000, 5_000, 10_000, 30_000, 60_000, 300_000, 900_000, 3_600_000, 86_400_000];
+/// How many delay queues are tried, if the first one is not as we would make it.
+const DELAY_QUEUES_TRIED: usize = 3;
 
-/// An unused delay queue goes away after this long beyond its delay. It is declared again for every message, so that
-/// it never goes while there is a message in it.
-const DELAY_QUEUE_SPARE: u64 = 3_600_000;
+/// Until when a message has to be known to have arrived: one bound for all that this takes, be it a connection, a channel, a
+/// declaration or the confirmation.
+#[derive(Clone, Copy)]
+pub struct Deadline {
+    at: Instant,
+    allowed: Duration,
+}
 
 pub struct Publisher {
     connection: Connection,
     /// Channels on which nothing is being published. Each carries one message at a time: lapin hands a returned message
     /// to whichever confirm of the channel completes next.
     idle: Mutex<Vec<Channel>>,
-    /// `--publish-timeout`. A broker that raised an alarm takes nothing until it is over.
-    timeout: Duration,
+    /// Something over this connection was given up. What is asked of it next would have to wait as well.
+    given_up: AtomicBool,
+}
+
+impl Deadline {
+    /// `allowed` is what the user gave as `--publish-timeout`.
+    pub fn after(allowed: Duration) -> Deadline {
+        Deadline { at: Instant::now() + allowed, allowed }
+    }
+
+    /// Bounds the search for a connection.
+    ///
+    /// # Errors
+    /// Those of `connecting`; and [`Error::Unpublished`] when it takes too long.
+    pub async fn connected<T>(self, connecting: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        tokio::time::timeout_at(self.at, connecting).await.unwrap_or_else(|_| {
+            let within = humantime::format_duration(self.allowed);
+            Err(Error::Unpublished { reason: format!("no connection within {within} (--publish-timeout)") })
+        })
+    }
 }
 
 impl Publisher {
     /// # Errors
     /// As [`connection::connect`].
-    pub async fn connect(nodes: &[Url], name: &str, timeout: Duration) -> Result<Publisher, Error> {
+    pub async fn connect(nodes: &[Url], name: &str) -> Result<Publisher, Error> {
         let connection = connection::connect(nodes, name).await?;
-        let publisher = Publisher { connection, idle: Mutex::default(), timeout };
-        let channel = publisher.channel().await?;
+        let publisher = Publisher { connection, idle: Mutex::default(), given_up: AtomicBool::new(false) };
+        let channel = connection::answered("open a channel", publisher.channel()).await?;
         publisher.put_back(channel);
         Ok(publisher)
     }
 
     /// Whether another message can be tried over this connection.
     pub fn usable(&self) -> bool {
-        self.connection.status().connected()
+        self.connection.status().connected() && !self.given_up.load(Ordering::Relaxed)
     }
 
     pub async fn close(&self) -> Result<(), Error> {
@@ -67,12 +89,31 @@ impl Publisher {
     ///
     /// # Errors
     /// When it is not known that the message is where it should be. It may be there all the same.
-    pub async fn publish(&self, to: &Address, properties: BasicProperties, body: &Bytes) -> Result<(), Error> {
+    pub async fn publish(
+        &self,
+        to: &Address,
+        properties: BasicProperties,
+        body: &Bytes,
+        deadline: Deadline,
+    ) -> Result<(), Error> {
+        self.by(deadline, self.publish_unbounded(to, properties, body)).await
+    }
+
+    /// Bounds all that publishing a message takes. The connection of one that is given up is not used again.
+    async fn by<T>(&self, deadline: Deadline, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let work = self.while_blocked(work, deadline.allowed);
+        tokio::time::timeout_at(deadline.at, work).await.unwrap_or_else(|_| {
+            self.given_up.store(true, Ordering::Relaxed);
+            Err(Error::Unpublished { reason: self.unconfirmed(deadline.allowed) })
+        })
+    }
+
+    async fn publish_unbounded(&self, to: &Address, properties: BasicProperties, body: &Bytes) -> Result<(), Error> {
         let direct = matches!(to, Address::Reply(reply_to) if reply_to.starts_with(DIRECT_REPLY));
         if direct {
             // The broker returns every mandatory message to such an address, delivered or not. Without that word it
             // tells nothing, so that the requester is looked for first.
-            self.look_for(to).await?;
+            self.look_for_unbounded(to).await?;
         }
         let (exchange, key) = names(to)?;
         let channel = self.channel().await?;
@@ -82,10 +123,7 @@ impl Publisher {
             fault::reach(Point::Published);
             confirm.await
         };
-        let confirmation = tokio::time::timeout(self.timeout, self.while_blocked(publishing))
-            .await
-            .map_err(|_| Error::Unpublished { reason: self.unconfirmed() })?
-            .map_err(|error| refused(to, error))?;
+        let confirmation = publishing.await.map_err(|error| refused(to, error))?;
         self.put_back(channel);
         confirmed(to, &confirmation)?;
         fault::reach(Point::Confirmed);
@@ -97,6 +135,10 @@ impl Publisher {
     /// # Errors
     /// When it is not, or when that can't be known.
     pub async fn look_for(&self, to: &Address) -> Result<(), Error> {
+        connection::answered("look for the place of a result", self.look_for_unbounded(to)).await
+    }
+
+    async fn look_for_unbounded(&self, to: &Address) -> Result<(), Error> {
         // A refusal closes its channel, so it gets one of its own.
         let channel = self.connection.create_channel().await.map_err(lost)?;
         let (exchange, key) = names(to)?;
@@ -137,7 +179,7 @@ impl Publisher {
     }
 
     /// Says so if the broker blocks us: otherwise a worker that waits looks like one that hangs.
-    async fn while_blocked<T>(&self, publishing: impl Future<Output = T>) -> T {
+    async fn while_blocked<T>(&self, publishing: impl Future<Output = T>, allowed: Duration) -> T {
         tokio::pin!(publishing);
         tokio::select! {
             published = &mut publishing => return published,
@@ -146,69 +188,72 @@ impl Publisher {
         if self.connection.status().blocked() {
             tracing::warn!(
                 "the broker takes no messages at the moment; waiting for at most {} (--publish-timeout)",
-                humantime::format_duration(self.timeout)
+                humantime::format_duration(allowed)
             );
         }
         publishing.await
     }
 
-    fn unconfirmed(&self) -> String {
+    fn unconfirmed(&self, allowed: Duration) -> String {
         let blocked = if self.connection.status().blocked() { "it blocks publishers: " } else { "" };
         format!(
             "it was not confirmed within {} (--publish-timeout); {blocked}the broker may be out of memory or disk space",
-            humantime::format_duration(self.timeout)
+            humantime::format_duration(allowed)
         )
     }
 
-    /// Publishes a message so that it comes to `queue` after `delay`, and does not have to be held until then.
+    /// Publishes a message so that it comes to `queue` after `pause`, and does not have to be held until then. Returns the
+    /// life of the delay queue in which it waits, in seconds; `None` if it waits in none.
     ///
     /// # Errors
     /// As [`Publisher::publish`].
     pub async fn publish_delayed(
         &self,
         queue: &str,
-        delay: Duration,
+        pause: Duration,
         properties: BasicProperties,
         body: &Bytes,
-    ) -> Result<(), Error> {
-        let delay = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-        if delay == 0 {
-            return self.publish(&Address::Queue(queue.to_owned()), properties, body).await;
-        }
-        let life = life_for(delay);
-        let delay = delay.min(life);
-        match self.declare_delay_queue(queue, life).await {
-            Ok(delay_queue) => {
-                let properties = properties.with_expiration(name(&delay.to_string())?);
-                self.publish(&Address::Queue(delay_queue), properties, body).await
+        deadline: Deadline,
+    ) -> Result<Option<u64>, Error> {
+        self.by(deadline, async {
+            let Some(life) = self.delay_queue(queue, pause).await? else {
+                self.publish_unbounded(&Address::Queue(queue.to_owned()), properties, body).await?;
+                return Ok(None);
+            };
+            let expiration = pause.min(Duration::from_secs(life)).as_millis();
+            let properties = properties.with_expiration(name(&expiration.to_string())?);
+            let to = Address::Queue(delays::name(queue, life));
+            match self.publish_unbounded(&to, properties, body).await {
+                Ok(()) => Ok(Some(life)),
+                // Deleted since it was declared; it is made again for the next try.
+                Err(error @ Error::MissingQueue { .. }) => Err(Error::Unpublished { reason: chain(&error) }),
+                Err(error) => Err(error),
             }
-            Err(error @ (Error::Forbidden { .. } | Error::Mismatch { .. })) => {
-                tracing::warn!(error = %chain(&error), "there is no queue to wait in: the message comes again at once");
-                self.publish(&Address::Queue(queue.to_owned()), properties, body).await
-            }
-            Err(error) => Err(error),
-        }
+        })
+        .await
     }
 
-    /// `QUEUE.retry.SECONDSs`: messages expire here into `QUEUE`.
-    ///
-    /// A quorum queue with dead-lettering "at least once": a classic one hands expired messages on without confirms, and
-    /// loses what is under way when the broker dies.
-    async fn declare_delay_queue(&self, queue: &str, life: u64) -> Result<String, Error> {
-        let name = delay_queue(queue, life);
-        let mut arguments = FieldTable::default();
-        let mut text = |name: &str, value: &str| {
-            arguments.insert(name.into(), AMQPValue::LongString(value.into()));
-        };
-        text("x-queue-type", "quorum");
-        text("x-dead-letter-exchange", "");
-        text("x-dead-letter-routing-key", queue);
-        text("x-dead-letter-strategy", "at-least-once");
-        text("x-overflow", "reject-publish");
-        arguments.insert("x-message-ttl".into(), AMQPValue::LongLongInt(life.cast_signed()));
-        arguments.insert("x-expires".into(), AMQPValue::LongLongInt((life + DELAY_QUEUE_SPARE).cast_signed()));
-        self.declare(&name, arguments).await?;
-        Ok(name)
+    /// Makes the queue in which a retry waits, or finds that there is none to wait in.
+    async fn delay_queue(&self, queue: &str, pause: Duration) -> Result<Option<u64>, Error> {
+        if pause.as_millis() == 0 {
+            return Ok(None);
+        }
+        let mut refused = None;
+        // One that somebody made with other arguments may lose what expires in it; the next one is a longer pause.
+        for life in delays::lives(pause).take(DELAY_QUEUES_TRIED) {
+            match self.declare(&delays::name(queue, life), delays::arguments(queue, life)).await {
+                Ok(()) => return Ok(Some(life)),
+                Err(error @ Error::Mismatch { .. }) => refused = Some(error),
+                Err(error @ Error::Forbidden { .. }) => {
+                    refused = Some(error);
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let error = refused.map(|error| chain(&error));
+        tracing::warn!(error, "there is no queue to wait in: the message comes again at once");
+        Ok(None)
     }
 
     /// Publishes a dead letter, into a queue that is made if there is none.
@@ -220,18 +265,22 @@ impl Publisher {
         dead_letter_queue: &str,
         properties: BasicProperties,
         body: &Bytes,
+        deadline: Deadline,
     ) -> Result<(), Error> {
         let to = Address::Queue(dead_letter_queue.to_owned());
-        match self.publish(&to, properties.clone(), body).await {
-            Err(Error::MissingQueue { .. }) => {
-                let mut arguments = FieldTable::default();
-                arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
-                self.declare(dead_letter_queue, arguments).await?;
-                tracing::info!(queue = dead_letter_queue, "made the queue for dead letters");
-                self.publish(&to, properties, body).await
+        self.by(deadline, async {
+            match self.publish_unbounded(&to, properties.clone(), body).await {
+                Err(Error::MissingQueue { .. }) => {
+                    let mut arguments = FieldTable::default();
+                    arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+                    self.declare(dead_letter_queue, arguments).await?;
+                    tracing::info!(queue = dead_letter_queue, "made the queue for dead letters");
+                    self.publish_unbounded(&to, properties, body).await
+                }
+                published => published,
             }
-            published => published,
-        }
+        })
+        .await
     }
 
     /// The properties of a message for its next run.
@@ -282,19 +331,6 @@ impl Publisher {
         }
         declared.map(drop)
     }
-}
-
-/// The delay queue in which a message of `queue` waits for this long.
-pub fn delay_queue_for(queue: &str, pause: Duration) -> String {
-    delay_queue(queue, life_for(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)))
-}
-
-fn delay_queue(queue: &str, life: u64) -> String {
-    format!("{queue}.retry.{}s", life / 1000)
-}
-
-fn life_for(delay: u64) -> u64 {
-    DELAYS.into_iter().find(|life| *life >= delay).unwrap_or(DELAYS[DELAYS.len() - 1])
 }
 
 /// Whether there is room for the headers of a retry over such a connection. Every broker has one limit for all of them.

@@ -270,7 +270,7 @@ impl Store {
         counts
             .and_then(|mut statement| {
                 statement.query_row(params![queue, self.clock.now()], |row| {
-                    Ok(Depth { ready: count(row.get(0)?), delayed: count(row.get(1)?) })
+                    Ok(Depth { ready: count(row.get(0)?), delayed: count(row.get(1)?), missing: 0 })
                 })
             })
             .map_err(|error| storage_error(&self.path, error))

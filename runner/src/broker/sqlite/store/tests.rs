@@ -29,7 +29,7 @@ fn failure() -> Failure {
 }
 
 fn depth(ready: u64, delayed: u64) -> Depth {
-    Depth { ready, delayed }
+    Depth { ready, delayed, missing: 0 }
 }
 
 #[test]

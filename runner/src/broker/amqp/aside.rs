@@ -1,0 +1,114 @@
+//! Settlements that publish: retries and dead letters, side by side, over a connection of their own.
+//!
+//! The task that settles must not wait for them: a broker in need holds them up for as long as it likes, and
+//! acknowledgements, heartbeats and the end of the worker can't wait behind that.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use lapin::BasicProperties;
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::publisher::{Deadline, Publisher};
+use super::{Config, connection_name, retries};
+use crate::broker::{Error, aborted};
+use crate::task::Failure;
+
+/// What has to be published, with a copy of the message.
+pub struct Order {
+    pub what: What,
+    pub properties: BasicProperties,
+    pub body: Bytes,
+}
+
+pub enum What {
+    Retry { after: Duration, failure: Box<Failure> },
+    DeadLetter { failure: Box<Failure> },
+}
+
+/// What was published and is confirmed.
+pub enum Published {
+    DeadLetter,
+    /// A retry that lies in its queue already.
+    Back,
+    /// A retry that lies in the delay queue with this life, in seconds.
+    Delayed {
+        life: u64,
+        mark: Option<u64>,
+    },
+}
+
+pub struct Aside {
+    config: Arc<Config>,
+    /// Made when the first message has to be published, and again after one that was given up.
+    publisher: Mutex<Option<Arc<Publisher>>>,
+}
+
+impl Aside {
+    pub fn new(config: Arc<Config>) -> Aside {
+        Aside { config, publisher: Mutex::default() }
+    }
+
+    /// Publishes within `--publish-timeout`, from the connection to the confirmation, and gives up soon after an abort.
+    ///
+    /// # Errors
+    /// When the message is not known to be where it should be.
+    pub async fn publish(self: Arc<Aside>, order: Order, abort: CancellationToken) -> Result<Published, Error> {
+        let deadline = Deadline::after(self.config.options.publish_timeout);
+        let publishing = async {
+            match self.publish_by(&order, deadline).await {
+                // By another message perhaps: one whose headers are too large for a frame takes the connection with it.
+                Err(Error::Lost { .. }) => self.publish_by(&order, deadline).await,
+                published => published,
+            }
+        };
+        tokio::select! {
+            biased;
+            published = publishing => published,
+            () = aborted(&abort) => Err(Error::Aborted),
+        }
+    }
+
+    async fn publish_by(&self, order: &Order, deadline: Deadline) -> Result<Published, Error> {
+        let Order { what, properties, body } = order;
+        let options = &self.config.options;
+        match what {
+            What::Retry { after, failure } => {
+                let publisher = deadline.connected(self.publisher()).await?;
+                let properties = publisher.retried(properties, failure, &options.queue)?;
+                let mark = retries::mark(&properties);
+                let life = publisher.publish_delayed(&options.queue, *after, properties, body, deadline).await?;
+                Ok(life.map_or(Published::Back, |life| Published::Delayed { life, mark }))
+            }
+            What::DeadLetter { failure } => {
+                let publisher = deadline.connected(self.publisher()).await?;
+                let properties = publisher.put_aside(properties, failure, &options.queue)?;
+                publisher.publish_dead_letter(&options.dead_letter_queue, properties, body, deadline).await?;
+                Ok(Published::DeadLetter)
+            }
+        }
+    }
+
+    async fn publisher(&self) -> Result<Arc<Publisher>, Error> {
+        let mut slot = self.publisher.lock().await;
+        match &*slot {
+            Some(publisher) if publisher.usable() => Ok(publisher.clone()),
+            _ => {
+                let Config { nodes, options } = &*self.config;
+                let publisher = Publisher::connect(nodes, &connection_name("puts aside", &options.queue)).await?;
+                Ok(slot.insert(Arc::new(publisher)).clone())
+            }
+        }
+    }
+
+    /// Ends the connection. All that it published is confirmed, or was given up.
+    pub async fn close(&self) {
+        if let Ok(mut slot) = self.publisher.try_lock()
+            && let Some(publisher) = slot.take()
+        {
+            let _ = publisher.close().await;
+        }
+    }
+}

@@ -1,0 +1,451 @@
+//! One connection's life, once it consumes.
+//!
+//! The loop of a session waits for nothing that a broker may leave unanswered: each step has a bound, and what has to be
+//! published goes on beside the loop. So acknowledgements never queue behind somebody's retry.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use lapin::options::{BasicNackOptions, BasicRejectOptions};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{Acker, BasicProperties, Channel, ChannelStatus, Connection, ConnectionStatus};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::acks::Acks;
+use super::aside::{Aside, Order, Published, What};
+use super::connection::{self, ANSWER_TIMEOUT, lost, unreceived};
+use super::consumers::{Consumers, Next};
+use super::looks::{Looks, is_stream, look_at};
+use super::retries::{Outlook, Retries};
+use super::{Config, SYSTEM, convert, delays, publisher};
+use crate::broker::{ABORT_TIMEOUT, Command, Depth, Error, Handed, Link, Options, Tag};
+use crate::task::{Message, Origin, Settlement};
+
+/// How soon a lost connection is seen by a worker that takes no more messages.
+const LOOK_AFTER_CONNECTION: Duration = Duration::from_millis(250);
+
+/// RabbitMQ's own timeout for acknowledgements, below which we do not go.
+const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+
+/// For what follows a run: writing its result, publishing a retry, the broker's look at the clock once a minute.
+const ACKNOWLEDGEMENT_MARGIN: Duration = Duration::from_secs(5 * 60);
+
+pub(super) struct Session<'a> {
+    config: Arc<Config>,
+    retries: &'a mut Retries,
+    connection: Connection,
+    channel: Channel,
+    consumers: Consumers,
+    /// What the worker has, and what is being published for it, by delivery tag.
+    held: BTreeMap<u64, Held>,
+    /// What is settled, and the broker does not know yet.
+    acks: Acks,
+    aside: Arc<Aside>,
+    publishing: FuturesUnordered<BoxFuture<'static, Copied>>,
+    looks: Looks,
+}
+
+/// A delivery that is with the worker. Once this is gone, so is the worker's claim on the message.
+pub(super) struct Held {
+    pub(super) acker: Acker,
+    consumer: ShortString,
+    properties: BasicProperties,
+    body: Bytes,
+    lost: CancellationToken,
+}
+
+type Reply = oneshot::Sender<Result<(), Error>>;
+
+/// What became of a message's copy. The original is held until then.
+struct Copied {
+    number: u64,
+    published: Result<Published, Error>,
+    reply: Option<Reply>,
+}
+
+/// What a session has to see to next.
+enum Todo {
+    Command(Option<Command>),
+    SendAcks,
+    Copied(Copied),
+    Next(Next),
+}
+
+enum Step {
+    Go,
+    Closed,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.lost.cancel();
+    }
+}
+
+impl<'a> Session<'a> {
+    /// Starts to consume: `wanted` messages in all.
+    ///
+    /// # Errors
+    /// When the broker will not have it, or when the queue is none that can be worked on.
+    pub(super) async fn open(
+        config: Arc<Config>,
+        connection: Connection,
+        wanted: u64,
+        retries: &'a mut Retries,
+    ) -> Result<Session<'a>, Error> {
+        let Options { queue, prefetch, longest_hold, .. } = &config.options;
+        // A count gives each message a consumer, with one place: there is nothing to gather.
+        let acks = Acks::new(if wanted == u64::MAX { *prefetch } else { 1 });
+        let mut channel = connection.create_channel().await.map_err(lost)?;
+        let mut consumers = Consumers::open(&channel, queue, *prefetch, wanted, &arguments(*longest_hold)).await;
+        if let Err(Error::Mismatch { .. }) = consumers {
+            // A broker may know an argument, and refuse it for this type of queue. The channel is gone with that.
+            channel = connection.create_channel().await.map_err(lost)?;
+            consumers = Consumers::open(&channel, queue, *prefetch, wanted, &FieldTable::default()).await;
+        }
+        let consumers = consumers?;
+        if is_stream(&connection, &channel, queue).await? {
+            return Err(Error::Stream { queue: queue.clone() });
+        }
+        Ok(Session {
+            aside: Arc::new(Aside::new(config.clone())),
+            config,
+            retries,
+            connection,
+            channel,
+            consumers,
+            held: BTreeMap::new(),
+            acks,
+            publishing: FuturesUnordered::new(),
+            looks: Looks::default(),
+        })
+    }
+
+    /// Works until the worker closes the subscription.
+    ///
+    /// # Errors
+    /// When the connection is lost, or does not answer.
+    pub(super) async fn run(mut self, link: &mut Link) -> Result<(), Error> {
+        let status = (self.connection.status().clone(), self.channel.status().clone());
+        let abort = link.abort.clone();
+        let mut ended_consuming = false;
+        loop {
+            let acks_due = self.acks.due();
+            let todo = tokio::select! {
+                biased;
+                command = link.commands.recv() => Todo::Command(command),
+                () = sleep_until(acks_due) => Todo::SendAcks,
+                Some(copied) = self.publishing.next(), if !self.publishing.is_empty() => Todo::Copied(copied),
+                next = self.consumers.next(), if !ended_consuming => Todo::Next(next),
+                // Without consumers nothing else tells of it, and there may be something to settle.
+                () = gone(&status), if ended_consuming => return Err(Error::Lost { source: None }),
+            };
+            ended_consuming |= matches!(todo, Todo::Next(Next::Ended));
+            // The end of a session has bounds of its own, and the connection goes away by it.
+            let ends = matches!(todo, Todo::Command(None | Some(Command::Close { .. })));
+            let doing = todo.name();
+            let step = tokio::select! {
+                biased;
+                step = self.on(todo, link) => step?,
+                error = overdue(&status, &abort, doing), if !ends => return Err(error),
+            };
+            if let Step::Closed = step {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn on(&mut self, todo: Todo, link: &mut Link) -> Result<Step, Error> {
+        match todo {
+            Todo::Command(command) => self.on_command(command, link).await,
+            Todo::SendAcks => self.send_acks().await.map(|()| Step::Go),
+            Todo::Copied(copied) => self.on_copied(copied, link).await,
+            Todo::Next(Next::Delivery(consumer, delivery)) => {
+                self.on_delivery(consumer, delivery, link);
+                Ok(Step::Go)
+            }
+            // A refusal at this point (an acknowledgement that took too long) ends the channel, and not us.
+            Todo::Next(Next::Failed(error)) => Err(unreceived(error)),
+            Todo::Next(Next::Cancelled) => Err(self.why_cancelled().await),
+            // As asked. There may be something to settle.
+            Todo::Next(Next::Ended) => Ok(Step::Go),
+        }
+    }
+
+    fn on_delivery(&mut self, consumer: ShortString, delivery: lapin::message::Delivery, link: &Link) {
+        let lapin::message::Delivery { delivery_tag, exchange, routing_key, redelivered, properties, data, acker } =
+            delivery;
+        self.retries.delivered(&properties);
+        let body = Bytes::from(data);
+        let message = Message {
+            body: body.clone(),
+            properties: convert::properties(&properties),
+            headers: convert::headers(&properties),
+        };
+        let origin = Origin {
+            queue: self.config.options.queue.clone(),
+            exchange: exchange.to_string(),
+            routing_key: routing_key.to_string(),
+            redelivered,
+            delivery_tag,
+            system: SYSTEM,
+        };
+        let (attempt, unfinished) = convert::attempt(&message.headers, redelivered, &self.config.options.queue);
+        let can_be_retried = publisher::can_be_retried(&self.connection, &properties, &self.config.options.queue);
+        let lost = CancellationToken::new();
+        self.held.insert(delivery_tag, Held { acker, consumer, properties, body, lost: lost.clone() });
+        link.deliver(link.tag(delivery_tag), lost, Handed { message, origin, attempt, unfinished, can_be_retried });
+    }
+
+    async fn on_command(&mut self, command: Option<Command>, link: &mut Link) -> Result<Step, Error> {
+        match command {
+            Some(Command::Settle { tag, settlement, reply }) => self.on_settle(tag, settlement, reply, link).await?,
+            Some(Command::Cancel) => {
+                if !link.cancelled {
+                    link.cancelled = true;
+                    self.send_acks().await?;
+                    // Awaited before anything is settled: otherwise the broker would fill the free place with the next
+                    // message, whose return counts as a failed delivery.
+                    self.consumers.cancel_all(&self.channel).await?;
+                }
+            }
+            Some(Command::Probe) => {
+                self.send_acks().await?;
+                link.depth(self.depth().await?);
+            }
+            Some(Command::Close { reply }) => {
+                let _ = reply.send(self.close().await);
+                return Ok(Step::Closed);
+            }
+            // The worker has gone without a word.
+            None => {
+                let _ = self.close().await;
+                return Ok(Step::Closed);
+            }
+        }
+        Ok(Step::Go)
+    }
+
+    async fn on_settle(
+        &mut self,
+        tag: Tag,
+        settlement: Settlement,
+        reply: Option<Reply>,
+        link: &Link,
+    ) -> Result<(), Error> {
+        let number = tag.number;
+        let Some(held) = self.held.get(&number).filter(|_| tag.session == link.session) else {
+            // Of an earlier connection, or settled before.
+            tell(reply, Err(Error::Lost { source: None }));
+            return Ok(());
+        };
+        self.consumers.make_room(&self.channel, &held.consumer).await?;
+        let what = match settlement {
+            Settlement::Ack => return self.acknowledge(number, reply, link).await,
+            Settlement::Release => return self.end(number, reply, give_back).await,
+            Settlement::Reject { .. } => return self.end(number, reply, reject).await,
+            Settlement::DeadLetter { failure } => What::DeadLetter { failure },
+            Settlement::Retry { after, failure } => What::Retry { after, failure },
+        };
+        let order = Order { what, properties: held.properties.clone(), body: held.body.clone() };
+        let publishing = self.aside.clone().publish(order, link.abort.clone());
+        self.publishing.push(Box::pin(async move { Copied { number, published: publishing.await, reply } }));
+        Ok(())
+    }
+
+    async fn on_copied(&mut self, copied: Copied, link: &Link) -> Result<Step, Error> {
+        let Copied { number, published, reply } = copied;
+        match published {
+            Ok(published) => {
+                if let Published::Delayed { life, mark } = published {
+                    self.retries.published(mark, life, Instant::now());
+                }
+                self.acknowledge(number, reply, link).await?;
+            }
+            Err(error) => {
+                // The copy is not known to be safe, so the original stays.
+                let given_back = self.end(number, None, give_back).await;
+                tell(reply, Err(error));
+                given_back?;
+            }
+        }
+        Ok(Step::Go)
+    }
+
+    /// Acknowledges a delivery, together with others if there are any.
+    async fn acknowledge(&mut self, number: u64, reply: Option<Reply>, link: &Link) -> Result<(), Error> {
+        let Some(held) = self.held.remove(&number) else { return Ok(()) };
+        self.acks.add(number, held, reply);
+        // With nothing left to do for the worker, nothing more would gather.
+        if self.acks.is_full() || self.held.is_empty() || link.cancelled {
+            self.send_acks().await?;
+        }
+        Ok(())
+    }
+
+    /// Ends a delivery that is not acknowledged. A connection over which that could not be sent will not carry anything else.
+    async fn end(
+        &mut self,
+        number: u64,
+        reply: Option<Reply>,
+        how: impl AsyncFnOnce(&Held) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let Some(held) = self.held.remove(&number) else { return Ok(()) };
+        let ended = how(&held).await;
+        let broken = ended.is_err() && !self.channel.status().connected();
+        tell(reply, ended);
+        if broken { Err(Error::Lost { source: None }) } else { Ok(()) }
+    }
+
+    async fn send_acks(&mut self) -> Result<(), Error> {
+        // One whose copy is being published is not done either.
+        let first_held = self.held.first_key_value().map(|(number, _)| *number);
+        self.acks.send(first_held).await
+    }
+
+    async fn depth(&mut self) -> Result<Depth, Error> {
+        let Options { queue, count, longest_pause, .. } = &self.config.options;
+        let found = look_at(&self.channel, queue).await?;
+        let others = found.consumers > self.consumers.live();
+        let ready = found.messages;
+        if count.is_some() || ready > 0 {
+            self.retries.busy(others);
+            return Ok(Depth { ready, ..Depth::default() });
+        }
+        let now = Instant::now();
+        let mut delayed = 0;
+        for life in self.retries.to_look_at(*longest_pause, now) {
+            let messages = match self.looks.at(&self.connection, &delays::name(queue, life)).await {
+                Ok(found) => found.map(|found| found.messages),
+                // Who may not look there puts nothing there.
+                Err(Error::Forbidden { .. }) => None,
+                Err(error) => return Err(error),
+            };
+            self.retries.looked(life, messages, now);
+            delayed += messages.unwrap_or_default();
+        }
+        let Outlook { delayed, missing } = self.retries.outlook(delayed, others, now);
+        Ok(Depth { ready, delayed, missing })
+    }
+
+    /// The broker ended the consumer: because the queue is gone, or its leader is, or an acknowledgement took too long.
+    async fn why_cancelled(&mut self) -> Error {
+        let queue = &self.config.options.queue;
+        match self.looks.at(&self.connection, queue).await {
+            Ok(None) => Error::MissingQueue { queue: queue.clone(), source: None },
+            Ok(Some(_)) => Error::Lost { source: Some("the broker cancelled the consumer".into()) },
+            Err(error) => error,
+        }
+    }
+
+    /// Gives back what is held, and makes sure that every settlement has reached the broker.
+    async fn close(&mut self) -> Result<(), Error> {
+        self.publishing.clear();
+        let settling = async {
+            self.send_acks().await?;
+            for held in std::mem::take(&mut self.held).into_values() {
+                give_back(&held).await?;
+            }
+            connection::close_channel(&self.channel).await
+        };
+        connection::answered("take the last settlements", settling).await?;
+        // The channel's end was answered, so the settlements are safe, whatever becomes of the connections.
+        let _ = tokio::join!(self.aside.close(), connection::close(&self.connection));
+        Ok(())
+    }
+}
+
+impl Todo {
+    /// For an error about a broker that leaves it unanswered.
+    fn name(&self) -> &'static str {
+        match self {
+            Todo::Command(Some(Command::Settle { .. })) | Todo::SendAcks | Todo::Copied(_) => "take a settlement",
+            Todo::Command(Some(Command::Cancel)) => "cancel a consumer",
+            Todo::Command(Some(Command::Probe)) => "count the messages in a queue",
+            Todo::Command(None | Some(Command::Close { .. })) => "end the connection",
+            Todo::Next(_) => "say why it cancelled the consumer",
+        }
+    }
+}
+
+/// Returns a while after the connection or the channel has gone, so that whoever knows why can say so first.
+async fn gone((connection, channel): &(ConnectionStatus, ChannelStatus)) {
+    while connection.connected() && channel.connected() {
+        tokio::time::sleep(LOOK_AFTER_CONNECTION).await;
+    }
+    tokio::time::sleep(LOOK_AFTER_CONNECTION).await;
+}
+
+/// Returns when a step of the session is not worth waiting for any longer. What was asked of a connection just before it broke,
+/// lapin may leave unanswered for ever, and so may a broker whose heart beats.
+///
+/// One timer and no more, since nearly every acknowledgement waits here for a moment.
+async fn overdue(
+    (connection, channel): &(ConnectionStatus, ChannelStatus),
+    abort: &CancellationToken,
+    doing: &str,
+) -> Error {
+    let (mut waited, mut aborted, mut gone) = (Duration::ZERO, Duration::ZERO, false);
+    while waited < ANSWER_TIMEOUT && aborted < ABORT_TIMEOUT {
+        tokio::time::sleep(LOOK_AFTER_CONNECTION).await;
+        if gone {
+            return Error::Lost { source: None };
+        }
+        // Once more, so that whoever knows why can say so first.
+        gone = !connection.connected() || !channel.connected();
+        waited += LOOK_AFTER_CONNECTION;
+        if abort.is_cancelled() {
+            aborted += LOOK_AFTER_CONNECTION;
+        }
+    }
+    Error::Unanswered { doing: doing.to_owned() }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn tell(reply: Option<Reply>, answer: Result<(), Error>) {
+    if let Some(reply) = reply {
+        let _ = reply.send(answer);
+    }
+}
+
+/// RabbitMQ 4.3 lets each consumer say how long it may have a message. Earlier ones take no notice.
+fn arguments(longest_hold: Duration) -> FieldTable {
+    let timeout = longest_hold.saturating_add(ACKNOWLEDGEMENT_MARGIN).max(ACKNOWLEDGEMENT_TIMEOUT);
+    // In milliseconds, and in 32 bits of them, which a timer of the broker can count: 49 days.
+    let timeout = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-consumer-timeout".into(), AMQPValue::LongLongInt(timeout.into()));
+    arguments
+}
+
+/// Hands a message over to the broker's own dead-lettering. Without a dead-letter exchange the broker deletes it.
+async fn reject(held: &Held) -> Result<(), Error> {
+    sent(held.acker.reject(BasicRejectOptions { requeue: false }).await)
+}
+
+async fn give_back(held: &Held) -> Result<(), Error> {
+    // Since RabbitMQ 4.3 a nack does not count as an attempt, and a reject does.
+    sent(held.acker.nack(BasicNackOptions { requeue: true, multiple: false }).await)
+}
+
+/// lapin answers `Ok(false)` for a settlement that it did not send.
+pub(super) fn sent(sent: lapin::Result<bool>) -> Result<(), Error> {
+    match sent {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Error::Lost { source: None }),
+        Err(error) => Err(lost(error)),
+    }
+}

@@ -1,0 +1,75 @@
+//! Keeping a session going: reconnecting, pausing and giving up, once for every kind of broker.
+
+use std::time::{Duration, Instant};
+
+use super::{Adapter, Ended, Error, Link, Notice, Options};
+use crate::telemetry::chain;
+
+/// Pauses between two tries to connect: short at first, since a broker that restarts is back in seconds.
+pub(super) const RECONNECT_INITIAL: Duration = Duration::from_millis(250);
+pub(super) const RECONNECT_MAX: Duration = Duration::from_secs(10);
+
+/// A session that ends sooner was none, for these pauses: each hands messages over, which is counted as an attempt.
+const STEADY: Duration = Duration::from_secs(1);
+
+/// Keeps a session going until the worker is done, the broker refuses us, or it has been away for too long.
+pub(super) async fn supervise(mut adapter: Adapter, mut link: Link, options: Options) {
+    let mut away_since = Instant::now();
+    let mut patience = options.connect_timeout;
+    let mut pause = RECONNECT_INITIAL;
+    let mut unanswered_since = None;
+    loop {
+        if link.cancelled {
+            // All that it had is lost and it wants nothing more: what is left is to see it go.
+            return link.wait_closed().await;
+        }
+        link.session += 1;
+        link.established = false;
+        let began = Instant::now();
+        let ended = match &mut adapter {
+            Adapter::Amqp(adapter) => adapter.session(&mut link).await,
+            Adapter::Sqlite(adapter) => adapter.session(&mut link).await,
+        };
+        let error = match ended {
+            Ended::Closed => return,
+            Ended::Refused(error) => return link.notify(Notice::Failed(error)),
+            Ended::Lost(error) => error,
+        };
+        if link.established {
+            away_since = Instant::now();
+            patience = options.reconnect_timeout;
+            if began.elapsed() > STEADY {
+                pause = RECONNECT_INITIAL;
+            }
+        }
+        // A broker that lets us in and then leaves us without an answer, each time, is not there for us.
+        if let Error::Unanswered { .. } = error {
+            let since = *unanswered_since.get_or_insert(began);
+            if since.elapsed() > options.reconnect_timeout {
+                return link.notify(Notice::Failed(error));
+            }
+        } else {
+            unanswered_since = None;
+        }
+        if !*link.begun.borrow() {
+            // Nobody waits for it yet.
+            away_since = Instant::now();
+        }
+        // Whatever the pause has grown to, there is time for another try.
+        let longest = (patience / 2).clamp(RECONNECT_INITIAL, RECONNECT_MAX);
+        let jittered = pause.min(longest).mul_f64(0.5 + fastrand::f64() / 2.0);
+        if away_since.elapsed() + jittered > patience {
+            return link.notify(Notice::Failed(error));
+        }
+        tracing::warn!(
+            error = %chain(&error),
+            "no connection to the broker; trying again in {}",
+            humantime::format_duration(Duration::from_millis(jittered.as_millis() as u64))
+        );
+        link.notify(Notice::Lost(error));
+        if link.wait_disconnected(jittered).await.is_closed() {
+            return;
+        }
+        pause = (pause * 2).min(RECONNECT_MAX);
+    }
+}
