@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use crate::harness::queue::{Broker, Queue};
 use crate::harness::rabbitmq::Cluster;
-use crate::harness::{Running, eventually, guest, run, start};
+use crate::harness::{PATIENCE, Running, eventually, guest, run, start};
 
 #[test]
 fn a_cluster_that_loses_its_leader_and_then_a_node_of_ours_loses_no_message() {
@@ -59,4 +59,26 @@ fn a_cluster_that_loses_its_leader_and_then_a_node_of_ours_loses_no_message() {
     let lost: Vec<_> = published.iter().filter(|body| !results.contains(body.as_str())).collect();
     assert!(lost.is_empty(), "{lost:?}");
     assert_eq!(results.len(), published.len(), "what was never published has a result");
+}
+
+#[test]
+fn a_queue_whose_node_is_down_is_not_taken_for_one_that_does_not_exist() {
+    let Some(cluster) = Cluster::start() else { return };
+    // A classic queue lives on the node that it was declared at.
+    let queue = Queue::new(Broker::Classic(&cluster.nodes[0]));
+    let args = ["work", &guest("echo"), "--forever", "--reconnect-timeout", "5m"];
+    let mut service = start(queue.command(&args).env("BROKER_URL", cluster.urls(1)).env("RUST_LOG", "wq_run=debug"));
+    service.wait_for("subscribed");
+    cluster.nodes[0].kill();
+    service.wait_for("is not available at the moment");
+    // One that starts now does not blame the queue either.
+    let mut late = queue.command(&["work", &guest("echo"), "--connect-timeout", "2s"]);
+    let late = start(late.env("BROKER_URL", cluster.urls(1))).end_within(2 * PATIENCE);
+    late.exits(69).says("is not available at the moment").says("cluster_status");
+    cluster.nodes[0].restart();
+    service.wait_for_within("subscribed", 2 * PATIENCE);
+    queue.publish(&["there again"]);
+    service.wait_for("\"settlement\":\"ack\"");
+    service.signal("TERM");
+    service.end().exits(0).prints("there again");
 }

@@ -137,7 +137,7 @@ fn a_broker_that_never_counts_a_queue_does_not_keep_its_worker() {
         leaves.end_within(IN_TIME).exits(143);
         let proxy = Proxy::start(rabbitmq.port);
         let gives_up = drain(&proxy, &["--reconnect-timeout", "1s"]);
-        gives_up.end_within(2 * IN_TIME).exits(69).says("did not answer when asked for messages");
+        gives_up.end_within(2 * IN_TIME).exits(69).says("did not answer when it was asked to look at the queue");
     });
 }
 

@@ -45,6 +45,8 @@ pub enum Error {
     Aborted,
     #[error("the broker did not take the message: {reason}")]
     Unpublished { reason: String },
+    #[error("the broker did not take the message: {to} refused it; it may be full")]
+    Rejected { to: String },
     /// It would be as large the next time.
     #[error("the broker takes no message of this size: {reason}")]
     TooLarge { reason: String },
@@ -64,7 +66,7 @@ pub enum Kind {
 impl Error {
     pub fn kind(&self) -> Kind {
         match self {
-            Error::Unreachable { .. } | Error::Unavailable { .. } => Kind::Unreachable,
+            Error::Unreachable { .. } | Error::Unavailable { .. } | Error::Unanswered { .. } => Kind::Unreachable,
             Error::Credentials { .. } | Error::Forbidden { .. } => Kind::Refused,
             Error::MissingQueue { .. }
             | Error::MissingExchange { .. }
@@ -74,9 +76,9 @@ impl Error {
             | Error::Stream { .. }
             | Error::Settings { .. } => Kind::Configuration,
             Error::Lost { .. }
-            | Error::Unanswered { .. }
             | Error::Aborted
             | Error::Unpublished { .. }
+            | Error::Rejected { .. }
             | Error::TooLarge { .. }
             | Error::NoRequester { .. }
             | Error::Storage { .. } => Kind::Lost,
@@ -120,6 +122,7 @@ impl Error {
             | Error::Unanswered { .. }
             | Error::Aborted
             | Error::Unpublished { .. }
+            | Error::Rejected { .. }
             | Error::TooLarge { .. }
             | Error::NoRequester { .. }
             | Error::Storage { .. } => return None,

@@ -44,7 +44,7 @@ pub(super) async fn supervise(mut adapter: Adapter, mut link: Link, options: Opt
         }
         // A broker that lets us in and then leaves us without an answer, each time, is not there for us.
         if let Error::Unanswered { .. } = error {
-            let since = *unanswered_since.get_or_insert(began);
+            let since = *unanswered_since.get_or_insert_with(Instant::now);
             if since.elapsed() > options.reconnect_timeout {
                 return link.notify(Notice::Failed(error));
             }

@@ -30,6 +30,10 @@ const SAY_BLOCKED_AFTER: Duration = Duration::from_secs(1);
 /// How many delay queues are tried, if the first one is not as we would make it.
 const DELAY_QUEUES_TRIED: usize = 3;
 
+/// Pauses before a message is published again to a queue that may be too new to take one. About three seconds in all.
+const NEW_QUEUE_PAUSE: Duration = Duration::from_millis(50);
+const NEW_QUEUE_PAUSE_MAX: Duration = Duration::from_secs(3);
+
 /// Until when a message has to be known to have arrived: one bound for all that this takes, be it a connection, a channel, a
 /// declaration or the confirmation.
 #[derive(Clone, Copy)]
@@ -223,7 +227,7 @@ impl Publisher {
             let expiration = pause.min(Duration::from_secs(life)).as_millis();
             let properties = properties.with_expiration(name(&expiration.to_string())?);
             let to = Address::Queue(delays::name(queue, life));
-            match self.publish_unbounded(&to, properties, body).await {
+            match self.publish_to_new(&to, properties, body).await {
                 Ok(()) => Ok(Some(life)),
                 // Deleted since it was declared; it is made again for the next try.
                 Err(error @ Error::MissingQueue { .. }) => Err(Error::Unpublished { reason: chain(&error) }),
@@ -231,6 +235,21 @@ impl Publisher {
             }
         })
         .await
+    }
+
+    /// Publishes to a queue that may have been declared a moment ago. A quorum queue is there for those who declare it before
+    /// it has a leader, and refuses messages until then.
+    async fn publish_to_new(&self, to: &Address, properties: BasicProperties, body: &Bytes) -> Result<(), Error> {
+        let mut pause = NEW_QUEUE_PAUSE;
+        loop {
+            match self.publish_unbounded(to, properties.clone(), body).await {
+                Err(Error::Rejected { .. }) if pause < NEW_QUEUE_PAUSE_MAX => {
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
+                }
+                published => return published,
+            }
+        }
     }
 
     /// Makes the queue in which a retry waits, or finds that there is none to wait in.
@@ -275,7 +294,7 @@ impl Publisher {
                     arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
                     self.declare(dead_letter_queue, arguments).await?;
                     tracing::info!(queue = dead_letter_queue, "made the queue for dead letters");
-                    self.publish_unbounded(&to, properties, body).await
+                    self.publish_to_new(&to, properties, body).await
                 }
                 published => published,
             }
@@ -357,7 +376,7 @@ fn confirmed(to: &Address, confirmation: &Confirmation) -> Result<(), Error> {
             Address::Exchange { name, key } => Error::Unroutable { exchange: name.clone(), key: key.clone() },
             Address::Reply(reply_to) => Error::NoRequester { reply_to: reply_to.clone() },
         }),
-        Confirmation::Nack(_) => Err(Error::Unpublished { reason: format!("{to} refused it; it may be full") }),
+        Confirmation::Nack(_) => Err(Error::Rejected { to: to.to_string() }),
         Confirmation::NotRequested => Err(Error::Unpublished { reason: "the broker does not confirm".into() }),
     }
 }

@@ -111,7 +111,7 @@ impl<'a> Session<'a> {
             consumers = Consumers::open(&channel, queue, *prefetch, wanted, &FieldTable::default()).await;
         }
         let consumers = consumers?;
-        if is_stream(&connection, &channel, queue).await? {
+        if connection::answered("look at the queue", is_stream(&connection, &channel, queue)).await? {
             return Err(Error::Stream { queue: queue.clone() });
         }
         Ok(Session {
