@@ -180,7 +180,7 @@ pub struct Work {
     #[arg(long, value_name = "TYPE", env = "WQ_RESULT_CONTENT_TYPE", help_heading = RESULTS)]
     pub result_content_type: Option<String>,
 
-    /// How long the broker may take to confirm a result, a retry or a dead letter
+    /// How long a result, a retry or a dead letter may take in all: connecting, publishing and the confirmation
     #[arg(long, value_name = "DURATION", env = "WQ_PUBLISH_TIMEOUT", default_value = "30s", value_parser = duration, help_heading = RESULTS)]
     pub publish_timeout: Duration,
 

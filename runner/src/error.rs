@@ -39,7 +39,10 @@ impl ExitStatus {
             ExitStatus::NotDelivered,
             "a result could not be delivered, or the connection was lost with the outcome open; the message comes again",
         ),
-        (ExitStatus::TaskFailed, "the task failed, its message will be tried again"),
+        (
+            ExitStatus::TaskFailed,
+            "the task failed, its message will be tried again; or a drain left messages in the queue",
+        ),
         (ExitStatus::Refused, "the broker refused the credentials or the right"),
         (ExitStatus::Configuration, "configuration: a flag, a missing queue, arguments that do not match"),
         (ExitStatus::Empty, "the queue was empty and `--on-empty fail`"),

@@ -190,7 +190,7 @@ pub(crate) struct Link {
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long what is under way may still take after the worker was told to stop at once. A broker that is well needs less.
-pub(crate) const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
+pub(crate) const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Connects to a queue; messages come after [`Subscription::begin`]. Connection errors arrive as notices.
 pub fn subscribe(url: &Url, options: Options) -> Subscription {

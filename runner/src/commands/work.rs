@@ -191,6 +191,18 @@ mod tests {
     }
 
     #[test]
+    fn a_drain_that_leaves_messages_behind_is_no_success() {
+        for reason in [StopReason::Unserved(2), StopReason::Missing(2)] {
+            let left = |counts| status(Mode::Drain, &reason, counts, true, false);
+            assert_eq!(left(Counts { acked: 3, ..NONE }), ExitStatus::TaskFailed);
+            assert_eq!(left(Counts { acked: 3, dead_lettered: 1, ..NONE }), ExitStatus::DeadLettered);
+        }
+        // To one that waits for a message there is none.
+        let unserved = |fail| status(Mode::Count(1), &StopReason::Unserved(2), NONE, true, fail);
+        assert_eq!((unserved(false), unserved(true)), (ExitStatus::Done, ExitStatus::Empty));
+    }
+
+    #[test]
     fn a_signal_is_a_success_only_where_the_work_was_done_all_the_same() {
         let signal = |mode, counts| status(mode, &StopReason::Signal(Signal::Terminate), counts, true, false);
         assert_eq!(signal(Mode::Forever, Counts { acked: 2, ..NONE }), ExitStatus::Done);

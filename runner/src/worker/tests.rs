@@ -270,6 +270,53 @@ fn a_drain_waits_for_what_comes_later_and_a_count_does_not() {
 }
 
 #[test]
+fn messages_that_are_ready_and_not_handed_over_are_not_waited_for_without_end() {
+    let options = |mode, wait| State::new(&options(mode, wait, 1));
+    let ready = |count| Event::Notice(Notice::Depth(Depth { ready: count, ..Depth::default() }));
+    let wait = Duration::from_secs(5);
+    let now = Instant::now();
+    let mut state = options(Mode::Count(1), wait);
+    state.on(Event::Notice(Notice::Established), now);
+    state.on(ready(3), now + wait);
+    assert!(state.stopping.is_none() && state.probe_at.is_some(), "the hand-over may be under way");
+    state.on(ready(3), now + wait + HAND_OVER);
+    assert!(matches!(state.stopping, Some(StopReason::Unserved(3))));
+    // A drain goes on as long as others make progress.
+    let mut state = options(Mode::Drain, Duration::ZERO);
+    state.on(Event::Notice(Notice::Established), now);
+    state.on(ready(9), now);
+    let later = now + DRAIN_STANDS_BY;
+    state.on(ready(8), later);
+    assert!(state.stopping.is_none());
+    state.on(ready(8), later + DRAIN_STANDS_BY);
+    assert!(matches!(state.stopping, Some(StopReason::Unserved(8))));
+}
+
+#[test]
+fn a_drain_whose_retries_are_missing_does_not_call_the_queue_empty() {
+    let now = Instant::now();
+    for (mode, missing) in [(Mode::Drain, true), (Mode::Count(1), false)] {
+        let mut state = State::new(&options(mode, Duration::ZERO, 1));
+        state.on(Event::Notice(Notice::Established), now);
+        for _ in 0..EMPTY_LOOKS {
+            state.on(Event::Notice(Notice::Depth(Depth { missing: 2, ..Depth::default() })), now);
+        }
+        assert_eq!(matches!(state.stopping, Some(StopReason::Missing(2))), missing);
+        assert_eq!(matches!(state.stopping, Some(StopReason::Empty)), !missing);
+    }
+}
+
+#[test]
+fn a_settlement_that_is_refused_ends_the_worker_with_the_reason_of_the_refusal() {
+    let refused = |error: broker::Error| StopReason::not_settled(&error);
+    let missing = broker::Error::MissingQueue { queue: "q.dead".into(), source: None };
+    assert!(matches!(refused(missing), StopReason::Refused(Refused::Configuration, _)));
+    let forbidden = broker::Error::Forbidden { doing: "publish".into(), source: "no".into() };
+    assert!(matches!(refused(forbidden), StopReason::Refused(Refused::Right, _)));
+    assert!(matches!(refused(broker::Error::Rejected { to: "q".into() }), StopReason::HostFault(_)));
+}
+
+#[test]
 fn what_comes_after_the_queue_was_found_empty_is_still_done() {
     let mut world = World::new(Mode::Drain, 1);
     world.step(Step::Established);

@@ -25,6 +25,9 @@ pub struct Admin {
     getter: Option<(Connection, Channel)>,
 }
 
+/// For everything else that a command asks for. A quorum queue takes a moment to be made.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Names a message on the channel over which it was taken.
 #[derive(Debug)]
 pub struct Receipt(Acker);
@@ -65,8 +68,8 @@ impl Admin {
             None => self.open().await?,
         };
         let (_, channel) = self.getter.insert(getter);
-        let got = channel.basic_get(name(queue)?, BasicGetOptions::default()).await;
-        Ok(got.map_err(|error| queue_error(error, queue, "read"))?.map(|got| {
+        let got = channel.basic_get(name(queue)?, BasicGetOptions::default());
+        Ok(answered("hand a message over", queue, got, "read").await?.map(|got| {
             let Delivery { delivery_tag, exchange, routing_key, redelivered, properties, data, acker } = got.delivery;
             let message = Message {
                 body: data.into(),
@@ -93,19 +96,16 @@ impl Admin {
             QueueType::Classic => "classic",
         };
         arguments.insert("x-queue-type".into(), AMQPValue::LongString(kind.into()));
-        channel
-            .queue_declare(name(queue)?, QueueDeclareOptions::durable(), arguments)
-            .await
-            .map_err(|error| queue_error(error, queue, "declare"))?;
+        let declaring = channel.queue_declare(name(queue)?, QueueDeclareOptions::durable(), arguments);
+        answered("make a queue", queue, declaring, "declare").await?;
         connection::close(&connection).await
     }
 
     pub async fn status(&self, queue: &str) -> Result<Status, Error> {
         let (connection, channel) = self.open().await?;
-        let declared = channel
-            .queue_declare(name(queue)?, QueueDeclareOptions::durable().passive(), FieldTable::default())
-            .await
-            .map_err(|error| queue_error(error, queue, "look at"))?;
+        let options = QueueDeclareOptions::durable().passive();
+        let looking = channel.queue_declare(name(queue)?, options, FieldTable::default());
+        let declared = answered("look at a queue", queue, looking, "look at").await?;
         let status = Status {
             ready: declared.message_count().into(),
             workers: Some(declared.consumer_count().into()),
@@ -118,23 +118,34 @@ impl Admin {
 
     pub async fn purge(&self, queue: &str) -> Result<u64, Error> {
         let (connection, channel) = self.open().await?;
-        let purged = channel
-            .queue_purge(name(queue)?, QueuePurgeOptions::default())
-            .await
-            .map_err(|error| queue_error(error, queue, "purge"))?;
+        let purging = channel.queue_purge(name(queue)?, QueuePurgeOptions::default());
+        let purged = answered("purge a queue", queue, purging, "purge").await?;
         connection::close(&connection).await?;
         Ok(purged.into())
     }
 
     async fn open(&self) -> Result<(Connection, Channel), Error> {
         let connection = connection::connect(&self.nodes, "wq-run queue").await?;
-        let channel = connection.create_channel().await.map_err(lost)?;
+        let opening = async { connection.create_channel().await.map_err(lost) };
+        let channel = connection::answered_within(ANSWER_TIMEOUT, "open a channel", opening).await?;
         Ok((connection, channel))
     }
 }
 
+/// What a broker answers to something that is done to a queue.
+async fn answered<T>(
+    asked: &str,
+    queue: &str,
+    request: impl Future<Output = lapin::Result<T>>,
+    doing: &str,
+) -> Result<T, Error> {
+    let request = async { request.await.map_err(|error| queue_error(error, queue, doing)) };
+    connection::answered_within(ANSWER_TIMEOUT, asked, request).await
+}
+
 impl Receipt {
     pub async fn forget(self) -> Result<(), Error> {
-        super::session::sent(self.0.ack(BasicAckOptions::default()).await)
+        let acknowledging = async { super::session::sent(self.0.ack(BasicAckOptions::default()).await) };
+        connection::answered_within(ANSWER_TIMEOUT, "take an acknowledgement", acknowledging).await
     }
 }

@@ -87,9 +87,19 @@ pub async fn close_channel(channel: &lapin::Channel) -> Result<(), Error> {
 /// # Errors
 /// The request's own, and [`Error::Unanswered`].
 pub async fn answered<T>(doing: &str, request: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    tokio::time::timeout(ANSWER_TIMEOUT, request)
-        .await
-        .unwrap_or_else(|_| Err(Error::Unanswered { doing: doing.to_owned() }))
+    answered_within(ANSWER_TIMEOUT, doing, request).await
+}
+
+/// Bounds a request.
+///
+/// # Errors
+/// The request's own, and [`Error::Unanswered`].
+pub async fn answered_within<T>(
+    limit: Duration,
+    doing: &str,
+    request: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    tokio::time::timeout(limit, request).await.unwrap_or_else(|_| Err(Error::Unanswered { doing: doing.to_owned() }))
 }
 
 /// What a broker answers to something that it will not do.
