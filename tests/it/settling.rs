@@ -88,10 +88,7 @@ fn acknowledgements_do_not_wait_for_a_settlement_that_an_alarm_holds_up() {
         worker.signal("TERM");
         worker.wait_for("SIGTERM received");
         worker.signal("TERM");
-        worker
-            .end_within(IN_TIME)
-            .says("\"acked\":3,\"retried\":0,\"dead_lettered\":0,\"released\":1")
-            .prints("x1 x2 x3 ");
+        worker.end_within(IN_TIME).says("\"acked\":3").says("\"released\":1").prints("x1 x2 x3 ");
         take_all_after_alarm(&rabbitmq, &queue, &["d"]);
     }
 }
