@@ -20,6 +20,7 @@ use super::room::Room;
 use super::scratch::Scratch;
 use super::stdio::{Capture, Lines, Stream};
 use super::{Input, Options};
+use crate::fault::{self, Point};
 use crate::task::{Limit, Outcome, Report};
 
 /// What all runs of a guest share.
@@ -81,6 +82,7 @@ impl Core {
         let started = Instant::now();
         // From the start: what hangs before the guest begins is noticed by the same clock.
         let _ticking = self.ticker.run();
+        fault::reach(Point::Running);
         let clock = self.ticker.clock();
         let began = clock.now();
         let Limits { timeout, stdout: stdout_limit, .. } = self.options.limits;

@@ -14,7 +14,6 @@ use super::ground::{GivenUp, Ground};
 use super::run::Core;
 use super::stdio::Lines;
 use super::{Input, STUCK_AFTER};
-use crate::fault::{self, Point};
 use crate::task::{Outcome, Report};
 
 pub struct Slots {
@@ -156,7 +155,6 @@ impl Slots {
                     waiting => *waiting = Progress::RunningSince(core.ticker.clock().now()),
                 }
                 let _entered = span.entered();
-                fault::reach(Point::Running);
                 let lost = given_up.count();
                 if lost >= MAX_GIVEN_UP {
                     let _ = reply.send(Report::bare(Outcome::Blocked(lost), Duration::ZERO));
