@@ -10,7 +10,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgGroup, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
-pub use guest::{Guest, Isolation, Limits, Wall};
+pub use guest::{Compiling, Guest, Isolation, Limits, Wall};
 
 use crate::settle::ExitMap;
 use crate::sink;
@@ -45,6 +45,9 @@ pub enum Command {
     /// The other end of `--isolation process`
     #[command(name = crate::sandbox::CHILD_COMMAND, hide = true)]
     GuestProcess,
+    /// What looks into guests and compiles them
+    #[command(name = crate::sandbox::COMPILER_COMMAND, hide = true)]
+    GuestCompiler,
 }
 
 impl Cli {
@@ -226,6 +229,9 @@ pub struct Inspect {
     /// For programs
     #[arg(long)]
     pub json: bool,
+
+    #[command(flatten)]
+    pub compiling: Compiling,
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,8 @@
 
 mod guest;
 
+pub use guest::bounds;
+
 use std::time::Duration;
 
 use crate::broker::{self, Address, Url, outbox};
@@ -150,7 +152,7 @@ impl Work {
         Ok(Work {
             outbox,
             sandbox,
-            loading: guest::loading(&work.guest, work.concurrency.into()),
+            loading: guest::loading(&work.guest, work.concurrency.into())?,
             subscription: broker::Options {
                 queue,
                 prefetch,
@@ -265,7 +267,7 @@ impl Exec {
     pub fn resolve(exec: cli::Exec) -> Result<Exec, Error> {
         Ok(Exec {
             sandbox: guest::options(&exec.guest, Stderr::Inherit)?,
-            loading: guest::loading(&exec.guest, 1),
+            loading: guest::loading(&exec.guest, 1)?,
             max_message: exec.guest.limits.max_message.as_u64(),
         })
     }
@@ -273,7 +275,7 @@ impl Exec {
 
 impl Compile {
     pub fn resolve(compile: cli::Compile) -> Result<Compile, Error> {
-        let loading = guest::loading(&compile.guest, 1);
+        let loading = guest::loading(&compile.guest, 1)?;
         if loading.cache.is_none() {
             return Err(Error::configuration(
                 "there is no cache to compile into",

@@ -15,8 +15,8 @@ fn main() -> ExitCode {
     // With a handler, a write beyond `ulimit -f` is an error of that write. Without one, it ends the process.
     let too_large = signal_hook::flag::register(libc::SIGXFSZ, Arc::new(AtomicBool::new(false)));
     let Cli { command, log_format } = Cli::read();
-    if matches!(command, Command::GuestProcess) {
-        // It has no log: its parent speaks for it. And it has no thread but this one before its wall stands.
+    if matches!(command, Command::GuestProcess | Command::GuestCompiler) {
+        // They have no log: their parent speaks for them. And a guest's process has no thread but this one before its wall stands.
         return match commands::run(command) {
             Ok(status) => ExitCode::from(status),
             Err(error) => {

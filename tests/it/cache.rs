@@ -5,7 +5,6 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::harness::queue::on_every_queue;
 use crate::harness::{component, guest, run, run_with, wq_run};
 
 fn entries(cache: &Path) -> Vec<PathBuf> {
@@ -166,19 +165,16 @@ fn a_guest_may_come_packed_and_in_pieces() {
 }
 
 #[test]
-fn a_guest_that_takes_for_ever_to_compile_is_refused_before_a_message_is_taken() {
-    // A few hundred kilobytes that keep the compiler busy for much longer than it is given.
+fn a_guest_from_the_cache_needs_no_process_to_be_started() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("bomb.wat");
-    let body = "(i32.add (local.get 0) (i32.const 1)) (local.set 0)".repeat(4_000);
-    let functions = format!("(func (param i32) {body})").repeat(40);
-    std::fs::write(&path, format!(r#"(module (memory (export "memory") 1) {functions} (func (export "_start")))"#))
+    let cache = folder.path().join("cache");
+    let packed = folder.path().join("echo.wasm.zst");
+    std::fs::write(&packed, zstd::encode_all(std::fs::read(component("echo")).unwrap().as_slice(), 3).unwrap())
         .unwrap();
-    on_every_queue(|queue| {
-        queue.publish(&["untouched"]);
-        let refused = run(&mut queue.command(&["work", &path.display().to_string(), "--compile-timeout", "50ms"]));
-        refused.exits(66).says("is not compiled after 50ms").says("--compile-timeout");
-        let untouched = run(&mut queue.command(&["work", &guest("environ")])).exits(0).out();
-        assert!(untouched.contains("WQ_REDELIVERED=false") && untouched.contains("WQ_ATTEMPT=1"), "{untouched:?}");
-    });
+    for path in [guest("echo"), component("echo"), packed.display().to_string()] {
+        run(wq_run(&["compile", &path, "--cache-dir"]).arg(&cache)).exits(0);
+        // In no time at all no compiler could answer.
+        run_with(exec(&path, &cache).args(["--compile-timeout", "1ns"]), b"x").exits(0).prints("x");
+        run(wq_run(&["exec", &path, "--no-cache"]).args(["--compile-timeout", "1ns"])).exits(66);
+    }
 }

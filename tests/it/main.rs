@@ -12,6 +12,7 @@ mod blocking;
 mod cache;
 mod clock;
 mod cluster;
+mod compiling;
 mod delays;
 mod deploy;
 mod double;

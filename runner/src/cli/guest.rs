@@ -35,9 +35,8 @@ pub struct Guest {
     #[arg(long, help_heading = HEADING)]
     pub no_cache: bool,
 
-    /// How long compiling may take
-    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration, help_heading = HEADING)]
-    pub compile_timeout: Duration,
+    #[command(flatten)]
+    pub compiling: Compiling,
 
     /// Where guests run: in threads of the worker, or in processes of their own that may die without it
     #[arg(long, value_name = "WHERE", env = "WQ_ISOLATION", default_value = "thread", help_heading = HEADING)]
@@ -52,6 +51,17 @@ pub struct Guest {
 
     #[command(flatten)]
     pub grants: Grants,
+}
+
+#[derive(Debug, Args)]
+pub struct Compiling {
+    /// How long reading, checking and compiling the guest may take
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration, help_heading = HEADING)]
+    pub compile_timeout: Duration,
+
+    /// How much memory checking and compiling the guest may take, less where the container has less
+    #[arg(long, value_name = "BYTES", env = "WQ_COMPILE_MEMORY", default_value = "2GiB", help_heading = HEADING)]
+    pub compile_memory: ByteSize,
 }
 
 #[derive(Debug, Args)]

@@ -6,6 +6,7 @@ use bytesize::ByteSize;
 
 use super::say;
 use crate::cli;
+use crate::config::bounds;
 use crate::error::{Error, ExitStatus};
 use crate::sandbox::{self, Inspection};
 use crate::telemetry::visible::lines;
@@ -16,8 +17,8 @@ const CONFIG_MAP: u64 = 1_048_576 - 4_096;
 /// `kubectl apply` keeps a copy of the object, bytes as base64, in an annotation of at most 262,144 bytes.
 const CLIENT_SIDE_APPLY: u64 = 190_000;
 
-pub fn run(args: cli::Inspect) -> Result<u8, Error> {
-    let inspection = sandbox::inspect(&args.path)?;
+pub async fn run(args: cli::Inspect) -> Result<u8, Error> {
+    let inspection = sandbox::inspect(args.path, bounds(&args.compiling)?).await?;
     if args.json {
         let text = serde_json::to_string_pretty(&inspection)
             .map_err(|error| Error::Io { doing: "write JSON".into(), source: error.into() })?;

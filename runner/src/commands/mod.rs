@@ -24,11 +24,12 @@ pub fn run(command: Command) -> Result<u8, Error> {
     match command {
         Command::Work(args) => block_on(work::run(args)),
         Command::Exec(args) => block_on(exec::run(args)),
-        Command::Compile(args) => compile::run(args),
-        Command::Inspect(args) => inspect::run(args),
+        Command::Compile(args) => block_on(compile::run(args)),
+        Command::Inspect(args) => block_on(inspect::run(args)),
         Command::Publish(args) => block_on(publish::run(args)),
         Command::Queue(args) => block_on(queue::run(args)),
         Command::GuestProcess => guest_process(),
+        Command::GuestCompiler => guest_compiler(),
     }
 }
 
@@ -50,6 +51,12 @@ fn unwatched(source: std::io::Error) -> Error {
 
 fn guest_process() -> Result<u8, Error> {
     sandbox::serve().map_err(|source| Error::Io { doing: "run guests for another process".into(), source })?;
+    Ok(ExitStatus::Done.code())
+}
+
+fn guest_compiler() -> Result<u8, Error> {
+    sandbox::serve_job()
+        .map_err(|source| Error::Io { doing: "look into a guest for another process".into(), source })?;
     Ok(ExitStatus::Done.code())
 }
 

@@ -5,21 +5,24 @@ use std::path::PathBuf;
 
 use crate::cli;
 use crate::error::Error;
-use crate::sandbox::{self, Dir, Grants, Isolation, Limits, Loading, Stderr, Wall};
+use crate::sandbox::{self, Bounds, Dir, Grants, Isolation, Limits, Loading, Stderr, Wall};
 
 /// Less holds no program's first call; more would have to be there for each guest that runs.
 const STACKS: RangeInclusive<u64> = 16 << 10..=64 << 20;
+
+/// What the compiler takes for the smallest of guests, with room to spare.
+const LEAST_COMPILE_MEMORY: u64 = 32 << 20;
 
 /// What even `--inherit-env` keeps back: they hold the broker's password.
 const SECRETS: [&str; 2] = ["BROKER_URL", "AMQP_URL"];
 
 /// Where the guest is and how it is brought to run.
-pub fn loading(guest: &cli::Guest, concurrency: usize) -> Loading {
-    Loading {
+pub fn loading(guest: &cli::Guest, concurrency: usize) -> Result<Loading, Error> {
+    Ok(Loading {
         guest: guest.path.clone(),
         digest: guest.guest_digest,
         cache: if guest.no_cache { None } else { guest.cache_dir.clone().or_else(default_cache) },
-        compile_timeout: guest.compile_timeout,
+        bounds: bounds(&guest.compiling)?,
         isolation: match guest.isolation {
             cli::Isolation::Thread => Isolation::Thread,
             cli::Isolation::Process => Isolation::Process,
@@ -30,7 +33,19 @@ pub fn loading(guest: &cli::Guest, concurrency: usize) -> Loading {
             cli::Wall::Off => Wall::Off,
         },
         concurrency,
+    })
+}
+
+/// What compiling may take.
+pub fn bounds(compiling: &cli::Compiling) -> Result<Bounds, Error> {
+    let memory = compiling.compile_memory.as_u64();
+    if memory < LEAST_COMPILE_MEMORY {
+        return Err(Error::configuration(
+            format!("a compiler can't do with {memory} bytes of memory"),
+            "--compile-memory (WQ_COMPILE_MEMORY) is 32MiB or more",
+        ));
     }
+    Ok(Bounds { timeout: compiling.compile_timeout, memory })
 }
 
 /// Where programs keep what they can make again, by the XDG base directory specification.

@@ -8,7 +8,7 @@
 
 use std::fs::{File, Metadata, Permissions};
 use std::hash::{Hash as _, Hasher};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -110,6 +110,19 @@ pub fn write(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
     Ok(path)
 }
 
+/// Reads a small file of the cache, if nobody else can have written it.
+pub fn read(path: &Path) -> Option<String> {
+    /// More than any note needs, in bytes.
+    const LONGEST: u64 = 200;
+    let file = tree::open_file(path).ok()?;
+    if !file.metadata().is_ok_and(|metadata| is_ours_alone(&metadata)) {
+        return None;
+    }
+    let mut text = String::new();
+    file.take(LONGEST).read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
 /// A hasher that loses nothing of what it is fed.
 struct Key(Sha256);
 
@@ -156,10 +169,21 @@ pub fn load(engine: &Engine, kind: Kind, file: &File) -> wasmtime::Result<Compil
     })
 }
 
+/// Takes compiled code that was just made, where no file can hold it.
+///
+/// # Errors
+/// As [`load`].
+#[allow(unsafe_code)]
+pub fn load_bytes(engine: &Engine, kind: Kind, code: &[u8]) -> wasmtime::Result<Compiled> {
+    // SAFETY: the bytes came from the process that compiles, which is this program, over a pipe that nobody else has.
+    Ok(match kind {
+        Kind::Module => Compiled::Module(unsafe { Module::deserialize(engine, code) }?),
+        Kind::Component => Compiled::Component(unsafe { Component::deserialize(engine, code) }?),
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use std::io::Read as _;
-
     use proptest::prelude::*;
 
     use super::*;

@@ -3,12 +3,21 @@
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails};
 
 use super::Options;
 use super::clock::Clock;
 use super::guest::Kind;
 use super::limits::MODULE_TABLES;
+
+/// What the code of a guest depends on, beside the guest.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Codegen {
+    fuel: bool,
+    stack: u64,
+    deterministic: bool,
+}
 
 /// How often a spinning guest yields: the precision of `--timeout` and the delay of a stop. Finer than a person
 /// notices, coarse enough to cost a computing guest nothing that can be measured.
@@ -21,7 +30,7 @@ const HOST_STACK: usize = 1536 * 1024;
 ///
 /// Engines of the same options are compatible, whatever the places: what one compiled, the other can load.
 pub fn engine(options: &Options, kind: Kind, places: usize) -> wasmtime::Result<Engine> {
-    let mut config = config(options);
+    let mut config = config(Codegen::of(options), kind);
     if kind == Kind::Module {
         config.allocation_strategy(pool(places));
         match Engine::new(&config) {
@@ -32,6 +41,11 @@ pub fn engine(options: &Options, kind: Kind, places: usize) -> wasmtime::Result<
         config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
     }
     Engine::new(&config)
+}
+
+/// An engine that compiles for engines of the same options, and runs nothing.
+pub fn compiling_engine(codegen: Codegen, kind: Kind) -> wasmtime::Result<Engine> {
+    Engine::new(&config(codegen, kind))
 }
 
 /// Memories, tables and stacks that are kept from run to run, cleaned in between. To map and unmap them each time takes
@@ -63,17 +77,34 @@ fn pool(places: usize) -> PoolingAllocationConfig {
     pool
 }
 
-fn config(options: &Options) -> Config {
+/// What `--fuel`, `--max-wasm-stack` and `--deterministic` say by default.
+impl Default for Codegen {
+    fn default() -> Codegen {
+        Codegen { fuel: false, stack: 512 << 10, deterministic: false }
+    }
+}
+
+impl Codegen {
+    pub fn of(options: &Options) -> Codegen {
+        let Options { limits, deterministic, .. } = options;
+        Codegen { fuel: limits.fuel.is_some(), stack: limits.stack, deterministic: *deterministic }
+    }
+}
+
+fn config(codegen: Codegen, kind: Kind) -> Config {
     let mut config = Config::new();
     config.epoch_interruption(true);
-    config.consume_fuel(options.limits.fuel.is_some());
-    let stack = usize::try_from(options.limits.stack).unwrap_or(usize::MAX);
+    config.consume_fuel(codegen.fuel);
+    let stack = usize::try_from(codegen.stack).unwrap_or(usize::MAX);
     config.max_wasm_stack(stack).async_stack_size(stack.saturating_add(HOST_STACK));
-    config.cranelift_nan_canonicalization(options.deterministic);
+    config.cranelift_nan_canonicalization(codegen.deterministic);
     // The names of functions are enough; reading a stranger's DWARF is a parser more that could fail.
     config.wasm_backtrace_details(WasmBacktraceDetails::Disable);
     // Proposals that no toolchain for wasm32-wasip1 uses by default are code that need not be reachable.
-    config.wasm_memory64(false).wasm_multi_memory(false).wasm_relaxed_simd(false).wasm_custom_page_sizes(false);
+    config.wasm_memory64(false).wasm_relaxed_simd(false).wasm_custom_page_sizes(false);
+    // A component that is composed of others hands data from one memory to another by code that wasmtime makes, which
+    // needs both at once. A guest's own modules have one memory each: `guest::look` refuses more.
+    config.wasm_multi_memory(kind == Kind::Component);
     config
 }
 

@@ -1,10 +1,10 @@
 //! Why something is no guest for us, and what helps.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::guest::Digest;
-use super::source::MAX_GUEST_SIZE;
+use super::refusal::{Cause, Reason, Refusal, listed};
 
 /// Why a guest was refused. Nothing was taken from a queue then.
 #[derive(Debug, thiserror::Error)]
@@ -17,26 +17,13 @@ pub enum Error {
     SeveralGuests { path: PathBuf, names: Vec<String> },
     #[error("the guest {} lacks a piece: {missing} is not there", path.display())]
     MissingPiece { path: PathBuf, missing: String },
-    #[error("the guest {} is empty", .0.display())]
-    Empty(PathBuf),
-    #[error("the guest {} is larger than {MAX_GUEST_SIZE} bytes", .0.display())]
-    TooLarge(PathBuf),
-    #[error("cannot unpack the guest {}", path.display())]
-    Packed { path: PathBuf, source: std::io::Error },
-    #[error("the guest {} is neither WebAssembly nor its text form", .0.display())]
-    NotWasm(PathBuf),
-    #[error("the text of the guest {} has an error", path.display())]
-    Text { path: PathBuf, source: wat::Error },
-    #[error("the guest {} is not valid WebAssembly, or was cut short", path.display())]
-    Invalid { path: PathBuf, source: wasmparser::BinaryReaderError },
-    #[error("the guest {} is a reactor: it has `_initialize` and no `_start`", .0.display())]
-    Reactor(PathBuf),
-    #[error("the guest {} has no function `_start`", .0.display())]
-    NoStart(PathBuf),
-    #[error("the guest {} is a component that does not export `wasi:cli/run`", path.display())]
-    NoRun { path: PathBuf, exports: Vec<String> },
-    #[error("the guest {} imports what no guest gets here: {}", path.display(), listed(imports))]
-    Imports { path: PathBuf, imports: Vec<String> },
+    #[error("{}", reason.about(path))]
+    Refused {
+        path: PathBuf,
+        reason: Reason,
+        #[source]
+        cause: Option<Cause>,
+    },
     #[error("the guest {} has the digest {found}", path.display())]
     Digest { path: PathBuf, found: Digest },
     /// Not the guest's fault; what it was promised can't be had.
@@ -46,6 +33,17 @@ pub enum Error {
     Compile { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("the guest {} is not compiled after {}", path.display(), humantime::format_duration(*after))]
     CompileTimeout { path: PathBuf, after: Duration },
+    #[error("the guest {} needs more than {limit} bytes of memory to be compiled", path.display())]
+    CompileMemory { path: PathBuf, limit: u64, by: Bound },
+    /// The process that compiles died of this guest: what is known of its end.
+    #[error("the compiler failed on the guest {}", path.display())]
+    CompilerFailed {
+        path: PathBuf,
+        #[source]
+        how: Cause,
+    },
+    #[error("cannot start the process that compiles the guest")]
+    NoCompiler(#[source] std::io::Error),
     #[error("cannot write to the cache {}", path.display())]
     Cache { path: PathBuf, source: std::io::Error },
     #[error("loading the guest failed in a way that it should not: {0}")]
@@ -58,7 +56,20 @@ pub enum Error {
     Isolation(#[source] std::io::Error),
 }
 
+/// What set the limit on the compiler's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    Flag,
+    /// The limit of the container, which the worker itself has to fit into as well.
+    Cgroup,
+}
+
 impl Error {
+    pub fn refused(path: &Path, refusal: impl Into<Refusal>) -> Error {
+        let Refusal { reason, cause } = refusal.into();
+        Error::Refused { path: path.to_owned(), reason, cause }
+    }
+
     /// What to do about it.
     pub fn hint(&self) -> String {
         match self {
@@ -75,40 +86,32 @@ impl Error {
             Error::MissingPiece { .. } => {
                 "the pieces are numbered from 000 without a gap; each ConfigMap of the volume has to be there".into()
             }
-            Error::Empty(_) => "an empty file is often a download or a build that failed".into(),
-            Error::TooLarge(_) => "strip the guest (`-s`, or `strip = true`), or use a smaller runtime for it".into(),
-            Error::Packed { .. } => "the file is cut short or damaged: pack it again with gzip or zstd".into(),
-            Error::NotWasm(_) => {
-                "a guest is compiled to wasm32-wasip1 or wasm32-wasip2; guest-examples/ shows how".into()
-            }
-            Error::Text { .. } => "`.wat` is the text form of WebAssembly".into(),
-            Error::Invalid { .. } => {
-                "copy or build it again; a guest may not use threads, exceptions, garbage collection, `externref` or 64-bit \
-                 memory"
-                    .into()
-            }
-            Error::Reactor(_) => {
-                "a guest is a program, not a library: build a binary with a `main` (not `-mexec-model=reactor`)".into()
-            }
-            Error::NoStart(_) => {
-                "a guest is a program with a `main`, built for wasm32-wasip1 (not wasm32-unknown-unknown)".into()
-            }
-            Error::NoRun { exports, .. } if exports.iter().any(|export| export.starts_with("wasi:cli/run@0.3")) => {
-                "it was built for WASI 0.3; build it for WASI 0.2 (wasm32-wasip2)".into()
-            }
-            Error::NoRun { exports, .. } if exports.iter().any(|export| export.starts_with("wasi:http/")) => {
-                "it is a web server's handler (wasi:http/proxy); a guest is a program with a `main` (wasi:cli/command)"
-                    .into()
-            }
-            Error::NoRun { .. } => "a component has to be of the world wasi:cli/command, which a `main` makes".into(),
-            Error::Imports { imports, .. } => imports_hint(imports),
+            Error::Refused { reason, .. } => reason.hint(),
             Error::Digest { .. } => "another one was asked for by --guest-digest (WQ_GUEST_DIGEST)".into(),
             Error::Grant(_) => {
                 "every folder of --dir is opened for each run; `ulimit -n` is the limit of open files".into()
             }
-            Error::Compile { .. } => "the guest is valid, so this may be a bug of ours: please report it".into(),
+            Error::Compile { .. } => {
+                "the code was made for another engine: this is a bug of ours, please report it".into()
+            }
             Error::CompileTimeout { .. } => {
                 "--compile-timeout gives it more time; `wq-run compile` can do it once, ahead".into()
+            }
+            Error::CompileMemory { by: Bound::Flag, .. } => {
+                "--compile-memory (WQ_COMPILE_MEMORY) gives it more; `wq-run compile` can do it once, ahead".into()
+            }
+            Error::CompileMemory { by: Bound::Cgroup, .. } => {
+                "this is what the memory limit of the container leaves: raise that limit, or run `wq-run compile` where \
+                 there is more memory, into a cache that the worker reads (--cache-dir, WQ_CACHE_DIR)"
+                    .into()
+            }
+            Error::CompilerFailed { .. } => {
+                "no message was taken; this is a bug of ours or of the compiler's: please report it with the guest".into()
+            }
+            Error::NoCompiler(_) => {
+                "guests are compiled in a process of their own, which needs /proc and room for one more process \
+                 (`ulimit -u`, `ulimit -v`, the container's pids limit); a guest from the cache needs none"
+                    .into()
             }
             Error::Cache { .. } => "name a folder that can be written with --cache-dir (WQ_CACHE_DIR)".into(),
             Error::Panic(_) => "this is a bug of ours: please report it".into(),
@@ -121,39 +124,4 @@ impl Error {
             Error::Isolation(_) => "--isolation thread does without".into(),
         }
     }
-}
-
-/// Says where a module with foreign imports most likely comes from.
-fn imports_hint(imports: &[String]) -> String {
-    let any = |prefix: &str| imports.iter().any(|import| import.starts_with(prefix));
-    let from = if any("wbg::") || any("__wbindgen") || any("./") {
-        "it was made for a browser by wasm-bindgen"
-    } else if any("gojs::") || any("go::") {
-        "it was built with GOOS=js; build it with GOOS=wasip1"
-    } else if any("wasi_unstable::") {
-        "it was built for the WASI of 2019, before preview 1; build it again with a newer toolchain"
-    } else if any("env::napi_") {
-        "it is an add-on for Node.js"
-    } else if any("env::emscripten") || any("env::invoke_") || any("env::__") {
-        "it looks like a build for a browser by Emscripten; build it with -sSTANDALONE_WASM, or with wasi-libc"
-    } else if any("wasi:http/") {
-        "HTTP is not among what a guest gets"
-    } else if imports.iter().any(|import| import.starts_with("wasi:") && import.contains("@0.3")) {
-        "it was built for WASI 0.3; build it for WASI 0.2 (wasm32-wasip2)"
-    } else if imports.iter().any(|import| import.starts_with("wasi:") && import.contains("@0.2.0-")) {
-        "it was built for a draft of WASI 0.2; build it again with a newer toolchain"
-    } else {
-        "it was made for some other host"
-    };
-    format!("a guest may import wasi_snapshot_preview1 or, as a component, wasi:cli/command only; {from}")
-}
-
-/// The first few names of a list that can be long.
-fn listed(names: &[String]) -> String {
-    const SHOWN: usize = 5;
-    let mut text = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
-    if names.len() > SHOWN {
-        text += &format!(" and {} more", names.len() - SHOWN);
-    }
-    text
 }

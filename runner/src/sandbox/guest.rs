@@ -1,29 +1,19 @@
-//! A guest before it is compiled: read once, recognised, validated, and refused with a reason.
+//! A guest before it is compiled: recognised, unwrapped, validated, and refused with a reason.
+//!
+//! Only [`form`] and digests are worked out by the worker. All else here looks into a stranger's bytes, and runs in the
+//! process that compiles.
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use wasmparser::{ExternalKind, Parser, Payload, Validator, WasmFeatures};
 
-use super::error::Error;
-use super::source::{self, Source};
-
-/// A guest that has been read and recognised, and not looked into.
-#[derive(Debug)]
-pub struct Guest {
-    pub path: PathBuf,
-    /// argv\[0\], and the name in the log.
-    pub name: String,
-    pub kind: Kind,
-    pub digest: Digest,
-    pub wasm: Vec<u8>,
-    /// Its size as it is stored, packed or not.
-    pub stored: u64,
-}
+use super::refusal::{Reason, Refusal};
+use super::source::{self, MAX_GUEST_SIZE};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
@@ -64,51 +54,70 @@ const FEATURES: WasmFeatures = WasmFeatures::WASM2
 
 const PAGE: u64 = 64 * 1024;
 
-/// Reads a guest.
-///
-/// # Errors
-/// When there is none, or nothing that could be WebAssembly.
-pub fn read(path: &Path) -> Result<Guest, Error> {
-    let Source { name, bytes, stored, text } = source::read(path)?;
-    let path_buf = || path.to_owned();
-    let wasm = match bytes.as_slice() {
-        [] => return Err(Error::Empty(path_buf())),
-        [0, b'a', b's', b'm', ..] => bytes,
-        // Any file could be tried as text, but then a shell script would be told about its missing parenthesis.
-        source if text || source.trim_ascii_start().starts_with(b"(") => {
-            let mut text_error = |mut source: wat::Error| {
-                source.set_path(path);
-                Error::Text { path: path_buf(), source }
-            };
-            wat::parse_bytes(source).map_err(&mut text_error)?.into_owned()
-        }
-        _ => return Err(Error::NotWasm(path_buf())),
-    };
-    // The bytes after the magic number tell the two kinds apart. What is neither is called invalid later on.
-    let kind = if wasm.get(4..8) == Some(&[0x0d, 0, 1, 0]) { Kind::Component } else { Kind::Module };
-    Ok(Guest { path: path_buf(), name, kind, digest: Digest::of(&wasm), wasm, stored })
+/// What a file is by its first bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    Binary(Kind),
+    /// Packed, or text.
+    Wrapped,
 }
 
-impl Guest {
-    /// Validates the guest and looks at it from outside. Nothing is compiled: that takes minutes where this takes
-    /// milliseconds.
-    ///
-    /// # Errors
-    /// When it is no command: [`Error`] has a variant for each way to be something else.
-    pub fn look(&self) -> Result<Shape, Error> {
-        let path = || self.path.clone();
-        let invalid = |source| Error::Invalid { path: path(), source };
-        Validator::new_with_features(FEATURES).validate_all(&self.wasm).map_err(invalid)?;
-        let shape = shape(&self.wasm).map_err(invalid)?;
-        match self.kind {
-            Kind::Component if !shape.exports.iter().any(|export| export.starts_with("wasi:cli/run@0.2.")) => {
-                Err(Error::NoRun { path: path(), exports: shape.exports.into_iter().collect() })
-            }
-            Kind::Module if !shape.exports.contains("_start") => {
-                Err(if shape.exports.contains("_initialize") { Error::Reactor(path()) } else { Error::NoStart(path()) })
-            }
-            Kind::Component | Kind::Module => Ok(shape),
+/// Tells by the first bytes what a file is.
+///
+/// # Errors
+/// When it can't be a guest.
+pub fn form(bytes: &[u8], text: bool) -> Result<Form, Refusal> {
+    match bytes {
+        [] => Err(Reason::Empty.into()),
+        // The bytes after the magic number tell the two kinds apart. What is neither is called invalid later on.
+        [0, b'a', b's', b'm', rest @ ..] => {
+            let is_component = rest.starts_with(&[0x0d, 0, 1, 0]);
+            Ok(Form::Binary(if is_component { Kind::Component } else { Kind::Module }))
         }
+        [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..] => Ok(Form::Wrapped),
+        // Any file could be tried as text, but then a shell script would be told about its missing parenthesis.
+        bytes if text || bytes.trim_ascii_start().starts_with(b"(") => Ok(Form::Wrapped),
+        _ => Err(Reason::NotWasm.into()),
+    }
+}
+
+/// The binary that a packed file or a text stands for. `path` is for messages only.
+///
+/// # Errors
+/// When it stands for none.
+pub fn unwrap(stored: Vec<u8>, text: bool, path: &Path) -> Result<Vec<u8>, Refusal> {
+    let bytes = source::unpack(stored)?;
+    match bytes.as_slice() {
+        [] => Err(Reason::Empty.into()),
+        [0, b'a', b's', b'm', ..] => Ok(bytes),
+        source if text || source.trim_ascii_start().starts_with(b"(") => {
+            let text_error = |mut error: wat::Error| {
+                error.set_path(path);
+                Refusal::because(Reason::Text, error)
+            };
+            let binary = wat::parse_bytes(source).map_err(text_error)?.into_owned();
+            if binary.len() as u64 > MAX_GUEST_SIZE { Err(Reason::TooLarge.into()) } else { Ok(binary) }
+        }
+        _ => Err(Reason::NotWasm.into()),
+    }
+}
+
+/// Validates a guest and looks at it from outside. Nothing is compiled: that takes minutes where this takes milliseconds.
+///
+/// # Errors
+/// When it is no command.
+pub fn look(kind: Kind, wasm: &[u8]) -> Result<Shape, Refusal> {
+    let invalid = |error| Refusal::because(Reason::Invalid, error);
+    Validator::new_with_features(FEATURES).validate_all(wasm).map_err(invalid)?;
+    let shape = shape(wasm).map_err(invalid)?;
+    match kind {
+        Kind::Component if !shape.exports.iter().any(|export| export.starts_with("wasi:cli/run@0.2.")) => {
+            Err(Reason::NoRun { exports: shape.exports.into_iter().collect() }.into())
+        }
+        Kind::Module if !shape.exports.contains("_start") => {
+            Err(if shape.exports.contains("_initialize") { Reason::Reactor } else { Reason::NoStart }.into())
+        }
+        Kind::Component | Kind::Module => Ok(shape),
     }
 }
 
@@ -181,7 +190,7 @@ impl fmt::Display for Known {
 }
 
 impl Kind {
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Kind::Module => "module",
             Kind::Component => "component",
@@ -192,7 +201,7 @@ impl Kind {
 // === impl Digest ===
 
 impl Digest {
-    fn of(wasm: &[u8]) -> Digest {
+    pub fn of(wasm: &[u8]) -> Digest {
         Digest(Sha256::digest(wasm).into())
     }
 }
@@ -235,11 +244,17 @@ mod tests {
 
     use super::*;
 
-    fn file(name: &str, bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(name);
-        std::fs::write(&path, bytes).unwrap();
-        (folder, path)
+    /// What becomes of a file with these bytes, but for compiling it.
+    fn read(bytes: &[u8], text: bool) -> Result<Shape, Refusal> {
+        let (kind, wasm) = match form(bytes, text)? {
+            Form::Binary(kind) => (kind, bytes.to_vec()),
+            Form::Wrapped => {
+                let wasm = unwrap(bytes.to_vec(), text, Path::new("g"))?;
+                let Form::Binary(kind) = form(&wasm, false)? else { panic!("wrapped twice") };
+                (kind, wasm)
+            }
+        };
+        look(kind, &wasm)
     }
 
     #[test]
@@ -254,17 +269,22 @@ mod tests {
     }
 
     #[test]
-    fn a_text_and_its_binary_have_one_digest() {
+    fn a_text_stands_for_its_binary() {
         let text = r#"(module (func (export "_start")))"#;
-        let (_text_folder, text_path) = file("g.wat", text.as_bytes());
-        let (_wasm_folder, wasm_path) = file("g.wasm", &wat::parse_str(text).unwrap());
-        let (from_text, from_wasm) = (read(&text_path).unwrap(), read(&wasm_path).unwrap());
-        assert_eq!(from_text.digest, from_wasm.digest);
-        assert_eq!(from_text.name, "g");
-        let shown = from_text.digest.to_string();
+        let binary = wat::parse_str(text).unwrap();
+        assert_eq!(form(text.as_bytes(), false), Ok(Form::Wrapped));
+        assert_eq!(unwrap(text.as_bytes().to_vec(), false, Path::new("g.wat")), Ok(binary.clone()));
+        assert_eq!(form(&binary, false), Ok(Form::Binary(Kind::Module)));
+        assert_eq!(form(b"#!/bin/sh", false), Err(Reason::NotWasm.into()));
+    }
+
+    #[test]
+    fn a_digest_is_read_as_it_is_shown() {
+        let digest = Digest::of(b"a guest");
+        let shown = digest.to_string();
         assert!(shown.starts_with("sha256:"));
-        assert_eq!(shown.parse(), Ok(from_text.digest));
-        assert_eq!(shown["sha256:".len()..].parse(), Ok(from_text.digest));
+        assert_eq!(shown.parse(), Ok(digest));
+        assert_eq!(shown["sha256:".len()..].parse(), Ok(digest));
         for wrong in ["", "sha256:", "sha256:00", &format!("sha256:{}", "é".repeat(32)), &"g".repeat(64)] {
             assert!(wrong.parse::<Digest>().is_err(), "{wrong}");
         }
@@ -290,11 +310,10 @@ mod tests {
         // can't. For the rest there is the digest.
         let wasm = wat::parse_str(r#"(module (memory 1) (func (export "_start")))"#).unwrap();
         for length in 0..wasm.len() {
-            let (_folder, path) = file("g.wasm", &wasm[..length]);
-            let error = read(&path).and_then(|guest| guest.look()).unwrap_err();
+            let refusal = read(&wasm[..length], false).unwrap_err();
             assert!(
-                matches!(error, Error::Empty(_) | Error::NotWasm(_) | Error::Invalid { .. } | Error::NoStart(_)),
-                "cut at {length}: {error:?}"
+                matches!(refusal.reason, Reason::Empty | Reason::NotWasm | Reason::Invalid | Reason::NoStart),
+                "cut at {length}: {refusal:?}"
             );
         }
     }
@@ -307,8 +326,7 @@ mod tests {
                 1 => drop(bytes.splice(0..0, *b"\0asm\x01\0\0\0")),
                 _ => drop(bytes.splice(0..0, *b"\0asm\x0d\0\x01\0")),
             }
-            let (_folder, path) = file("g.wasm", &bytes);
-            let _ = read(&path).and_then(|guest| guest.look());
+            let _ = read(&bytes, false);
         }
 
         #[test]
@@ -322,8 +340,7 @@ mod tests {
             let mut wasm = wat::parse_str(text).unwrap();
             let length = wasm.len();
             wasm[at % length] ^= 1 << bit;
-            let (_folder, path) = file("g.wasm", &wasm);
-            let _ = read(&path).and_then(|guest| guest.look());
+            let _ = read(&wasm, false);
         }
     }
 }

@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use wasmtime::Engine;
 
+use super::compiler::{Bounds, Compiler};
 use super::error::Error;
-use super::guest::{self, Digest, Guest, Kind};
+use super::guest::{self, Kind};
+use super::load::{Guest, open};
 use super::program::foreign_imports;
+use super::refusal::{Reason, Refusal, printable};
+use super::source;
 
 /// What a guest is and needs. Sizes in bytes.
 #[derive(Debug, Serialize)]
@@ -38,11 +42,22 @@ pub struct Sizes {
     pub zstd: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Memory {
     pub initial: u64,
     /// The most that it says it will use; without it, only the limit holds it.
     pub maximum: Option<u64>,
+}
+
+/// What the process that looks into a guest says of it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Inside {
+    imports: Vec<String>,
+    exports: Vec<String>,
+    foreign: Vec<String>,
+    memory: Memory,
+    gzip: u64,
+    zstd: u64,
 }
 
 /// zstd's best without a larger window, which a reader would have to be told of; and what is nearly as good, for guests
@@ -55,49 +70,56 @@ const QUICK_FROM: usize = 4 << 20;
 ///
 /// # Errors
 /// When it is no guest at all. One with foreign imports is described.
-pub fn inspect(path: &Path) -> Result<Inspection, Error> {
-    let guest = guest::read(path)?;
-    let failed =
-        |source: wasmtime::Error| Error::Compile { path: path.to_owned(), source: source.into_boxed_dyn_error() };
-    let shape = guest.look()?;
-    let foreign = foreign_imports(&Engine::default(), guest.kind, &shape).map_err(failed)?;
-    let size = sizes(&guest).map_err(|source| Error::Packed { path: path.to_owned(), source })?;
-    let Guest { name, kind, digest, .. } = guest;
-    let mut imports: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for import in &shape.imports {
+pub fn inspect(path: &Path, bounds: Bounds) -> Result<Inspection, Error> {
+    let compiler = Compiler::new(path, bounds);
+    let source = source::read(path)?;
+    let stored = source.stored.len() as u64;
+    let Guest { name, kind, digest, wasm } = open(source, &compiler)?;
+    let Inside { imports, exports, foreign, memory, gzip, zstd } = compiler.inspect(kind, &wasm)?;
+    let printable_all = |names: Vec<String>| names.iter().map(|name| printable(name)).collect::<Vec<_>>();
+    let (imports, exports) = (printable_all(imports), printable_all(exports));
+    let mut by_origin: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for import in &imports {
         let (from, what) = match kind {
             Kind::Module => import.split_once("::"),
             Kind::Component => import.split_once('/'),
         }
         .unwrap_or(("", import));
-        imports.entry(from.to_owned()).or_default().push(what.to_owned());
+        by_origin.entry(from.to_owned()).or_default().push(what.to_owned());
     }
     Ok(Inspection {
         name,
-        kind: match kind {
-            Kind::Module => "module",
-            Kind::Component => "component",
-        },
-        wasi: wasi(kind, &shape.exports),
-        digest: Digest::to_string(&digest),
-        size,
-        memory: Memory { initial: shape.memory.0, maximum: shape.memory.1 },
-        asks_for: asks_for(shape.imports.iter().map(String::as_str)),
-        imports,
-        foreign,
+        kind: kind.name(),
+        wasi: wasi(kind, &exports),
+        digest: digest.to_string(),
+        size: Sizes { stored, wasm: wasm.len() as u64, gzip, zstd },
+        memory,
+        asks_for: asks_for(imports.iter().map(String::as_str)),
+        imports: by_origin,
+        foreign: printable_all(foreign),
     })
 }
 
-fn sizes(guest: &Guest) -> std::io::Result<Sizes> {
-    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-    gzip.write_all(&guest.wasm)?;
-    let level = if guest.wasm.len() < QUICK_FROM { ZSTD_BEST } else { ZSTD_QUICK };
-    Ok(Sizes {
-        stored: guest.stored,
-        wasm: guest.wasm.len() as u64,
-        gzip: gzip.finish()?.len() as u64,
-        zstd: zstd::bulk::compress(&guest.wasm, level)?.len() as u64,
+/// The part of [`inspect`] that looks into the guest, in the process that may die of it.
+pub fn inside(engine: &Engine, kind: Kind, wasm: &[u8]) -> Result<Inside, Refusal> {
+    let shape = guest::look(kind, wasm)?;
+    let foreign = foreign_imports(engine, kind, &shape).map_err(|error| Refusal::because(Reason::Compile, error))?;
+    let (gzip, zstd) = packed_sizes(wasm).map_err(|error| Refusal::because(Reason::Packed, error))?;
+    Ok(Inside {
+        imports: shape.imports.into_iter().collect(),
+        exports: shape.exports.into_iter().collect(),
+        foreign,
+        memory: Memory { initial: shape.memory.0, maximum: shape.memory.1 },
+        gzip,
+        zstd,
     })
+}
+
+fn packed_sizes(wasm: &[u8]) -> std::io::Result<(u64, u64)> {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    gzip.write_all(wasm)?;
+    let level = if wasm.len() < QUICK_FROM { ZSTD_BEST } else { ZSTD_QUICK };
+    Ok((gzip.finish()?.len() as u64, zstd::bulk::compress(wasm, level)?.len() as u64))
 }
 
 fn wasi<'a>(kind: Kind, exports: impl IntoIterator<Item = &'a String>) -> String {

@@ -1,25 +1,29 @@
 //! From a file to something that runs: read, check, compile or take from the cache, link. All of it before a message is
 //! taken.
+//!
+//! Only hashes are worked out here of what is read. What looks into a guest's bytes is done by a process of its own
+//! (`compiler.rs`), and what that says is not believed further than needed: the digest that code is kept under is taken
+//! from bytes that the worker holds, so that a guest that takes over that process can't pose as another guest.
 
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use wasmtime::Engine;
 
 use super::cache::{self, Cache};
-use super::engine::engine;
+use super::compiler::{Bounds, Compiler};
+use super::engine::{Codegen, engine};
 use super::error::Error;
-use super::guest::{self, Digest, Guest, Kind, Known};
+use super::guest::{self, Digest, Form, Kind, Known};
 use super::names::Names;
-use super::program::{Compiled, Program, foreign_imports};
+use super::program::{Compiled, Program};
+use super::refusal::Reason;
 use super::room::{self, Room};
 use super::run::Core;
 use super::seen::Seen;
-use super::source::{self, Place};
+use super::source::{self, Place, Source};
 use super::wall::Wall;
 use super::{Isolation, Options};
 
@@ -31,7 +35,8 @@ pub struct Loading {
     pub digest: Option<Digest>,
     /// Where compiled code is kept.
     pub cache: Option<PathBuf>,
-    pub compile_timeout: Duration,
+    /// What compiling may take.
+    pub bounds: Bounds,
     pub isolation: Isolation,
     /// Around the processes, if guests run in processes.
     pub wall: Wall,
@@ -55,13 +60,23 @@ pub struct Entry {
     pub digest: Digest,
 }
 
+/// A guest that was read and recognised, and not looked into.
+#[derive(Debug)]
+pub struct Guest {
+    /// argv\[0\], and the name in the log.
+    pub name: String,
+    pub kind: Kind,
+    pub digest: Digest,
+    pub wasm: Vec<u8>,
+}
+
 /// A guest's code, ready to be linked.
 struct Code {
     name: String,
     known: Known,
     engine: Engine,
     compiled: Compiled,
-    /// The cache's entry, if it is from there.
+    /// The code as a file, where it is from the cache or was put there.
     entry: Option<File>,
 }
 
@@ -71,9 +86,9 @@ pub fn prepare(loading: &Loading, options: Options) -> Result<Prepared, Error> {
         None => read_and_compiled(loading, &options)?,
     };
     let Code { name, known: Known { kind, digest }, engine, compiled, entry } = code;
-    let program = Program::link(&engine, &compiled).map_err(|source| compile_error(loading, source))?;
+    let program = Program::link(&engine, &compiled).map_err(|source| unusable(loading, source))?;
     let code = match (loading.isolation, entry) {
-        (Isolation::Process, None) => in_memory(&compiled),
+        (Isolation::Process, None) => compiled.serialize().map_err(other).and_then(|code| in_memory(&code)),
         (_, Some(entry)) => Ok(entry),
         (Isolation::Thread, None) => Err(io::ErrorKind::NotFound.into()),
     };
@@ -105,11 +120,27 @@ fn kept(loading: &Loading, options: &Options) -> Option<Code> {
 }
 
 fn read_and_compiled(loading: &Loading, options: &Options) -> Result<Code, Error> {
-    let Reading { guest, seen } = read(loading)?;
-    let engine = engine_for(loading, options, &guest)?;
-    let (compiled, entry) = compiled(loading, &engine, &guest)?;
+    let Reading { source, seen } = read(loading)?;
+    let compiler = Compiler::new(&loading.guest, loading.bounds);
+    let stored = Stored::of(loading, &source)?;
+    if let Some(known) = stored.recall() {
+        check_digest(loading, known.digest)?;
+        let engine = engine_for(loading, options, known.kind)?;
+        if let Some((compiled, entry)) = cached(loading, &engine, known) {
+            remember(seen, known);
+            return Ok(Code { name: source.name, known, engine, compiled, entry: Some(entry) });
+        }
+    }
+    let guest = open(source, &compiler)?;
     let known = Known { kind: guest.kind, digest: guest.digest };
+    check_digest(loading, known.digest)?;
+    let engine = engine_for(loading, options, known.kind)?;
+    let (compiled, entry) = match cached(loading, &engine, known) {
+        Some((compiled, entry)) => (compiled, Some(entry)),
+        None => compiled(loading, options, &engine, &guest, &compiler)?,
+    };
     remember(seen, known);
+    stored.remember(known);
     Ok(Code { name: guest.name, known, engine, compiled, entry })
 }
 
@@ -129,19 +160,24 @@ pub fn compile(loading: &Loading, options: &Options) -> Result<Entry, Error> {
         path: PathBuf::new(),
         source: io::Error::new(io::ErrorKind::NotFound, "no folder is named"),
     })?;
-    let Reading { guest, seen } = read(loading)?;
-    let engine = engine_for(loading, options, &guest)?;
-    let compiled = from_source(loading, &engine, &guest)?;
-    let code = compiled.serialize().map_err(|source| compile_error(loading, source))?;
+    let Reading { source, seen } = read(loading)?;
+    let compiler = Compiler::new(&loading.guest, loading.bounds);
+    let stored = Stored::of(loading, &source)?;
+    let guest = open(source, &compiler)?;
+    check_digest(loading, guest.digest)?;
+    let engine = engine_for(loading, options, guest.kind)?;
+    let code = compiler.compile(guest.kind, Codegen::of(options), &guest.wasm)?;
     let path = Cache::new(&folder, &engine, guest.digest)
         .keep(&code)
         .map_err(|source| Error::Cache { path: folder, source })?;
-    remember(seen, Known { kind: guest.kind, digest: guest.digest });
+    let known = Known { kind: guest.kind, digest: guest.digest };
+    remember(seen, known);
+    stored.remember(known);
     Ok(Entry { path, size: code.len() as u64, digest: guest.digest })
 }
 
 struct Reading {
-    guest: Guest,
+    source: Source,
     /// What its files were like before.
     seen: Option<Seen>,
 }
@@ -151,71 +187,133 @@ fn read(loading: &Loading) -> Result<Reading, Error> {
         Some(folder) => Seen::look(folder, &source::find(&loading.guest)?.files),
         None => None,
     };
-    let guest = guest::read(&loading.guest)?;
+    Ok(Reading { source: source::read(&loading.guest)?, seen })
+}
+
+/// Recognises a guest, and has it unwrapped if it is packed or text.
+pub fn open(source: Source, compiler: &Compiler) -> Result<Guest, Error> {
+    let Source { name, stored, text } = source;
+    let refused = |refusal| Error::refused(compiler.guest(), refusal);
+    let (kind, wasm) = match guest::form(&stored, text).map_err(refused)? {
+        Form::Binary(kind) => (kind, stored),
+        Form::Wrapped => {
+            let wasm = compiler.unwrap(&stored, text)?;
+            match guest::form(&wasm, false).map_err(refused)? {
+                Form::Binary(kind) => (kind, wasm),
+                Form::Wrapped => return Err(refused(Reason::NotWasm.into())),
+            }
+        }
+    };
+    Ok(Guest { name, kind, digest: Digest::of(&wasm), wasm })
+}
+
+fn check_digest(loading: &Loading, found: Digest) -> Result<(), Error> {
     match loading.digest {
-        Some(expected) if expected != guest.digest => Err(Error::Digest { path: guest.path, found: guest.digest }),
-        _ => Ok(Reading { guest, seen }),
+        Some(expected) if expected != found => Err(Error::Digest { path: loading.guest.clone(), found }),
+        _ => Ok(()),
     }
 }
 
-fn engine_for(loading: &Loading, options: &Options, guest: &Guest) -> Result<Engine, Error> {
-    engine(options, guest.kind, loading.concurrency).map_err(|source| compile_error(loading, source))
+fn engine_for(loading: &Loading, options: &Options, kind: Kind) -> Result<Engine, Error> {
+    engine(options, kind, loading.concurrency).map_err(|source| unusable(loading, source))
 }
 
-/// The guest's code: from the cache, where only guests are that were found good, or else from the compiler and into the
-/// cache. With the entry, if there is one.
-fn compiled(loading: &Loading, engine: &Engine, guest: &Guest) -> Result<(Compiled, Option<File>), Error> {
-    let Some(folder) = &loading.cache else { return Ok((from_source(loading, engine, guest)?, None)) };
-    let cache = Cache::new(folder, engine, guest.digest);
-    if let Some(entry) = cache.find() {
-        match cache::load(engine, guest.kind, &entry) {
-            Ok(compiled) => return Ok((compiled, Some(entry))),
-            Err(error) => tracing::warn!(error = format!("{error:#}"), "a cache entry can't be used: it is made again"),
+/// The guest's code from the cache, where only guests are that were found good.
+fn cached(loading: &Loading, engine: &Engine, known: Known) -> Option<(Compiled, File)> {
+    let entry = Cache::new(loading.cache.as_ref()?, engine, known.digest).find()?;
+    match cache::load(engine, known.kind, &entry) {
+        Ok(compiled) => Some((compiled, entry)),
+        Err(error) => {
+            tracing::warn!(error = format!("{error:#}"), "a cache entry can't be used: it is made again");
+            None
         }
     }
-    let compiled = from_source(loading, engine, guest)?;
-    let kept =
-        compiled.serialize().map_err(wasmtime::Error::into_boxed_dyn_error).and_then(|code| Ok(cache.keep(&code)?));
-    if let Err(error) = kept {
-        tracing::info!(error, folder = %folder.display(), "the compiled guest is not kept (--cache-dir)");
+}
+
+/// The guest's code from the compiler, and into the cache.
+fn compiled(
+    loading: &Loading,
+    options: &Options,
+    engine: &Engine,
+    guest: &Guest,
+    compiler: &Compiler,
+) -> Result<(Compiled, Option<File>), Error> {
+    let code = compiler.compile(guest.kind, Codegen::of(options), &guest.wasm)?;
+    if let Some(folder) = &loading.cache {
+        let cache = Cache::new(folder, engine, guest.digest);
+        match cache.keep(&code) {
+            // Mapped from there, its pages are shared with other workers.
+            Ok(_) => {
+                if let Some(entry) = cache.find() {
+                    let compiled = cache::load(engine, guest.kind, &entry);
+                    return Ok((compiled.map_err(|source| unusable(loading, source))?, Some(entry)));
+                }
+            }
+            Err(error) => {
+                tracing::info!(%error, folder = %folder.display(), "the compiled guest is not kept (--cache-dir)");
+            }
+        }
     }
+    let compiled = cache::load_bytes(engine, guest.kind, &code).map_err(|source| unusable(loading, source))?;
     Ok((compiled, None))
 }
 
-/// Looks at the guest, and compiles it within bounds: there are small modules that take hours.
-fn from_source(loading: &Loading, engine: &Engine, guest: &Guest) -> Result<Compiled, Error> {
-    let shape = guest.look()?;
-    let foreign = foreign_imports(engine, guest.kind, &shape).map_err(|source| compile_error(loading, source))?;
-    if !foreign.is_empty() {
-        return Err(Error::Imports { path: guest.path.clone(), imports: foreign });
-    }
-    let (done_tx, done_rx) = channel();
-    let (thread_engine, kind, wasm) = (engine.clone(), guest.kind, guest.wasm.clone());
-    std::thread::Builder::new()
-        .name("compiler".into())
-        .spawn(move || {
-            let _ = done_tx.send(Compiled::new(&thread_engine, kind, &wasm));
+/// A guest by the bytes that are stored. What a packed guest or a text holds is noted in the cache, so that one whose code
+/// is there is not unwrapped again. The note is believed as far as the code is: whoever may write one may write the other.
+enum Stored {
+    /// A bare binary says all by itself.
+    Binary(Known),
+    Wrapped {
+        /// Where the note is, if there is a cache.
+        note: Option<(PathBuf, String)>,
+    },
+}
+
+impl Stored {
+    fn of(loading: &Loading, source: &Source) -> Result<Stored, Error> {
+        let Source { stored, text, .. } = source;
+        let form = guest::form(stored, *text).map_err(|refusal| Error::refused(&loading.guest, refusal))?;
+        Ok(match form {
+            Form::Binary(kind) => Stored::Binary(Known { kind, digest: Digest::of(stored) }),
+            Form::Wrapped => {
+                // The same bytes can be a text by one name and nothing by another.
+                let key = || format!("{}{}", blake3::hash(stored).to_hex(), if *text { "-text" } else { "" });
+                Stored::Wrapped { note: loading.cache.as_ref().map(|folder| (folder.join("packed"), key())) }
+            }
         })
-        .map_err(|source| Error::Compile { path: loading.guest.clone(), source: source.into() })?;
-    match done_rx.recv_timeout(loading.compile_timeout) {
-        Ok(compiled) => compiled.map_err(|source| compile_error(loading, source)),
-        // The thread can't be stopped. It ends with the process, which has nothing else to do now.
-        Err(RecvTimeoutError::Timeout) => {
-            Err(Error::CompileTimeout { path: loading.guest.clone(), after: loading.compile_timeout })
+    }
+
+    fn recall(&self) -> Option<Known> {
+        match self {
+            Stored::Binary(known) => Some(*known),
+            Stored::Wrapped { note } => {
+                let (folder, key) = note.as_ref()?;
+                cache::read(&folder.join(key))?.parse().ok()
+            }
         }
-        Err(RecvTimeoutError::Disconnected) => Err(Error::Panic("the compiler panicked".into())),
+    }
+
+    fn remember(&self, known: Known) {
+        if let Stored::Wrapped { note: Some((folder, key)) } = self
+            && let Err(error) = cache::write(folder, key, known.to_string().as_bytes())
+        {
+            tracing::debug!(%error, "what a packed guest holds is not kept (--cache-dir)");
+        }
     }
 }
 
 /// Compiled code as a file that has no name and that nobody can change any more.
-fn in_memory(compiled: &Compiled) -> io::Result<File> {
-    let code = compiled.serialize().map_err(|error| io::Error::other(error.into_boxed_dyn_error()))?;
+fn in_memory(code: &[u8]) -> io::Result<File> {
     let mut file = File::from(memfd_create("guest", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
-    file.write_all(&code)?;
+    file.write_all(code)?;
     fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
     Ok(file)
 }
 
-fn compile_error(loading: &Loading, source: wasmtime::Error) -> Error {
+fn other(error: wasmtime::Error) -> io::Error {
+    io::Error::other(error.into_boxed_dyn_error())
+}
+
+fn unusable(loading: &Loading, source: wasmtime::Error) -> Error {
     Error::Compile { path: loading.guest.clone(), source: source.into_boxed_dyn_error() }
 }

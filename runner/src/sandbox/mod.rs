@@ -11,9 +11,11 @@
 //! ```
 
 mod cache;
+mod cgroup;
 mod child;
 mod claims;
 mod clock;
+mod compiler;
 mod component;
 mod engine;
 mod error;
@@ -21,6 +23,7 @@ mod grants;
 mod ground;
 mod guest;
 mod inspect;
+mod jobs;
 mod limits;
 mod load;
 mod module;
@@ -28,6 +31,7 @@ mod names;
 mod probe;
 mod processes;
 mod program;
+mod refusal;
 mod room;
 mod run;
 mod scratch;
@@ -40,6 +44,7 @@ mod wall;
 mod wire;
 
 use std::borrow::Cow;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,12 +53,14 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 pub use child::serve;
+pub use compiler::Bounds;
 pub use error::Error;
 pub use grants::{Dir, Endpoint, Grants};
 pub use guest::Digest;
-pub use inspect::{Inspection, Sizes, inspect};
+pub use inspect::{Inspection, Sizes};
+pub use jobs::{COMMAND as COMPILER_COMMAND, serve as serve_job};
 pub use limits::Limits;
-pub use load::{Entry, Loading, compile};
+pub use load::{Entry, Loading};
 pub use processes::COMMAND as CHILD_COMMAND;
 pub use room::{Folder, Room};
 pub use stdio::Stderr;
@@ -119,6 +126,39 @@ enum Runs {
     Processes(Processes),
 }
 
+/// Compiles a guest into the cache, for others to find.
+///
+/// # Errors
+/// As for running it, and when the cache can't be written.
+pub async fn compile(loading: Loading, options: Options) -> Result<Entry, Error> {
+    let (guest, bounds) = (loading.guest.clone(), loading.bounds);
+    bounded(&guest, bounds, move || load::compile(&loading, &options)).await
+}
+
+/// Reads a guest and looks at it.
+///
+/// # Errors
+/// When it is no guest at all. One with foreign imports is described.
+pub async fn inspect(guest: PathBuf, bounds: Bounds) -> Result<Inspection, Error> {
+    bounded(&guest.clone(), bounds, move || inspect::inspect(&guest, bounds)).await
+}
+
+/// Does all that comes before a run within the time that compiling has: files can hang as well as compilers.
+async fn bounded<T: Send + 'static>(
+    guest: &Path,
+    bounds: Bounds,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    /// Whoever knows better what took so long says so first.
+    const GRACE: Duration = Duration::from_secs(1);
+    let working = tokio::task::spawn_blocking(work);
+    match tokio::time::timeout(bounds.timeout.saturating_add(GRACE), working).await {
+        Ok(done) => done.map_err(|panic| Error::Panic(panic.to_string()))?,
+        // The thread can't be stopped. It ends with the process, which has nothing else to do now.
+        Err(_) => Err(Error::CompileTimeout { path: guest.to_owned(), after: bounds.timeout }),
+    }
+}
+
 // === impl Sandbox ===
 
 impl Sandbox {
@@ -128,8 +168,8 @@ impl Sandbox {
     /// When it is no guest that could run here.
     pub async fn load(loading: Loading, options: Options) -> Result<Sandbox, Error> {
         let (isolation, places, wall) = (loading.isolation, loading.concurrency, loading.wall);
-        let prepared = tokio::task::spawn_blocking(move || prepare(&loading, options)).await;
-        let Prepared { core, digest, code } = prepared.map_err(|panic| Error::Panic(panic.to_string()))??;
+        let (guest, bounds) = (loading.guest.clone(), loading.bounds);
+        let Prepared { core, digest, code } = bounded(&guest, bounds, move || prepare(&loading, options)).await?;
         let (name, deterministic) = (core.name.clone(), core.options.deterministic);
         let room = core.room.clone();
         let runs = match (isolation, code) {

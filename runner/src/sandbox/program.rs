@@ -36,13 +36,6 @@ pub struct Ended {
 }
 
 impl Compiled {
-    pub fn new(engine: &Engine, kind: Kind, wasm: &[u8]) -> wasmtime::Result<Compiled> {
-        Ok(match kind {
-            Kind::Module => Compiled::Module(Module::from_binary(engine, wasm)?),
-            Kind::Component => Compiled::Component(Component::from_binary(engine, wasm)?),
-        })
-    }
-
     /// What a module's memory has from the beginning, in bytes. wasmtime takes it before it asks the limiter. A component's
     /// is asked for first.
     pub fn initial_memory(&self) -> u64 {

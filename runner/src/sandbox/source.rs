@@ -2,22 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use super::error::Error;
+use super::refusal::{Reason, Refusal};
 
 /// More than any guest that people ship (an interpreter with its library is 30 MB), and small enough to hold in memory.
 /// It holds for what is stored and for what comes out of it, so that a few bytes can't unpack to a full memory.
 pub const MAX_GUEST_SIZE: u64 = 256 << 20;
 
-/// A guest's bytes, unpacked and not looked at.
+/// A guest's bytes as they are stored, not looked at.
 #[derive(Debug)]
 pub struct Source {
     pub name: String,
-    pub bytes: Vec<u8>,
-    /// What is stored, in bytes.
-    pub stored: u64,
+    pub stored: Vec<u8>,
     /// By its name, this is the text form.
     pub text: bool,
 }
@@ -47,18 +46,17 @@ pub fn find(path: &Path) -> Result<Place, Error> {
     Ok(Place { name: bare_name(whole), text: whole.contains(".wat"), files })
 }
 
-/// Reads a guest, and unpacks it.
+/// Reads a guest.
 ///
 /// # Errors
-/// As [`find`], and when it can't be read or unpacked.
+/// As [`find`], and when it can't be read.
 pub fn read(path: &Path) -> Result<Source, Error> {
     let Place { files, name, text } = find(path)?;
     let mut stored = Vec::new();
     for file in &files {
         read_capped(file, path, &mut stored)?;
     }
-    let size = stored.len() as u64;
-    Ok(Source { name, text, bytes: unpack(stored, path)?, stored: size })
+    Ok(Source { name, stored, text })
 }
 
 /// The files that make up the guest, in order.
@@ -150,12 +148,14 @@ fn read_capped(file: &Path, guest: &Path, into: &mut Vec<u8>) -> Result<(), Erro
     let left = MAX_GUEST_SIZE - into.len() as u64;
     // One byte over the limit is read to tell "exactly at it" from "over it", whatever the metadata says.
     let read = File::open(file).and_then(|file| file.take(left + 1).read_to_end(into)).map_err(unreadable)?;
-    if read as u64 > left { Err(Error::TooLarge(guest.to_owned())) } else { Ok(()) }
+    if read as u64 > left { Err(Error::refused(guest, Reason::TooLarge)) } else { Ok(()) }
 }
 
 /// Unpacks gzip and zstd, told by their first bytes, as far as the limit goes.
-fn unpack(stored: Vec<u8>, path: &Path) -> Result<Vec<u8>, Error> {
-    let packed = |source| Error::Packed { path: path.to_owned(), source };
+///
+/// # Errors
+/// When they are damaged, or hold more than a guest may have.
+pub fn unpack(stored: Vec<u8>) -> Result<Vec<u8>, Refusal> {
     let mut bytes = Vec::new();
     let read = match stored.as_slice() {
         [0x1f, 0x8b, ..] => {
@@ -165,8 +165,11 @@ fn unpack(stored: Vec<u8>, path: &Path) -> Result<Vec<u8>, Error> {
             .and_then(|decoder| decoder.take(MAX_GUEST_SIZE + 1).read_to_end(&mut bytes)),
         _ => return Ok(stored),
     };
-    read.map_err(packed)?;
-    if bytes.len() as u64 > MAX_GUEST_SIZE { Err(Error::TooLarge(path.to_owned())) } else { Ok(bytes) }
+    read.map_err(|error| match error.kind() {
+        ErrorKind::OutOfMemory => Reason::Memory.into(),
+        _ => Refusal::because(Reason::Packed, error),
+    })?;
+    if bytes.len() as u64 > MAX_GUEST_SIZE { Err(Reason::TooLarge.into()) } else { Ok(bytes) }
 }
 
 #[cfg(test)]
@@ -191,6 +194,10 @@ mod tests {
         packer.finish().unwrap()
     }
 
+    fn unpacked(path: &Path) -> Vec<u8> {
+        unpack(read(path).unwrap().stored).unwrap()
+    }
+
     #[test]
     fn packed_and_unpacked_are_the_same_guest() {
         let bytes = b"\0asm and more".repeat(100);
@@ -200,8 +207,9 @@ mod tests {
             ("c.wasm.zst", &zstd::encode_all(bytes.as_slice(), 3).unwrap()),
         ]);
         for (file, name) in [("a.wasm", "a"), ("b.wasm.gz", "b"), ("c.wasm.zst", "c")] {
-            let source = read(&folder.path().join(file)).unwrap();
-            assert_eq!((source.name.as_str(), source.bytes == bytes, source.text), (name, true, false), "{file}");
+            let path = folder.path().join(file);
+            let source = read(&path).unwrap();
+            assert_eq!((source.name.as_str(), unpacked(&path) == bytes, source.text), (name, true, false), "{file}");
         }
     }
 
@@ -212,9 +220,10 @@ mod tests {
         let folder = folder(&[("task.wasm.zst.001", second), ("task.wasm.zst.000", first)]);
         std::fs::create_dir(folder.path().join("..2026_11_22")).unwrap();
         for path in ["", "task.wasm.zst", "task.wasm.zst.000", "task.wasm.zst.001"] {
-            let source = read(&folder.path().join(path)).unwrap();
-            assert_eq!(source.bytes, b"\0asm of a guest".repeat(50), "{path}");
-            assert_eq!((source.name.as_str(), source.stored), ("task", packed.len() as u64));
+            let path = folder.path().join(path);
+            let source = read(&path).unwrap();
+            assert_eq!(unpacked(&path), b"\0asm of a guest".repeat(50), "{}", path.display());
+            assert_eq!((source.name.as_str(), source.stored.len()), ("task", packed.len()));
         }
         std::fs::remove_file(folder.path().join("task.wasm.zst.000")).unwrap();
         let Error::MissingPiece { missing, .. } = read(folder.path()).unwrap_err() else { panic!("not noticed") };
@@ -227,7 +236,7 @@ mod tests {
         assert_eq!(read(one.path()).unwrap().name, "task");
         assert!(read(one.path()).unwrap().text);
         let any_name = folder(&[("task", b"\0asm")]);
-        assert_eq!(read(any_name.path()).unwrap().bytes, b"\0asm");
+        assert_eq!(read(any_name.path()).unwrap().stored, b"\0asm");
         let two = folder(&[("a.wasm", b"\0asm"), ("b.wasm", b"\0asm")]);
         assert!(matches!(read(two.path()), Err(Error::SeveralGuests { .. })));
         assert!(matches!(read(folder(&[]).path()), Err(Error::EmptyFolder(_))));
@@ -238,8 +247,7 @@ mod tests {
         let zeroes = std::io::repeat(0).take(MAX_GUEST_SIZE + 1);
         let bomb = zstd::encode_all(zeroes, 1).unwrap();
         assert!(bomb.len() < 1 << 20);
-        let folder = folder(&[("bomb.wasm.zst", &bomb)]);
-        assert!(matches!(read(&folder.path().join("bomb.wasm.zst")), Err(Error::TooLarge(_))));
+        assert_eq!(unpack(bomb), Err(Reason::TooLarge.into()));
     }
 
     proptest! {
@@ -253,8 +261,7 @@ mod tests {
             };
             let at = at.index(bytes.len());
             bytes[at] ^= 0x10;
-            let folder = folder(&[("g.000", &bytes)]);
-            let _ = read(folder.path());
+            let _ = unpack(bytes);
         }
 
         #[test]

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::broker::fake::{Bookkeeper, Fake};
-use crate::sandbox::{self, Grants, Isolation, Limits, Loading, Stderr, Wall};
+use crate::sandbox::{self, Bounds, Grants, Isolation, Limits, Loading, Stderr, Wall};
 use crate::settle::{Backoff, ExitMap};
 use crate::sink::Sink;
 use crate::task::Failure;
@@ -345,7 +345,7 @@ async fn sandbox(concurrency: usize) -> Sandbox {
         guest,
         digest: None,
         cache: None,
-        compile_timeout: minute,
+        bounds: Bounds { timeout: minute, memory: 1 << 30 },
         isolation: Isolation::Thread,
         wall: Wall::Off,
         concurrency,

@@ -1,0 +1,233 @@
+//! The process that looks into a guest and compiles it, seen from the worker: started for one job, given limits on memory
+//! and time, and gone with its memory afterwards.
+
+use std::io::{self, Read, Write as _};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+
+use super::engine::Codegen;
+use super::error::{Bound, Error};
+use super::guest::Kind;
+use super::inspect::Inside;
+use super::jobs::{self, Answer, COMMAND, Job, Order};
+use super::refusal::{Cause, Reason, printable};
+use super::{cgroup, source, wire};
+
+/// What compiling a guest may take: unwrapping, validating and all else that looks into it included.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    pub timeout: Duration,
+    /// In bytes.
+    pub memory: u64,
+}
+
+/// Looks into one guest, a process for each look.
+#[derive(Debug)]
+pub struct Compiler {
+    guest: PathBuf,
+    bounds: Bounds,
+    /// When there was a guest to look into. The time goes over all looks together.
+    since: Instant,
+}
+
+/// What the worker itself takes while a guest is compiled, beside the guest: left free within the container's limit.
+const WORKER: u64 = 64 << 20;
+
+/// What is kept of what a process says on its stderr before it dies.
+const LAST_WORDS: u64 = 16 << 10;
+
+/// SIGKILL and SIGABRT
+const KILLED: i32 = 9;
+const ABORTED: i32 = 6;
+
+impl Compiler {
+    pub fn new(guest: &Path, bounds: Bounds) -> Compiler {
+        Compiler { guest: guest.to_owned(), bounds, since: Instant::now() }
+    }
+
+    pub fn guest(&self) -> &Path {
+        &self.guest
+    }
+
+    /// The binary that a packed file or a text stands for.
+    ///
+    /// # Errors
+    /// When it stands for none, and as for every job.
+    pub fn unwrap(&self, stored: &[u8], text: bool) -> Result<Vec<u8>, Error> {
+        let (_, wasm) = self.made(Job::Unwrap { text, path: self.guest.display().to_string() }, stored)?;
+        if wasm.len() as u64 > source::MAX_GUEST_SIZE { Err(self.nonsense()) } else { Ok(wasm) }
+    }
+
+    /// The code of a guest that was found good.
+    ///
+    /// # Errors
+    /// When it is no guest that could run here, and as for every job.
+    pub fn compile(&self, kind: Kind, codegen: Codegen, wasm: &[u8]) -> Result<Vec<u8>, Error> {
+        self.made(Job::Compile { kind, codegen }, wasm).map(|(_, code)| code)
+    }
+
+    /// What there is to say of a guest.
+    ///
+    /// # Errors
+    /// When it is none, and as for every job.
+    pub fn inspect(&self, kind: Kind, wasm: &[u8]) -> Result<Inside, Error> {
+        match self.answer(Job::Inspect { kind, codegen: Codegen::default() }, wasm)? {
+            (Answer::Inspected(inside), _) => Ok(*inside),
+            _ => Err(self.nonsense()),
+        }
+    }
+
+    fn made(&self, job: Job, bytes: &[u8]) -> Result<(Answer, Vec<u8>), Error> {
+        match self.answer(job, bytes)? {
+            made @ (Answer::Made, _) => Ok(made),
+            _ => Err(self.nonsense()),
+        }
+    }
+
+    /// Has a job done, and turns each way in which it was not into an error.
+    fn answer(&self, job: Job, bytes: &[u8]) -> Result<(Answer, Vec<u8>), Error> {
+        let (memory, by) = self.memory(bytes.len() as u64);
+        let out_of_memory = || Error::CompileMemory { path: self.guest.clone(), limit: memory, by };
+        match self.ask(job, memory, bytes).map_err(Error::NoCompiler)? {
+            End::Answered(Answer::Refused(refusal), _) if refusal.reason == Reason::Memory => Err(out_of_memory()),
+            End::Answered(Answer::Refused(refusal), _) => Err(Error::refused(&self.guest, refusal.printable())),
+            End::Answered(Answer::Panicked(panic), _) => Err(self.failed(&panic)),
+            End::Answered(answer, made) => Ok((answer, made)),
+            End::Overdue => Err(Error::CompileTimeout { path: self.guest.clone(), after: self.bounds.timeout }),
+            // What Rust's allocator does when there is no more, and what the kernel does then.
+            End::Died(status, words)
+                if status.signal() == Some(ABORTED) && words.contains("memory allocation of")
+                    || status.signal() == Some(KILLED) =>
+            {
+                Err(out_of_memory())
+            }
+            End::Died(status, words) => Err(self.failed(&format!("{status}\n{}", words.trim_end()))),
+        }
+    }
+
+    fn failed(&self, how: &str) -> Error {
+        Error::CompilerFailed { path: self.guest.clone(), how: Cause(printable(how.trim_end())) }
+    }
+
+    fn nonsense(&self) -> Error {
+        self.failed("it gave an answer that it should not")
+    }
+
+    /// How much memory a job gets, and what says so.
+    fn memory(&self, guest: u64) -> (u64, Bound) {
+        match cgroup::memory_limit().map(|limit| limit.saturating_sub(WORKER + guest)) {
+            Some(left) if left < self.bounds.memory => (left, Bound::Cgroup),
+            _ => (self.bounds.memory, Bound::Flag),
+        }
+    }
+
+    /// Starts a process, and talks to it until it has answered, died or been killed.
+    fn ask(&self, job: Job, memory: u64, bytes: &[u8]) -> io::Result<End> {
+        if cfg!(test) {
+            // The program that runs the unit tests has no such command.
+            let (answer, made) = jobs::done(job, bytes.to_vec());
+            return Ok(End::Answered(answer, made));
+        }
+        let parent = i32::try_from(std::process::id()).map_err(io::Error::other)?;
+        let order = wire::words(&Order { job, memory, parent, length: bytes.len() })?;
+        let mut command = Command::new("/proc/self/exe");
+        command.arg(COMMAND).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // Ctrl-C is for the worker, which ends this with itself.
+        command.process_group(0);
+        let mut process = Process::start(&mut command)?;
+        let pipes = (process.0.stdin.take(), process.0.stdout.take(), process.0.stderr.take());
+        let (Some(stdin), Some(stdout), Some(stderr)) = pipes else { return Err(io::ErrorKind::BrokenPipe.into()) };
+        let id = Pid::from_child(&process.0);
+        let left = self.bounds.timeout.saturating_sub(self.since.elapsed());
+        let (ended_tx, ended_rx) = channel();
+        std::thread::scope(|scope| {
+            let clock = std::thread::Builder::new()
+                .name("compile-timeout".into())
+                .spawn_scoped(scope, move || kill_when_overdue(id, left, &ended_rx))?;
+            let last_words =
+                std::thread::Builder::new().name("compile-stderr".into()).spawn_scoped(scope, move || {
+                    let mut words = Vec::new();
+                    let mut stderr = stderr;
+                    let _ = stderr.by_ref().take(LAST_WORDS).read_to_end(&mut words);
+                    // The rest is read too: who writes must not wait for ever.
+                    let _ = io::copy(&mut stderr, &mut io::sink());
+                    String::from_utf8_lossy(&words).into_owned()
+                })?;
+            let answer = talk(stdin, stdout, &order, bytes, memory);
+            if answer.is_ok() {
+                // There is nothing more to come from it, whatever it thinks.
+                process.kill();
+            }
+            // Its end is waited for while the clock runs: it may have closed its pipes and gone on. Until it is reaped, its
+            // number is nobody else's.
+            let ended = waitid(WaitId::Pid(id), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+            drop(ended_tx);
+            let was_overdue = clock.join().unwrap_or(false);
+            ended?;
+            let status = process.0.wait();
+            let words = last_words.join().unwrap_or_default();
+            Ok(match answer {
+                Ok((answer, made)) => End::Answered(answer, made),
+                Err(_) if was_overdue => End::Overdue,
+                Err(_) => End::Died(status?, words),
+            })
+        })
+    }
+}
+
+/// How a job ended.
+enum End {
+    Answered(Answer, Vec<u8>),
+    Overdue,
+    /// With what it said last.
+    Died(ExitStatus, String),
+}
+
+/// A process that does not outlive its job, by whatever way this is left.
+struct Process(Child);
+
+impl Process {
+    fn start(command: &mut Command) -> io::Result<Process> {
+        command.spawn().map(Process)
+    }
+
+    fn kill(&mut self) {
+        let _ = self.0.kill();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Kills a process that has not ended in time, and says whether it did.
+fn kill_when_overdue(process: Pid, left: Duration, ended: &Receiver<()>) -> bool {
+    let overdue = ended.recv_timeout(left) == Err(RecvTimeoutError::Timeout);
+    if overdue {
+        let _ = kill_process(process, Signal::KILL);
+    }
+    overdue
+}
+
+fn talk(
+    mut stdin: ChildStdin,
+    mut stdout: ChildStdout,
+    order: &[u8],
+    guest: &[u8],
+    memory: u64,
+) -> io::Result<(Answer, Vec<u8>)> {
+    // Who does not read to the end may have answered all the same; the answer is what counts.
+    let _ = wire::write(&mut stdin, order, &[]).and_then(|()| stdin.write_all(guest));
+    drop(stdin);
+    // It can't send what it can't hold.
+    let (answer, made) = wire::read(&mut stdout, |_| memory)?;
+    Ok((answer, made.into()))
+}

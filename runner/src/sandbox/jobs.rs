@@ -1,0 +1,187 @@
+//! What is done with a stranger's bytes, in the process that may die of it: unwrapping, looking, compiling.
+//!
+//! It is this program again, one process for each job, with pipes as stdin and stdout and nothing else: no environment,
+//! no connection, no file. An order comes in with the guest after it, and one answer goes out with what was made of it.
+
+use std::any::Any;
+use std::io::{self, Read, Write as _};
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use rustix::process::{Resource, Rlimit, Signal, getppid, set_parent_process_death_signal, setrlimit};
+use serde::{Deserialize, Serialize};
+
+use super::engine::{Codegen, compiling_engine};
+use super::guest::{self, Kind};
+use super::inspect::{self, Inside};
+use super::program::foreign_imports;
+use super::refusal::{Reason, Refusal};
+use super::wire::{self, Frame};
+
+/// The hidden command that makes this program do one job.
+pub const COMMAND: &str = "guest-compiler";
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Order {
+    pub job: Job,
+    /// The most memory that it may take, in bytes.
+    pub memory: u64,
+    /// The process that waits for the answer.
+    pub parent: i32,
+    /// Of the guest, whose bytes follow.
+    pub length: usize,
+}
+
+impl Frame for Order {
+    const MAX_WORDS: usize = 64 << 10;
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Job {
+    /// Makes a binary of a packed file or a text. The path is for messages only.
+    Unwrap {
+        text: bool,
+        path: String,
+    },
+    Compile {
+        kind: Kind,
+        codegen: Codegen,
+    },
+    Inspect {
+        kind: Kind,
+        codegen: Codegen,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Answer {
+    /// The bytes are what was asked for.
+    Made,
+    Inspected(Box<Inside>),
+    Refused(Refusal),
+    Panicked(String),
+}
+
+/// A guest's names are among its words.
+impl Frame for Answer {
+    const MAX_WORDS: usize = 16 << 20;
+}
+
+/// Does one job.
+///
+/// # Errors
+/// When nobody gave one, or takes the answer.
+pub fn serve() -> io::Result<()> {
+    // Whatever becomes of the parent, this ends with it.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    let mut stdin = io::stdin().lock();
+    let (order, _) = wire::read::<Order>(&mut stdin, |_| 0)?;
+    if getppid().is_none_or(|parent| parent.as_raw_nonzero().get() != order.parent) {
+        return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the parent is gone"));
+    }
+    // Not ours alone to lose: if memory is short, this goes and the worker stays.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+    confine(&order)?;
+    let (answer, bytes) = match read_guest(&mut stdin, order.length) {
+        Ok(bytes) => guarded(|| done(order.job, bytes)),
+        Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
+            (Answer::Refused(Reason::Memory.into()), Vec::new())
+        }
+        Err(error) => return Err(error),
+    };
+    let mut stdout = io::stdout().lock();
+    wire::write(&mut stdout, &wire::words(&answer)?, &bytes)?;
+    stdout.flush()
+}
+
+/// Takes from this process what its job does not need. What can't be taken is an error: the limit on memory is a promise.
+fn confine(order: &Order) -> io::Result<()> {
+    let at_most = |limit| Rlimit { current: Some(limit), maximum: Some(limit) };
+    // Not RLIMIT_AS: each thread's arena reserves 64 MiB of addresses without using them. What counts here is memory that
+    // can be written, stacks included.
+    setrlimit(Resource::Data, at_most(order.memory))?;
+    // Pipes are no files: it needs to write none, and leaves no core, which would hold the guest.
+    setrlimit(Resource::Fsize, at_most(0))?;
+    setrlimit(Resource::Core, at_most(0))?;
+    Ok(())
+}
+
+fn read_guest(stream: &mut impl Read, length: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(length)?;
+    stream.read_to_end(&mut bytes)?;
+    if bytes.len() == length { Ok(bytes) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}
+
+/// A job, done in this process.
+pub fn done(job: Job, bytes: Vec<u8>) -> (Answer, Vec<u8>) {
+    work(job, bytes).unwrap_or_else(|refusal| (Answer::Refused(refusal), Vec::new()))
+}
+
+fn work(job: Job, bytes: Vec<u8>) -> Result<(Answer, Vec<u8>), Refusal> {
+    match job {
+        Job::Unwrap { text, path } => guest::unwrap(bytes, text, Path::new(&path)).map(|wasm| (Answer::Made, wasm)),
+        Job::Compile { kind, codegen } => compile(kind, codegen, &bytes).map(|code| (Answer::Made, code)),
+        Job::Inspect { kind, codegen } => {
+            let engine = compiling_engine(codegen, kind).map_err(not_compiled)?;
+            inspect::inside(&engine, kind, &bytes).map(|inside| (Answer::Inspected(Box::new(inside)), Vec::new()))
+        }
+    }
+}
+
+fn compile(kind: Kind, codegen: Codegen, wasm: &[u8]) -> Result<Vec<u8>, Refusal> {
+    let shape = guest::look(kind, wasm)?;
+    let engine = compiling_engine(codegen, kind).map_err(not_compiled)?;
+    // Before it is compiled, which can take minutes over a guest that could never run.
+    let foreign = foreign_imports(&engine, kind, &shape).map_err(not_compiled)?;
+    if !foreign.is_empty() {
+        return Err(Reason::Imports { imports: foreign }.into());
+    }
+    match kind {
+        Kind::Module => engine.precompile_module(wasm),
+        Kind::Component => engine.precompile_component(wasm),
+    }
+    .map_err(not_compiled)
+}
+
+fn not_compiled(error: wasmtime::Error) -> Refusal {
+    Refusal::because(Reason::Compile, format_args!("{error:#}"))
+}
+
+/// A panic's place and message, from whichever of the compiler's threads it came.
+static PANIC: Mutex<Option<String>> = Mutex::new(None);
+
+/// Does a job that may panic.
+fn guarded(job: impl FnOnce() -> (Answer, Vec<u8>)) -> (Answer, Vec<u8>) {
+    std::panic::set_hook(Box::new(|panic| {
+        // The first one is the cause; others follow from it.
+        PANIC.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| panic.to_string());
+    }));
+    let done = std::panic::catch_unwind(AssertUnwindSafe(job));
+    drop(std::panic::take_hook());
+    match done {
+        Ok(made) => made,
+        Err(payload) => {
+            let seen = PANIC.lock().unwrap_or_else(PoisonError::into_inner).take();
+            (Answer::Panicked(seen.unwrap_or_else(|| words(payload.as_ref()))), Vec::new())
+        }
+    }
+}
+
+fn words(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without words".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_compiler_that_panics_says_so() {
+        let (answer, bytes) = guarded(|| panic!("no such {}", "instruction"));
+        assert!(matches!(&answer, Answer::Panicked(text) if text.contains("no such instruction")), "{answer:?}");
+        assert!(bytes.is_empty());
+    }
+}

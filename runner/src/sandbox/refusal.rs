@@ -1,0 +1,190 @@
+//! Why a file is no guest for us, and what helps. The process that looks into a guest says so to the worker, so all of
+//! this is data.
+
+use std::fmt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::source::MAX_GUEST_SIZE;
+
+/// A refused guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    pub reason: Reason,
+    pub cause: Option<Cause>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reason {
+    Empty,
+    TooLarge,
+    Packed,
+    NotWasm,
+    Text,
+    Invalid,
+    Reactor,
+    NoStart,
+    NoRun {
+        exports: Vec<String>,
+    },
+    Imports {
+        imports: Vec<String>,
+    },
+    Compile,
+    /// There is not enough memory to look into it.
+    Memory,
+}
+
+/// What a library said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{0}")]
+pub struct Cause(pub String);
+
+impl Refusal {
+    pub fn because(reason: Reason, cause: impl fmt::Display) -> Refusal {
+        Refusal { reason, cause: Some(Cause(cause.to_string())) }
+    }
+
+    /// The same refusal with nothing in it that a terminal would obey. Names and causes quote the guest.
+    pub fn printable(self) -> Refusal {
+        let names = |names: Vec<String>| names.iter().map(|name| printable(name)).collect();
+        let reason = match self.reason {
+            Reason::NoRun { exports } => Reason::NoRun { exports: names(exports) },
+            Reason::Imports { imports } => Reason::Imports { imports: names(imports) },
+            other => other,
+        };
+        Refusal { reason, cause: self.cause.map(|Cause(text)| Cause(printable(&text))) }
+    }
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Refusal {
+        Refusal { reason, cause: None }
+    }
+}
+
+impl Reason {
+    pub fn about(&self, guest: &Path) -> String {
+        let guest = format!("the guest {}", guest.display());
+        match self {
+            Reason::Empty => format!("{guest} is empty"),
+            Reason::TooLarge => format!("{guest} is larger than {MAX_GUEST_SIZE} bytes"),
+            Reason::Packed => format!("cannot unpack {guest}"),
+            Reason::NotWasm => format!("{guest} is neither WebAssembly nor its text form"),
+            Reason::Text => format!("the text of {guest} has an error"),
+            Reason::Invalid => format!("{guest} is not valid WebAssembly, or was cut short"),
+            Reason::Reactor => format!("{guest} is a reactor: it has `_initialize` and no `_start`"),
+            Reason::NoStart => format!("{guest} has no function `_start`"),
+            Reason::NoRun { .. } => format!("{guest} is a component that does not export `wasi:cli/run`"),
+            Reason::Imports { imports } => format!("{guest} imports what no guest gets here: {}", listed(imports)),
+            Reason::Compile => format!("cannot compile {guest}"),
+            Reason::Memory => format!("{guest} needs more memory than there is"),
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> String {
+        match self {
+            Reason::Empty => "an empty file is often a download or a build that failed".into(),
+            Reason::TooLarge => "strip the guest (`-s`, or `strip = true`), or use a smaller runtime for it".into(),
+            Reason::Packed => "the file is cut short or damaged: pack it again with gzip or zstd".into(),
+            Reason::NotWasm => "a guest is compiled to wasm32-wasip1 or wasm32-wasip2; guest-examples/ shows how".into(),
+            Reason::Text => "`.wat` is the text form of WebAssembly".into(),
+            Reason::Invalid => {
+                "copy or build it again; a guest may not use threads, exceptions, garbage collection, `externref` or 64-bit \
+                 memory"
+                    .into()
+            }
+            Reason::Reactor => {
+                "a guest is a program, not a library: build a binary with a `main` (not `-mexec-model=reactor`)".into()
+            }
+            Reason::NoStart => {
+                "a guest is a program with a `main`, built for wasm32-wasip1 (not wasm32-unknown-unknown)".into()
+            }
+            Reason::NoRun { exports } if exports.iter().any(|export| export.starts_with("wasi:cli/run@0.3")) => {
+                "it was built for WASI 0.3; build it for WASI 0.2 (wasm32-wasip2)".into()
+            }
+            Reason::NoRun { exports } if exports.iter().any(|export| export.starts_with("wasi:http/")) => {
+                "it is a web server's handler (wasi:http/proxy); a guest is a program with a `main` (wasi:cli/command)"
+                    .into()
+            }
+            Reason::NoRun { .. } => "a component has to be of the world wasi:cli/command, which a `main` makes".into(),
+            Reason::Imports { imports } => imports_hint(imports),
+            Reason::Compile => {
+                "the guest is valid, but the compiler refuses it; wq-run uses wasmtime, and its limits hold".into()
+            }
+            Reason::Memory => "--compile-memory (WQ_COMPILE_MEMORY) gives it more".into(),
+        }
+    }
+}
+
+/// Says where a module with foreign imports most likely comes from.
+fn imports_hint(imports: &[String]) -> String {
+    let any = |prefix: &str| imports.iter().any(|import| import.starts_with(prefix));
+    let from = if any("wbg::") || any("__wbindgen") || any("./") {
+        "it was made for a browser by wasm-bindgen"
+    } else if any("gojs::") || any("go::") {
+        "it was built with GOOS=js; build it with GOOS=wasip1"
+    } else if any("wasi_unstable::") {
+        "it was built for the WASI of 2019, before preview 1; build it again with a newer toolchain"
+    } else if any("env::napi_") {
+        "it is an add-on for Node.js"
+    } else if any("env::emscripten") || any("env::invoke_") || any("env::__") {
+        "it looks like a build for a browser by Emscripten; build it with -sSTANDALONE_WASM, or with wasi-libc"
+    } else if any("wasi:http/") {
+        "HTTP is not among what a guest gets"
+    } else if imports.iter().any(|import| import.starts_with("wasi:") && import.contains("@0.3")) {
+        "it was built for WASI 0.3; build it for WASI 0.2 (wasm32-wasip2)"
+    } else if imports.iter().any(|import| import.starts_with("wasi:") && import.contains("@0.2.0-")) {
+        "it was built for a draft of WASI 0.2; build it again with a newer toolchain"
+    } else {
+        "it was made for some other host"
+    };
+    format!("a guest may import wasi_snapshot_preview1 or, as a component, wasi:cli/command only; {from}")
+}
+
+/// The first few names of a list that can be long.
+pub fn listed(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let mut text = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN {
+        text += &format!(" and {} more", names.len() - SHOWN);
+    }
+    text
+}
+
+/// Text that came out of a guest, without what would move a terminal's cursor or turn its text around, and of a bounded
+/// length. Ends of lines stay: messages about a guest's text point at a column.
+pub fn printable(text: &str) -> String {
+    const LONGEST: usize = 4096;
+    let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut safe = String::new();
+    for c in text.chars() {
+        if safe.len() >= LONGEST {
+            safe.push('…');
+            break;
+        }
+        match c {
+            '\n' => safe.push(c),
+            c if c.is_control() || turns(c) => safe.extend(c.escape_default()),
+            c => safe.push(c),
+        }
+    }
+    safe
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_can_not_steer_the_terminal_of_who_reads_its_refusal() {
+        assert_eq!(printable("a\u{1b}[2Jb\rc\u{202e}d\ne"), "a\\u{1b}[2Jb\\rc\\u{202e}d\ne");
+        let refusal = Refusal::because(Reason::Imports { imports: vec!["\u{7}::x".into()] }, "\u{9b}");
+        let Refusal { reason, cause } = refusal.printable();
+        assert_eq!(reason, Reason::Imports { imports: vec!["\\u{7}::x".into()] });
+        assert_eq!(cause, Some(Cause("\\u{9b}".into())));
+        assert!(printable(&"ä".repeat(1 << 20)).len() < 5000);
+    }
+}
