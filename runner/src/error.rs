@@ -44,7 +44,10 @@ impl ExitStatus {
             "the task failed, its message will be tried again; or a drain left messages in the queue",
         ),
         (ExitStatus::Refused, "the broker refused the credentials or the right"),
-        (ExitStatus::Configuration, "configuration: a flag, a missing queue, arguments that do not match"),
+        (
+            ExitStatus::Configuration,
+            "configuration: a flag, a missing queue, arguments that do not match, a damaged queue file",
+        ),
         (ExitStatus::Empty, "the queue was empty and `--on-empty fail`"),
         (
             ExitStatus::Stuck,

@@ -101,7 +101,9 @@ impl Policy {
             // The same message is as large the next time.
             Outcome::LimitExceeded(Limit::Message(_)) => Action::DeadLetter,
             Outcome::LimitExceeded(_) => Action::Retry,
-            Outcome::Abandoned(_) | Outcome::Undeliverable(_) | Outcome::Undecodable(_) => Action::DeadLetter,
+            Outcome::Abandoned(_) | Outcome::Undeliverable(_) | Outcome::Undecodable(_) | Outcome::Unreadable(_) => {
+                Action::DeadLetter
+            }
             Outcome::Withdrawn
             | Outcome::Interrupted
             | Outcome::HostFault(_)
@@ -217,6 +219,8 @@ mod tests {
             (Outcome::Abandoned(3), "dead-letter", "dead-letter"),
             (Outcome::Undeliverable(Undeliverable::TooLarge(String::new())), "dead-letter", "dead-letter"),
             (Outcome::Undeliverable(Undeliverable::NoReplyTo), "dead-letter", "dead-letter"),
+            (Outcome::Undeliverable(Undeliverable::Unwritable(String::new())), "dead-letter", "dead-letter"),
+            (Outcome::Unreadable(String::new()), "dead-letter", "dead-letter"),
             (Outcome::Undeliverable(Undeliverable::NoRequester(String::new())), "dead-letter", "dead-letter"),
             (Outcome::Undecodable(String::new()), "dead-letter", "dead-letter"),
             (Outcome::Refused(Refused::Configuration, String::new()), "release", "release"),

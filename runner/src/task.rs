@@ -111,6 +111,8 @@ pub enum Outcome {
     Undeliverable(Undeliverable),
     /// The body is not in the encoding that the message names: what is wrong with it. The guest was not run.
     Undecodable(String),
+    /// The queue holds the message in a form that cannot be read: what is wrong with it. The guest was not run.
+    Unreadable(String),
     /// The guest neither finished nor could be stopped; its thread is still computing.
     Stuck(Duration),
     /// Not run: so many threads wait for files of earlier runs that this process should take no further message.
@@ -201,6 +203,8 @@ pub enum Undeliverable {
     TooLarge(String),
     /// Results are answers, and the message asks for none. The guest was not run.
     NoReplyTo,
+    /// Where the name of its file is taken by a folder, or refused: what the file system says of it.
+    Unwritable(String),
     /// Whoever asked has gone: the queue of its `reply_to`.
     NoRequester(String),
 }
@@ -219,9 +223,11 @@ impl Outcome {
             Outcome::Interrupted => "interrupted",
             Outcome::HostFault(_) | Outcome::Refused(..) | Outcome::Blocked(_) => "host-fault",
             Outcome::Undeliverable(Undeliverable::TooLarge(_)) => "result-too-large",
+            Outcome::Undeliverable(Undeliverable::Unwritable(_)) => "result-unwritable",
             Outcome::Undeliverable(Undeliverable::NoReplyTo) => "no-reply-to",
             Outcome::Undeliverable(Undeliverable::NoRequester(_)) => "no-requester",
             Outcome::Undecodable(_) => "encoding",
+            Outcome::Unreadable(_) => "unreadable",
         }
     }
 
@@ -258,6 +264,9 @@ impl fmt::Display for Outcome {
             Outcome::Undeliverable(Undeliverable::TooLarge(reason)) => {
                 write!(f, "the result is too large for its sink: {reason}")
             }
+            Outcome::Undeliverable(Undeliverable::Unwritable(reason)) => {
+                write!(f, "the result can never be written: {reason}")
+            }
             Outcome::Undeliverable(Undeliverable::NoReplyTo) => {
                 write!(f, "the result is an answer (--result reply), and the message has no reply_to")
             }
@@ -267,6 +276,7 @@ impl fmt::Display for Outcome {
             Outcome::Undecodable(reason) => {
                 write!(f, "the message is not in the encoding that it names (--decode): {reason}")
             }
+            Outcome::Unreadable(reason) => write!(f, "the message cannot be read: {reason}"),
             Outcome::Stuck(limit) => {
                 write!(f, "the guest could not be stopped after its {} (--timeout)", humantime::format_duration(*limit))
             }

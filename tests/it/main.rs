@@ -30,6 +30,7 @@ mod peers;
 mod prefetch;
 mod processes;
 mod publish;
+mod queue_file;
 mod refusals;
 mod results;
 mod sandbox;

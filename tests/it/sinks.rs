@@ -145,6 +145,24 @@ fn a_file_is_called_like_its_message_and_never_leaves_its_folder() {
 }
 
 #[test]
+fn a_result_whose_name_is_that_of_a_folder_is_a_dead_letter_and_holds_up_nothing() {
+    on_every_queue(|queue| {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("taken")).unwrap();
+        queue.publish_as("taken", "bad");
+        queue.publish_as("free", "good");
+        let dir = format!("dir:{}", folder.path().display());
+        let worked = run(&mut queue.command(&["work", &guest("echo"), "--drain", "--result", &dir]));
+        worked.exits(65).says("\"outcome\":\"result-unwritable\"");
+        assert_eq!(std::fs::read(folder.path().join("free")).unwrap(), b"good");
+        let dead = queue.take_dead();
+        assert_eq!((dead.body.as_slice(), dead.headers["x-wq-outcome"].as_str()), (&b"bad"[..], "result-unwritable"));
+        std::fs::remove_dir(folder.path().join("taken")).unwrap();
+        assert_eq!(files(folder.path()).len(), 1, "nothing else is left behind");
+    });
+}
+
+#[test]
 fn results_arrive_byte_for_byte() {
     let every_byte: Vec<u8> = (0..=255).cycle().take(300_000).collect();
     on_every_queue(|queue| {

@@ -30,6 +30,8 @@ pub struct Status {
 pub struct Got {
     pub message: Message,
     pub origin: Origin,
+    /// Why not all of it can be read.
+    pub unreadable: Option<String>,
     pub(super) receipt: Receipt,
 }
 

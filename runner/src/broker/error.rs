@@ -50,8 +50,17 @@ pub enum Error {
     /// It would be as large the next time.
     #[error("the broker takes no message of this size: {reason}")]
     TooLarge { reason: String },
+    /// The disk is full or fails, or there is no memory: it may pass.
     #[error("the queue file {path} failed")]
     Storage { path: String, source: Source },
+    #[error("the queue file {path} is locked by another process")]
+    FileLocked { path: String, source: Source },
+    #[error("cannot open the queue file {path}, or not for writing")]
+    InaccessibleFile { path: String, source: Source },
+    #[error("{path} is not a queue file of this version of wq-run")]
+    ForeignFile { path: String, source: Source },
+    #[error("the queue file {path} is damaged")]
+    DamagedFile { path: String, source: Source },
 }
 
 /// What a caller can do about an error, which is all that the exit status tells.
@@ -66,7 +75,10 @@ pub enum Kind {
 impl Error {
     pub fn kind(&self) -> Kind {
         match self {
-            Error::Unreachable { .. } | Error::Unavailable { .. } | Error::Unanswered { .. } => Kind::Unreachable,
+            Error::Unreachable { .. }
+            | Error::Unavailable { .. }
+            | Error::Unanswered { .. }
+            | Error::InaccessibleFile { .. } => Kind::Unreachable,
             Error::Credentials { .. } | Error::Forbidden { .. } => Kind::Refused,
             Error::MissingQueue { .. }
             | Error::MissingExchange { .. }
@@ -74,6 +86,8 @@ impl Error {
             | Error::Mismatch { .. }
             | Error::FrameTooLarge { .. }
             | Error::Stream { .. }
+            | Error::ForeignFile { .. }
+            | Error::DamagedFile { .. }
             | Error::Settings { .. } => Kind::Configuration,
             Error::Lost { .. }
             | Error::Aborted
@@ -81,6 +95,7 @@ impl Error {
             | Error::Rejected { .. }
             | Error::TooLarge { .. }
             | Error::NoRequester { .. }
+            | Error::FileLocked { .. }
             | Error::Storage { .. } => Kind::Lost,
         }
     }
@@ -110,6 +125,25 @@ impl Error {
             Error::FrameTooLarge { .. } => {
                 "the lower one counts of `frame_max` in the broker's configuration and in --broker (BROKER_URL)".into()
             }
+            Error::Storage { .. } => {
+                "is the disk full, or does it fail? The path comes from --broker (BROKER_URL)".into()
+            }
+            Error::FileLocked { path, .. } => {
+                format!(
+                    "another program does not end its transaction; `fuser {path}` names those that have the file open"
+                )
+            }
+            Error::InaccessibleFile { .. } => {
+                "the file and its folder have to be writable for this user; the path comes from --broker (BROKER_URL)"
+                    .into()
+            }
+            Error::ForeignFile { .. } => {
+                "is the path right? It comes from --broker (BROKER_URL); `wq-run queue declare` makes a new file".into()
+            }
+            Error::DamagedFile { path, .. } => format!(
+                "keep a copy; `sqlite3 {path} .recover` prints what can be saved of it as SQL. The path comes from \
+                 --broker (BROKER_URL)"
+            ),
             Error::Stream { .. } => {
                 "work on a quorum queue or a classic queue: `wq-run queue declare --queue NAME` makes one; the name comes \
                  from --queue (QUEUE)"
@@ -124,8 +158,7 @@ impl Error {
             | Error::Unpublished { .. }
             | Error::Rejected { .. }
             | Error::TooLarge { .. }
-            | Error::NoRequester { .. }
-            | Error::Storage { .. } => return None,
+            | Error::NoRequester { .. } => return None,
         })
     }
 }

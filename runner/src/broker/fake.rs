@@ -25,7 +25,14 @@ impl Fake {
 
     pub(crate) fn deliver(&mut self, number: u64) -> Delivery {
         let origin = Origin { delivery_tag: number, ..Origin::default() };
-        let handed = Handed { message: Message::default(), origin, attempt: 1, unfinished: 0, can_be_retried: true };
+        let handed = Handed {
+            message: Message::default(),
+            origin,
+            attempt: 1,
+            unfinished: 0,
+            can_be_retried: true,
+            unreadable: None,
+        };
         self.link.deliver(self.link.tag(number), CancellationToken::new(), handed);
         match self.notices.try_recv() {
             Ok(Notice::Delivery(delivery)) => delivery,
@@ -149,6 +156,7 @@ impl Bookkeeper {
                 attempt: entry.attempt,
                 unfinished: 0,
                 can_be_retried: true,
+                unreadable: None,
             };
             self.held.insert(number, (entry, lost.clone()));
             self.link.deliver(self.link.tag(number), lost, handed);

@@ -105,6 +105,8 @@ pub struct Delivery {
     pub unfinished: u32,
     /// Whether the broker would take a retry of it.
     pub can_be_retried: bool,
+    /// Why the message could not be read whole. It is not to be run; what could be read is there.
+    pub unreadable: Option<String>,
     pub receipt: Receipt,
 }
 
@@ -115,6 +117,7 @@ pub(crate) struct Handed {
     pub(crate) attempt: u32,
     pub(crate) unfinished: u32,
     pub(crate) can_be_retried: bool,
+    pub(crate) unreadable: Option<String>,
 }
 
 /// The duty to settle one delivery.
@@ -388,9 +391,17 @@ impl Link {
 
     /// Hands a delivery over. The session keeps `lost` and cancels it when the delivery is no longer ours.
     pub(crate) fn deliver(&self, tag: Tag, lost: CancellationToken, handed: Handed) {
-        let Handed { message, origin, attempt, unfinished, can_be_retried } = handed;
+        let Handed { message, origin, attempt, unfinished, can_be_retried, unreadable } = handed;
         let receipt = Receipt { tag, commands: self.commands_tx.upgrade(), lost };
-        self.notify(Notice::Delivery(Delivery { message, origin, attempt, unfinished, can_be_retried, receipt }));
+        self.notify(Notice::Delivery(Delivery {
+            message,
+            origin,
+            attempt,
+            unfinished,
+            can_be_retried,
+            unreadable,
+            receipt,
+        }));
     }
 
     /// Answers commands for a while, as long as there is no connection.

@@ -73,7 +73,7 @@ impl Outbox {
     pub async fn open(url: &Url, options: Options) -> Result<Outbox, Error> {
         match url {
             Url::Amqp(nodes) => amqp::outbox::Outbox::open(nodes.clone(), options).await.map(Outbox::Amqp),
-            Url::Sqlite(path) => sqlite::outbox::Outbox::open(path.clone(), &options.queue).await.map(Outbox::Sqlite),
+            Url::Sqlite(path) => sqlite::outbox::Outbox::open(path.clone(), &options).await.map(Outbox::Sqlite),
         }
     }
 

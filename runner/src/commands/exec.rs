@@ -73,11 +73,11 @@ fn status(outcome: &Outcome, signal: Option<Signal>) -> u8 {
         // The rest of the limits end a guest by a trap.
         Outcome::LimitExceeded(_) => TRAP,
         Outcome::Withdrawn | Outcome::Interrupted => signal.map_or(ExitStatus::Bug.code(), Signal::exit_code),
-        // The last three are about queues, and never come out of the sandbox.
+        // These are about queues, and never come out of the sandbox.
         Outcome::Abandoned(_) | Outcome::HostFault(_) | Outcome::Refused(..) | Outcome::Undeliverable(_) => {
             ExitStatus::NotDelivered.code()
         }
-        Outcome::Undecodable(_) => ExitStatus::DeadLettered.code(),
+        Outcome::Undecodable(_) | Outcome::Unreadable(_) => ExitStatus::DeadLettered.code(),
         Outcome::Stuck(_) | Outcome::Blocked(_) => ExitStatus::Stuck.code(),
     }
 }

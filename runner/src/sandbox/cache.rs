@@ -12,7 +12,6 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use sha2::{Digest as _, Sha256};
 use wasmtime::component::Component;
@@ -70,7 +69,7 @@ impl Cache {
         if !is_ours_alone(&metadata) {
             return Ok(false);
         }
-        let seen = Seen::look_at(&self.folder, std::slice::from_ref(&metadata), SystemTime::now());
+        let seen = Seen::look_at(&self.folder, file);
         if seen.as_ref().and_then(Seen::recall).is_some_and(|note| note == checksum) {
             return Ok(true);
         }

@@ -25,6 +25,7 @@ pub fn believable(outcome: Outcome, options: &Options, is_cancelled: bool) -> Op
         | Outcome::Undeliverable(_)
         | Outcome::Undecodable(_)
         | Outcome::Blocked(_)
+        | Outcome::Unreadable(_)
         | Outcome::Stuck(_) => None,
     }
 }
@@ -93,6 +94,7 @@ mod tests {
             Outcome::Refused(Refused::Right, "x".into()),
             Outcome::Undeliverable(Undeliverable::NoReplyTo),
             Outcome::Undecodable("x".into()),
+            Outcome::Unreadable("x".into()),
             Outcome::Stuck(Duration::ZERO),
             Outcome::TimedOut(Duration::ZERO),
             Outcome::LimitExceeded(Limit::Message(1)),

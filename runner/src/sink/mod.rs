@@ -60,6 +60,11 @@ pub struct Error {
 enum Cause {
     #[error(transparent)]
     Io(#[from] std::io::Error),
+    /// The folder takes results, but not this one.
+    #[error("a file with the name of this result cannot be made")]
+    Name(#[source] std::io::Error),
+    #[error("a file of this size cannot be made")]
+    TooLarge(#[source] std::io::Error),
     #[error(transparent)]
     Broker(#[from] broker::Error),
 }
@@ -71,6 +76,16 @@ pub enum Failed {
     Lost,
     /// All else, as the outcome that the policy judges.
     As(Outcome),
+}
+
+impl From<directory::Failure> for Cause {
+    fn from(failure: directory::Failure) -> Cause {
+        match failure {
+            directory::Failure::Folder(error) => Cause::Io(error),
+            directory::Failure::Name(error) => Cause::Name(error),
+            directory::Failure::TooLarge(error) => Cause::TooLarge(error),
+        }
+    }
 }
 
 impl FromStr for Spec {
@@ -207,7 +222,9 @@ impl Sink {
         let written: Result<(), Cause> = match self {
             Sink::Stdout => stdout::write(body).await.map_err(Cause::from),
             Sink::Directory(directory) => {
-                Box::pin(directory.write(record.file_name.clone(), body)).await.map_err(Cause::from)
+                // A name that every file system takes: it is 64 digits long.
+                let fallback = record.properties.message_id.as_deref().unwrap_or_default();
+                Box::pin(directory.write(&record.file_name, fallback, body)).await.map_err(Cause::from)
             }
             Sink::Queue(queue) => Box::pin(queue.write(record)).await.map_err(Cause::from),
             Sink::Reply(outbox) => Box::pin(reply::write(outbox, record)).await.map_err(Cause::from),
@@ -239,14 +256,16 @@ impl fmt::Display for Sink {
 impl Error {
     /// What follows from it.
     pub fn failed(&self) -> Failed {
-        let Cause::Broker(error) = &self.source else { return Failed::As(Outcome::HostFault(chain(self))) };
+        let undeliverable = |why| Failed::As(Outcome::Undeliverable(why));
+        let error = match &self.source {
+            Cause::Broker(error) => error,
+            Cause::Io(_) => return Failed::As(Outcome::HostFault(chain(self))),
+            Cause::Name(_) => return undeliverable(Undeliverable::Unwritable(chain(self))),
+            Cause::TooLarge(_) => return undeliverable(Undeliverable::TooLarge(chain(self))),
+        };
         match (error, error.kind()) {
-            (broker::Error::TooLarge { reason }, _) => {
-                Failed::As(Outcome::Undeliverable(Undeliverable::TooLarge(reason.clone())))
-            }
-            (broker::Error::NoRequester { reply_to }, _) => {
-                Failed::As(Outcome::Undeliverable(Undeliverable::NoRequester(reply_to.clone())))
-            }
+            (broker::Error::TooLarge { reason }, _) => undeliverable(Undeliverable::TooLarge(reason.clone())),
+            (broker::Error::NoRequester { reply_to }, _) => undeliverable(Undeliverable::NoRequester(reply_to.clone())),
             (broker::Error::Lost { .. }, _) => Failed::Lost,
             (_, Kind::Configuration) => Failed::As(Outcome::Refused(Refused::Configuration, chain(self))),
             (_, Kind::Refused) => Failed::As(Outcome::Refused(Refused::Right, chain(self))),
@@ -258,13 +277,15 @@ impl Error {
     pub fn broker(&self) -> Option<&broker::Error> {
         match &self.source {
             Cause::Broker(error) => Some(error),
-            Cause::Io(_) => None,
+            Cause::Io(_) | Cause::Name(_) | Cause::TooLarge(_) => None,
         }
     }
 
     pub fn hint(&self) -> Option<String> {
         match &self.source {
-            Cause::Io(_) => Some("the folder has to be there, and writable: --result dir:PATH (WQ_RESULT)".into()),
+            Cause::Io(_) | Cause::Name(_) | Cause::TooLarge(_) => {
+                Some("the folder has to be there, and writable: --result dir:PATH (WQ_RESULT)".into())
+            }
             Cause::Broker(broker::Error::MissingQueue { queue, .. }) => Some(format!(
                 "`wq-run queue declare --queue {queue}` makes it; the name comes from --result (WQ_RESULT)"
             )),

@@ -66,7 +66,7 @@ pub(super) fn process(context: Arc<Context>, delivery: Delivery) -> impl Future<
 }
 
 async fn process_in_span(context: Arc<Context>, delivery: Delivery, span: Span) -> Finished {
-    let Delivery { message, origin, attempt, unfinished, can_be_retried, receipt } = delivery;
+    let Delivery { message, origin, attempt, unfinished, can_be_retried, unreadable, receipt } = delivery;
     let mut attempt = Attempt { number: attempt, max: context.policy.max_attempts };
     if !can_be_retried {
         tracing::warn!("the headers of the message leave no room for a retry: this run is its last");
@@ -82,7 +82,10 @@ async fn process_in_span(context: Arc<Context>, delivery: Delivery, span: Span) 
     fault::reach(Point::Delivered);
     span.set("wq.attempt", i64::from(attempt.number));
     let running = span.run(context.sandbox.name(), guest);
-    let prepared = prepare(&context, message, &origin, attempt, unfinished, running.carried()).await;
+    let prepared = match unreadable {
+        Some(reason) => Err(Outcome::Unreadable(reason)),
+        None => prepare(&context, message, &origin, attempt, unfinished, running.carried()).await,
+    };
     let mut report = match prepared {
         Err(outcome) => Report::bare(outcome, Duration::ZERO),
         Ok((input, _metadata)) => {

@@ -84,7 +84,7 @@ impl Admin {
                 delivery_tag,
                 system: SYSTEM,
             };
-            Got { message, origin, receipt: admin::Receipt::Amqp(Receipt(acker)) }
+            Got { message, origin, unreadable: None, receipt: admin::Receipt::Amqp(Receipt(acker)) }
         }))
     }
 

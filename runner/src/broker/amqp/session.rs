@@ -201,7 +201,11 @@ impl<'a> Session<'a> {
         let can_be_retried = publisher::can_be_retried(&self.connection, &properties, &self.config.options.queue);
         let lost = CancellationToken::new();
         self.held.insert(delivery_tag, Held { acker, consumer, properties, body, lost: lost.clone() });
-        link.deliver(link.tag(delivery_tag), lost, Handed { message, origin, attempt, unfinished, can_be_retried });
+        link.deliver(
+            link.tag(delivery_tag),
+            lost,
+            Handed { message, origin, attempt, unfinished, can_be_retried, unreadable: None },
+        );
     }
 
     async fn on_command(&mut self, command: Option<Command>, link: &mut Link) -> Result<Step, Error> {

@@ -1,6 +1,7 @@
 //! What `wq-run publish` and `wq-run queue` do on a queue file.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::Map;
@@ -10,6 +11,9 @@ use super::{LEASE, SYSTEM};
 use crate::broker::Error;
 use crate::broker::admin::{self, Got, Status};
 use crate::task::{Origin, Properties};
+
+/// How long a command waits for processes that write.
+const BUSY: Duration = Duration::from_secs(30);
 
 pub struct Admin {
     path: PathBuf,
@@ -29,13 +33,18 @@ impl Admin {
     pub fn publish(&mut self, queue: &str, properties: Properties, body: Bytes) -> Result<(), Error> {
         let store = match self.store.take() {
             Some(store) => store,
-            None => Store::open(&self.path, queue)?,
+            None => Store::open(&self.path, queue, BUSY)?,
         };
-        self.store.insert(store).publish(queue, &properties, &Map::new(), &body)
+        let store = self.store.insert(store);
+        store.publish(queue, &properties, &Map::new(), &body)?;
+        // Only what is in the file that everybody sees is published.
+        store.require_in_place()
     }
 
     pub fn declare(&self, queue: &str) -> Result<(), Error> {
-        Store::create(&self.path)?.declare(queue)
+        let mut store = Store::create(&self.path, queue, BUSY)?;
+        store.declare(queue)?;
+        store.require_in_place()
     }
 
     pub fn status(&self, queue: &str) -> Result<Status, Error> {
@@ -58,7 +67,10 @@ impl Admin {
         let lease = fastrand::i64(1..);
         let taken = store.take(queue, 1, lease, LEASE);
         self.store = Some(store);
-        Ok(taken?.pop().map(|Taken { id, message, redelivered, .. }| {
+        Ok(taken?.pop().map(|Taken { id, mut message, redelivered, unreadable, .. }| {
+            if let Some(reason) = &unreadable {
+                message.headers.insert("x-wq-error".into(), reason.as_str().into());
+            }
             let lease = Lease { id, lease };
             self.got = Some(lease);
             let origin = Origin {
@@ -69,7 +81,7 @@ impl Admin {
                 delivery_tag: id.cast_unsigned(),
                 system: SYSTEM,
             };
-            Got { message, origin, receipt: admin::Receipt::Sqlite(Receipt(lease)) }
+            Got { message, origin, unreadable, receipt: admin::Receipt::Sqlite(Receipt(lease)) }
         }))
     }
 
@@ -93,7 +105,7 @@ impl Admin {
     }
 
     fn open(&self, queue: &str) -> Result<Store, Error> {
-        let mut store = Store::open(&self.path, queue)?;
+        let mut store = Store::open(&self.path, queue, BUSY)?;
         store.require_queue(queue)?;
         Ok(store)
     }

@@ -2,24 +2,33 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-use super::blocking;
 use super::store::Store;
+use super::{SLICE, blocking};
+use crate::broker::outbox::Options;
 use crate::broker::{Address, Error};
 use crate::fault::{self, Point};
 use crate::task::Properties;
 
 /// A connection to the file of its own, so that writing a large result holds up no renewal of a lease.
-pub struct Outbox(Arc<Mutex<Store>>);
+pub struct Outbox {
+    store: Arc<Mutex<Store>>,
+    path: PathBuf,
+    queue: String,
+    publish_timeout: Duration,
+}
 
 impl Outbox {
-    pub async fn open(path: PathBuf, queue: &str) -> Result<Outbox, Error> {
-        let queue = queue.to_owned();
-        let store = blocking(move || Store::open(&path, &queue)).await?;
-        Ok(Outbox(Arc::new(Mutex::new(store))))
+    pub async fn open(path: PathBuf, options: &Options) -> Result<Outbox, Error> {
+        let Options { queue, publish_timeout, .. } = options.clone();
+        let outbox_path = path.clone();
+        let name = queue.clone();
+        let store = blocking(move || Store::open(&path, &name, SLICE)).await?;
+        Ok(Outbox { store: Arc::new(Mutex::new(store)), path: outbox_path, queue, publish_timeout })
     }
 
     pub async fn look_for(&self, to: &Address) -> Result<(), Error> {
@@ -38,18 +47,37 @@ impl Outbox {
         self.with_store(move |store| {
             fault::reach(Point::Published);
             store.publish(queue(&to)?, &properties, &headers, &body).map_err(|error| named(&to, error))?;
+            // Only what is in the file that everybody sees is published.
+            store.require_in_place()?;
             fault::reach(Point::Confirmed);
             Ok(())
         })
         .await
     }
 
+    /// Calls until no other process is writing, for `publish_timeout` at most. Whoever drops this waits no longer.
     async fn with_store<T: Send + 'static>(
         &self,
-        call: impl FnOnce(&mut Store) -> Result<T, Error> + Send + 'static,
+        call: impl Fn(&mut Store) -> Result<T, Error> + Send + Sync + 'static,
     ) -> Result<T, Error> {
-        let store = self.0.clone();
-        blocking(move || call(&mut store.lock().unwrap_or_else(PoisonError::into_inner))).await
+        let until = Instant::now() + self.publish_timeout;
+        let call = Arc::new(call);
+        loop {
+            let (store, call) = (self.store.clone(), call.clone());
+            let (path, queue) = (self.path.clone(), self.queue.clone());
+            let called = blocking(move || {
+                let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
+                if store.require_in_place().is_err() {
+                    *store = Store::open(&path, &queue, SLICE)?;
+                }
+                call(&mut store)
+            })
+            .await;
+            match called {
+                Err(Error::FileLocked { .. }) if Instant::now() < until => {}
+                called => return called,
+            }
+        }
     }
 }
 

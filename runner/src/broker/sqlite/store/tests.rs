@@ -4,11 +4,12 @@ use std::time::SystemTime;
 
 use super::*;
 
-const LEASE: Duration = Duration::from_secs(60);
+pub const LEASE: Duration = Duration::from_secs(60);
+pub const BUSY: Duration = Duration::from_secs(30);
 
-fn store_with(bodies: &[&'static str]) -> (tempfile::TempDir, Store) {
+pub fn store_with(bodies: &[&'static str]) -> (tempfile::TempDir, Store) {
     let folder = tempfile::tempdir().unwrap();
-    let mut store = Store::create(&folder.path().join("q.db")).unwrap();
+    let mut store = Store::create(&folder.path().join("q.db"), "q", BUSY).unwrap();
     store.declare("q").unwrap();
     for body in bodies {
         store.publish("q", &Properties::default(), &Map::new(), &Bytes::from_static(body.as_bytes())).unwrap();
@@ -16,7 +17,7 @@ fn store_with(bodies: &[&'static str]) -> (tempfile::TempDir, Store) {
     (folder, store)
 }
 
-fn failure() -> Failure {
+pub fn failure() -> Failure {
     Failure {
         outcome: "exit",
         exit_code: Some(1),
@@ -76,7 +77,7 @@ fn a_dead_letter_is_kept_with_its_reason() {
     let (_folder, mut store) = store_with(&["a"]);
     let taken = store.take("q", 1, 1, LEASE).unwrap().remove(0);
     let lease = Lease { id: taken.id, lease: 1 };
-    assert_eq!(store.dead_letter(lease, "q.dead", &taken.message.headers, &failure(), "q").unwrap(), Held::Yes);
+    assert_eq!(store.dead_letter(lease, "q.dead", &taken.message.headers, &failure(), "q", None).unwrap(), Held::Yes);
     assert_eq!(store.depth("q").unwrap(), depth(0, 0));
     let dead = store.take("q.dead", 1, 2, LEASE).unwrap().remove(0);
     assert_eq!(&dead.message.body[..], b"a");
@@ -90,16 +91,16 @@ fn a_dead_letter_is_kept_with_its_reason() {
 fn what_is_no_queue_file_is_refused_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("none.db");
-    assert!(matches!(Store::open(&missing, "q"), Err(Error::MissingQueue { .. })));
+    assert!(matches!(Store::open(&missing, "q", BUSY), Err(Error::MissingQueue { .. })));
     assert!(!missing.exists());
 
     let text = folder.path().join("text");
     std::fs::write(&text, "this is a text of more than a hundred bytes, ".repeat(20)).unwrap();
-    assert!(matches!(Store::open(&text, "q"), Err(Error::Settings { .. })));
+    assert!(matches!(Store::open(&text, "q", BUSY), Err(Error::ForeignFile { .. })));
 
     let foreign = folder.path().join("foreign.db");
     Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
-    assert!(matches!(Store::create(&foreign), Err(Error::Settings { .. })));
+    assert!(matches!(Store::create(&foreign, "q", BUSY), Err(Error::ForeignFile { .. })));
 }
 
 #[test]
@@ -116,12 +117,30 @@ fn leases_and_pauses_of_an_earlier_boot_are_over() {
     let taken = store.take("q", 2, 1, LEASE).unwrap();
     let waits = Lease { id: taken[1].id, lease: 1 };
     assert_eq!(store.retry(waits, LEASE, &Map::new(), &failure(), "q").unwrap(), Held::Yes);
-    let mut again = Store::open(&path, "q").unwrap();
+    let mut again = Store::open(&path, "q", BUSY).unwrap();
     assert_eq!(again.depth("q").unwrap(), depth(0, 1), "nothing has changed for another process of this boot");
-    store.connection.execute("UPDATE clock SET name = 'another boot'", []).unwrap();
-    let mut rebooted = Store::open(&path, "q").unwrap();
+    store.0.connection.execute("UPDATE clock SET name = 'another boot'", []).unwrap();
+    let mut rebooted = Store::open(&path, "q", BUSY).unwrap();
     assert_eq!(rebooted.depth("q").unwrap(), depth(2, 0));
     // Its worker would have to have survived the reboot, but a file can also be restored.
     assert_eq!(store.ack(Lease { id: taken[0].id, lease: 1 }).unwrap(), Held::Lost);
     assert_eq!(rebooted.take("q", 1, 2, LEASE).unwrap()[0].unfinished, 1);
+}
+
+#[test]
+fn a_dead_letter_that_is_moved_back_has_all_its_attempts_again() {
+    let (_folder, mut store) = store_with(&["a"]);
+    let taken = store.take("q", 1, 1, LEASE).unwrap().remove(0);
+    let lease = Lease { id: taken.id, lease: 1 };
+    let failure = Failure { attempt: 3, ..failure() };
+    assert_eq!(store.dead_letter(lease, "q.dead", &Map::new(), &failure, "q", None).unwrap(), Held::Yes);
+    store.0.connection.execute("UPDATE message SET queue = 'q'", []).unwrap();
+    // Each worker dies, and its lease is over at once.
+    let counts: Vec<(u32, u32)> = (2..=5)
+        .map(|lease| {
+            let taken = store.take("q", 1, lease, Duration::ZERO).unwrap().remove(0);
+            (taken.attempt, taken.unfinished)
+        })
+        .collect();
+    assert_eq!(counts, [(1, 0), (2, 1), (3, 2), (4, 3)]);
 }
