@@ -443,12 +443,10 @@ fn a_lock_that_lasts_ends_a_worker_that_has_a_message_to_take() {
 fn a_worker_leaves_in_time_under_a_lock_that_lasts() {
     let queue = queue();
     queue.publish(&["x"]);
-    let mut worker = start(&mut queue.command(&["work", &guest("sleep"), "--shutdown-timeout", "0"]));
+    let mut worker = start(&mut queue.command(&["work", &guest("sleep"), "--shutdown-timeout", "1s"]));
     worker.wait_for("started");
     let locked = sql(&queue);
     locked.execute_batch("BEGIN IMMEDIATE").unwrap();
-    worker.signal("TERM");
-    worker.wait_for("SIGTERM received");
     worker.signal("TERM");
     let ended = worker.end_within(PATIENCE);
     assert!(![Some(0), None].contains(&ended.code), "{}", ended.stderr);

@@ -353,7 +353,7 @@ impl Session {
 
     /// Writes what is still to be settled, and gives back what is held.
     async fn close(&mut self) -> Result<(), Error> {
-        let until = Instant::now() + CLOSE_WITHIN;
+        let until = self.give_up_at.unwrap_or_else(|| Instant::now() + CLOSE_WITHIN);
         while !self.settling.is_empty() && Instant::now() < until {
             self.settle_next().await;
         }
