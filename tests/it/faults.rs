@@ -1,6 +1,7 @@
 //! Faults: workers that are killed or told to stop, brokers that go away. Nothing is lost, and nothing is called done
 //! that is not.
 
+use std::process::Command;
 use std::time::Instant;
 
 use crate::harness::queue::{Broker, Queue, on_every_queue, on_rabbitmq};
@@ -473,4 +474,35 @@ fn the_brokers_own_dead_lettering_is_used_when_it_is_asked_for() {
     let ended = run(queue.command(&["work", &guest("reject"), "--dead-letter-by", "broker"]).env("QUEUE", &name));
     ended.exits(65).says("\"settlement\":\"reject\"").says("\"dead_lettered\":0,\"rejected\":1");
     assert_eq!(queue.take().body, b"x");
+}
+
+#[test]
+fn a_system_without_room_for_a_run_costs_no_message_an_attempt() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().display().to_string();
+    on_every_queue(|queue| {
+        queue.publish(&["untouched"]);
+        for guest in [guest("environ"), guest("composed")] {
+            for isolation in ["thread", "process"] {
+                // From "nothing fits" to "one memory fits, and two do not", in KiB.
+                for size in ["400000", "2000000", "4400000", "9000000"] {
+                    let work = queue.command(&["work", &guest, "--isolation", isolation, "--cache-dir", &cache]);
+                    let mut limited = Command::new("sh");
+                    limited.args(["-c", r#"ulimit -v "$1"; shift; exec "$@""#, "sh", size]).env_clear();
+                    limited.arg(work.get_program()).args(work.get_args()).arg("--max-attempts=1");
+                    limited.envs(work.get_envs().filter_map(|(name, value)| Some((name, value?))));
+                    let ended = run(&mut limited);
+                    assert!(!ended.stderr.contains("dead_lettered\":1"), "{size} {isolation}: {}", ended.stderr);
+                    match ended.code {
+                        // There was room after all.
+                        Some(0) => queue.publish(&["untouched"]),
+                        Some(78) => drop(ended.says("ulimit -v")),
+                        Some(66 | 74) => {}
+                        other => panic!("{size} {isolation}: {other:?} {}", ended.stderr),
+                    }
+                }
+            }
+        }
+        assert_eq!(queue.take().body, b"untouched");
+    });
 }

@@ -4,7 +4,10 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails};
+use wasmtime::{
+    Config, Enabled, Engine, InstanceAllocationStrategy, Memory, MemoryType, PoolingAllocationConfig, Store,
+    WasmBacktraceDetails,
+};
 
 use super::Options;
 use super::clock::Clock;
@@ -29,18 +32,41 @@ const HOST_STACK: usize = 1536 * 1024;
 /// An engine for guests of this kind, `places` of which run at the same time.
 ///
 /// Engines of the same options are compatible, whatever the places: what one compiled, the other can load.
+///
+/// # Errors
+/// When there is no room for so many runs: what every run would fail of should be known before a message is taken.
 pub fn engine(options: &Options, kind: Kind, places: usize) -> wasmtime::Result<Engine> {
     let mut config = config(Codegen::of(options), kind);
     if kind == Kind::Module {
         config.allocation_strategy(pool(places));
         match Engine::new(&config) {
             Ok(engine) => return Ok(engine),
-            // Address space can be limited (`ulimit -v`). Without a pool each run reserves its own, and fails alone.
+            // Address space can be limited (`ulimit -v`). Without a pool each run reserves its own.
             Err(error) => tracing::debug!(error = format!("{error:#}"), "no room for a pool of instances"),
         }
         config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
     }
-    Engine::new(&config)
+    let engine = Engine::new(&config)?;
+    try_room(&engine, places)?;
+    Ok(engine)
+}
+
+/// Takes a memory for each of the runs that may happen together, and gives all of them back. It is address space only.
+fn try_room(engine: &Engine, places: usize) -> wasmtime::Result<()> {
+    let mut store = Store::try_new(engine, ())?;
+    for _ in 0..places {
+        Memory::new(&mut store, MemoryType::new(1, None))?;
+    }
+    Ok(())
+}
+
+/// What the system refused, if an error of wasmtime's is of that kind: address space, memory, a descriptor. A guest has no
+/// part in it.
+pub fn refused_by_the_system(error: &wasmtime::Error) -> Option<String> {
+    let of_the_system = error.chain().any(|cause| {
+        cause.is::<rustix::io::Errno>() || cause.is::<std::io::Error>() || cause.is::<wasmtime::error::OutOfMemory>()
+    });
+    of_the_system.then(|| format!("{error:#}"))
 }
 
 /// An engine that compiles for engines of the same options, and runs nothing.

@@ -42,6 +42,8 @@ pub enum Error {
         #[source]
         how: Cause,
     },
+    #[error("the system has no room for so many runs at the same time")]
+    NoRoom(#[source] Cause),
     #[error("cannot start the process that compiles the guest")]
     NoCompiler(#[source] std::io::Error),
     #[error("cannot write to the cache {}", path.display())]
@@ -107,6 +109,11 @@ impl Error {
             }
             Error::CompilerFailed { .. } => {
                 "no message was taken; this is a bug of ours or of the compiler's: please report it with the guest".into()
+            }
+            Error::NoRoom(_) => {
+                "each run reserves 4 GiB of address space, which takes no memory: `ulimit -v unlimited`, or fewer runs \
+                 (--concurrency, WQ_CONCURRENCY)"
+                    .into()
             }
             Error::NoCompiler(_) => {
                 "guests are compiled in a process of their own, which needs /proc and room for one more process \

@@ -14,12 +14,12 @@ use wasmtime::Engine;
 
 use super::cache::{self, Cache};
 use super::compiler::{Bounds, Compiler};
-use super::engine::{Codegen, engine};
+use super::engine::{Codegen, engine, refused_by_the_system};
 use super::error::Error;
 use super::guest::{self, Digest, Form, Kind, Known};
 use super::names::Names;
 use super::program::{Compiled, Program};
-use super::refusal::Reason;
+use super::refusal::{Cause, Reason};
 use super::room::{self, Room};
 use super::run::Core;
 use super::seen::Seen;
@@ -215,7 +215,10 @@ fn check_digest(loading: &Loading, found: Digest) -> Result<(), Error> {
 }
 
 fn engine_for(loading: &Loading, options: &Options, kind: Kind) -> Result<Engine, Error> {
-    engine(options, kind, loading.concurrency).map_err(|source| unusable(loading, source))
+    engine(options, kind, loading.concurrency).map_err(|error| match refused_by_the_system(&error) {
+        Some(refused) => Error::NoRoom(Cause(refused)),
+        None => unusable(loading, error),
+    })
 }
 
 /// The guest's code from the cache, where only guests are that were found good.

@@ -10,7 +10,7 @@ use wasmtime::{Engine, PoolConcurrencyLimitError, Trap};
 use wasmtime_wasi::p2::pipe::MemoryInputPipe;
 use wasmtime_wasi::{FsPerms, I32Exit, WasiCtxBuilder};
 
-use super::engine::Ticker;
+use super::engine::{Ticker, refused_by_the_system};
 use super::grants::{self, Dir, Net, SCRATCH};
 use super::guest::Kind;
 use super::limits::Limits;
@@ -190,6 +190,9 @@ fn outcome(ended: Ended, limits: &Limits) -> Outcome {
             Ok(code) => Outcome::Exited(code),
             Err(_) => Outcome::Trapped(format!("it exited with {code}, which is no exit code")),
         };
+    }
+    if let Some(refused) = refused_by_the_system(&error) {
+        return Outcome::HostFault(format!("the system has no room for a run: {refused}"));
     }
     // A program that could not get memory mostly calls abort(), which is a trap. One that handles the refusal and exits
     // with a code of its own has said more than we know.
