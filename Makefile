@@ -42,9 +42,11 @@ test-rabbitmq4: deps-test ## the tests on RabbitMQ 4 (as root on Debian)
 	scripts/rabbitmq4.sh build/rabbitmq4
 	WQ_TEST_RABBITMQ_ROOT=$(CURDIR)/build/rabbitmq4 RUST_TEST_THREADS=6 cargo test --locked --test it
 
-soak: deps-test ## the ledger over thousands of kills: WQ_SOAK_MESSAGES, _KILLS, _BROKER_KILLS and _SEED set it
+soak: deps-test ## the ledger over thousands of kills: WQ_SOAK_MESSAGES, _KILLS, _BROKER_KILLS, _ALARMS, _LEDGERS and _SEED set it
 	WQ_SOAK_MESSAGES=$${WQ_SOAK_MESSAGES:-12000} WQ_SOAK_KILLS=$${WQ_SOAK_KILLS:-3000} \
-		WQ_SOAK_BROKER_KILLS=$${WQ_SOAK_BROKER_KILLS:-60} cargo test --locked --test it ledger -- --nocapture
+		WQ_SOAK_BROKER_KILLS=$${WQ_SOAK_BROKER_KILLS:-60} WQ_SOAK_ALARMS=$${WQ_SOAK_ALARMS:-40} \
+		WQ_SOAK_LEDGERS=$${WQ_SOAK_LEDGERS:-4} RUST_TEST_THREADS=3 \
+		cargo test --locked --test it ledger -- --nocapture
 
 bench: ## wq-run against its peers, 15 to 20 minutes: bench/RESULTS.md and bench/results.svg
 	scripts/bench.sh

@@ -390,10 +390,10 @@ fn a_broker_in_need_holds_up_no_heartbeat_and_nothing_is_acknowledged_that_it_di
     let Some(rabbitmq) = RabbitMq::start() else { return };
     let queue = Queue::new(Broker::Classic(&rabbitmq));
     queue.publish(&["bad"]);
-    rabbitmq.ctl(&["set_vm_memory_high_watermark", "0.0001"]);
+    rabbitmq.raise_alarm();
     // Its dead letter is not confirmed as long as the alarm lasts; the message goes back, and is not lost.
     run(&mut queue.command(&["work", &guest("reject")])).exits(74).says("not confirmed within 30s");
-    rabbitmq.ctl(&["set_vm_memory_high_watermark", "0.4"]);
+    rabbitmq.lift_alarm();
     run(&mut queue.command(&["work", &guest("reject")])).exits(65);
     // What was sent during the alarm may have arrived after it.
     while queue.dead_depth() > 0 {

@@ -96,7 +96,7 @@ fn a_broker_in_need_is_waited_for_and_then_the_message_is_given_back() {
     let results = queue.beside("results");
     let result = format!("queue:{results}");
     queue.publish(&["patient"]);
-    rabbitmq.ctl(&["set_vm_memory_high_watermark", "0.0001"]);
+    rabbitmq.raise_alarm();
     let args = ["work", &guest("echo"), "--result", &result, "--publish-timeout", "2s"];
     run(&mut queue.command(&args)).exits(74).says("not confirmed within 2s").says("\"settlement\":\"release\"");
     queue.wait_for_depth(1);
@@ -106,7 +106,7 @@ fn a_broker_in_need_is_waited_for_and_then_the_message_is_given_back() {
     worker.wait_for("the broker takes no messages at the moment");
     std::thread::sleep(std::time::Duration::from_secs(4));
     assert!(worker.is_running());
-    rabbitmq.ctl(&["set_vm_memory_high_watermark", "0.4"]);
+    rabbitmq.lift_alarm();
     worker.end().exits(0);
     // That of the second run, and maybe that of the first, which the broker read when the alarm was over.
     let first = queue.take_from(&results);
@@ -123,14 +123,14 @@ fn a_worker_that_waits_for_the_broker_ends_with_its_grace_period() {
     let queue = Queue::new(Broker::Classic(&rabbitmq));
     let results = queue.beside("results");
     queue.publish(&["given back"]);
-    rabbitmq.ctl(&["set_vm_memory_high_watermark", "0.0001"]);
+    rabbitmq.raise_alarm();
     let result = format!("queue:{results}");
     let args = ["work", &guest("echo"), "--result", &result, "--publish-timeout", "10m", "--shutdown-timeout", "1s"];
     let mut worker = start(&mut queue.command(&args));
     worker.wait_for("the broker takes no messages at the moment");
     worker.signal("TERM");
     worker.end().exits(143).says("\"settlement\":\"release\"");
-    rabbitmq.ctl(&["set_vm_memory_high_watermark", "0.4"]);
+    rabbitmq.lift_alarm();
     queue.wait_for_depth(1);
     assert_eq!(queue.take().body, b"given back");
     while queue.try_take(&results).is_some() {}

@@ -1,5 +1,5 @@
-//! The ledger: many messages, workers that are killed at random points of a message's way, a broker that loses its power at
-//! random moments, and the books at the end.
+//! The ledger: many messages, workers that are killed at random points of a message's way, a broker that loses its power or
+//! runs out of memory at random moments, and the books at the end.
 //!
 //! Published (P), results (R), dead letters (D) and what is left in the queue (Q) have to add up:
 //!
@@ -9,13 +9,16 @@
 //! - I4: there are no more duplicates than the faults explain.
 //! - I5: nothing comes again after its worker exited with 0.
 //! - I6: no attempt is counted that no fault explains, and nothing is put aside by fewer than three of them.
-//! - I7: a worker goes on once its broker is back, and the queue empties once the faults stop.
+//! - I7: a worker goes on once its broker is back, or takes messages again, and the queue empties once the faults stop.
 //! - I8: memory, descriptors and threads stay as they are: `the_ledgers_service…` in `faults.rs`.
 //!
-//! `make test` keeps short books, `make soak` long ones: `WQ_SOAK_MESSAGES`, `WQ_SOAK_KILLS`, `WQ_SOAK_BROKER_KILLS`, for each
-//! kind of queue, and `WQ_SOAK_SEED` set them. The seed is printed, and the same seed gives the same faults.
+//! `make test` keeps short books, `make soak` long ones: `WQ_SOAK_MESSAGES`, `WQ_SOAK_KILLS`, `WQ_SOAK_BROKER_KILLS`,
+//! `WQ_SOAK_ALARMS`, for each kind of queue, and `WQ_SOAK_SEED` set them. `WQ_SOAK_LEDGERS` splits them into so many ledgers
+//! side by side, each with a queue and a broker of its own, since most of the time is spent waiting for leases and for
+//! brokers to start. The seeds are printed, and the same seed gives the same faults.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -52,72 +55,98 @@ fn setting(name: &str, default: u64) -> u64 {
 
 #[test]
 fn the_ledger_of_an_embedded_queue_balances_after_kills_at_random_points() {
-    balance(Queue::new(Broker::Sqlite(tempfile::tempdir().unwrap())), "embedded", 0);
+    side_by_side("embedded", 0, |ledger| {
+        ledger.balance(Queue::new(Broker::Sqlite(tempfile::tempdir().unwrap())));
+    });
 }
 
 #[test]
-fn the_ledger_of_a_quorum_queue_balances_after_kills_of_workers_and_of_the_broker() {
-    let Some(rabbitmq) = RabbitMq::start() else { return };
-    balance(Queue::new(Broker::Quorum(&rabbitmq)), "quorum", 1);
+fn the_ledger_of_a_quorum_queue_balances_after_kills_of_workers_and_of_the_broker_and_alarms() {
+    side_by_side("quorum", 1, |ledger| {
+        let Some(rabbitmq) = RabbitMq::start() else { return };
+        ledger.balance(Queue::new(Broker::Quorum(&rabbitmq)));
+    });
 }
 
 #[test]
-fn the_ledger_of_a_classic_queue_balances_after_kills_of_workers_and_of_the_broker() {
-    let Some(rabbitmq) = RabbitMq::start() else { return };
-    balance(Queue::new(Broker::Classic(&rabbitmq)), "classic", 2);
+fn the_ledger_of_a_classic_queue_balances_after_kills_of_workers_and_of_the_broker_and_alarms() {
+    side_by_side("classic", 2, |ledger| {
+        let Some(rabbitmq) = RabbitMq::start() else { return };
+        ledger.balance(Queue::new(Broker::Classic(&rabbitmq)));
+    });
 }
 
-fn balance(queue: Queue, kind: &str, number: u64) {
+/// What one ledger has to do.
+struct Ledger {
+    kind: &'static str,
+    seed: u64,
+    messages: u64,
+    kills: u64,
+    power_cuts: u64,
+    alarms: u64,
+}
+
+fn side_by_side(kind: &'static str, number: u64, keep: impl Fn(&Ledger) + Sync) {
+    let ledgers = setting("WQ_SOAK_LEDGERS", 1);
     let seed = setting("WQ_SOAK_SEED", 20_261_122) + number;
-    let messages = setting("WQ_SOAK_MESSAGES", 60);
-    let kills = setting("WQ_SOAK_KILLS", 18);
-    let broker_kills = setting("WQ_SOAK_BROKER_KILLS", 1);
-    let mut random = fastrand::Rng::with_seed(seed);
-    let mut books = Books::new(&queue, seed);
-    // Made now, so that a broker that dies can't forget it: see `RabbitMq::sync`.
-    run(queue.command(&["queue", "declare"]).env("QUEUE", format!("{}.dead", queue.name))).exits(0);
-    books.publish(messages, &mut random);
+    let share = |name, default| setting(name, default).div_ceil(ledgers);
+    std::thread::scope(|scope| {
+        for each in 0..ledgers {
+            let ledger = Ledger {
+                kind,
+                // The kinds of queue have the next numbers.
+                seed: seed + 10 * each,
+                messages: share("WQ_SOAK_MESSAGES", 60),
+                kills: share("WQ_SOAK_KILLS", 18),
+                power_cuts: share("WQ_SOAK_BROKER_KILLS", 1),
+                alarms: share("WQ_SOAK_ALARMS", 1),
+            };
+            let keep = &keep;
+            scope.spawn(move || keep(&ledger));
+        }
+    });
+}
 
-    let mut power_cuts = 0;
-    let mut runs = 0;
-    while books.kills() < kills && runs < 3 * kills {
-        runs += 1;
+impl Ledger {
+    fn balance(&self, queue: Queue) {
+        let Ledger { seed, kills, .. } = *self;
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut books = Books::new(&queue, seed);
         let rabbitmq = match queue.broker {
             Broker::Quorum(rabbitmq) | Broker::Classic(rabbitmq) => Some(rabbitmq),
             Broker::Sqlite(_) => None,
         };
-        if let Some(rabbitmq) = rabbitmq
-            && books.kills() * broker_kills >= (power_cuts + 1) * kills / 2
-            && power_cuts < broker_kills
-        {
-            power_cuts += 1;
-            // Enough for as long as it lives.
-            books.publish(60, &mut random);
-            books.cut_power(rabbitmq, &mut random);
+        // Made now, so that a broker that dies can't forget it: see `RabbitMq::sync`.
+        run(queue.command(&["queue", "declare"]).env("QUEUE", format!("{}.dead", queue.name))).exits(0);
+        books.publish(self.messages, &mut random);
+
+        let (mut power_cuts, mut alarms, mut runs) = (0, 0, 0);
+        while books.kills() < kills && runs < 3 * kills {
+            runs += 1;
+            // Spread over the kills, the first of them halfway to where the second one is.
+            let is_due = |done: u64, all: u64| done < all && 2 * books.kills() * all >= (2 * done + 1) * kills;
+            let (cut, alarm) = (is_due(power_cuts, self.power_cuts), is_due(alarms, self.alarms));
+            if let Some(rabbitmq) = rabbitmq {
+                if cut {
+                    power_cuts += 1;
+                    // Enough for as long as it lives.
+                    books.publish(60, &mut random);
+                    books.cut_power(rabbitmq, &mut random);
+                }
+                if alarm {
+                    alarms += 1;
+                    books.work_under_an_alarm(rabbitmq, &mut random);
+                }
+            }
+            books.work_until_killed(&mut random);
         }
-        let point = &POINTS[random.usize(..POINTS.len())];
-        let count = if point.every_message { random.u64(1..=3) } else { 1 };
-        let mut command = books.work(&["--count", "4", "--wait", "1s", "--concurrency", "2"]);
-        // One in four ends in peace: its messages must not be the worse for it.
-        if random.u8(..4) > 0 {
-            command.env("WQ_FAULT", format!("{}@{count}:kill", point.name));
+        // The faults stop: the queue empties, once the leases of the dead are over.
+        match rabbitmq {
+            Some(rabbitmq) => books.drain_under_an_alarm(rabbitmq, &mut random),
+            None => books.drain(),
         }
-        let ended = run(&mut command);
-        match ended.code {
-            // By SIGABRT: the fault struck.
-            None => books.killed(&ended, point),
-            // In peace, or the queue was empty before the fault could strike.
-            Some(0) => books.succeeded(&ended),
-            // A message was put aside, which has to be explained below.
-            Some(65) => books.take(&ended),
-            other => panic!("exit {other:?}, seed {seed}:\n{}", ended.stderr),
-        }
+        books.close(self.kind);
     }
-    // The faults stop: the queue empties, once the leases of the dead are over.
-    let last = run(&mut books.work(&["--drain", "--wait", "16s", "--concurrency", "2"]));
-    assert!(matches!(last.code, Some(0 | 65)), "exit {:?}, seed {seed}:\n{}", last.code, last.stderr);
-    books.take(&last);
-    books.close(kind);
 }
 
 struct Books<'a> {
@@ -139,7 +168,17 @@ struct Books<'a> {
     /// By id: the highest number of an attempt.
     attempts: BTreeMap<String, u64>,
     resumed: u64,
+    /// Alarms that made a worker wait.
+    felt: u64,
+    /// Where results go that are not printed, on brokers that raise alarms.
+    results_queue: Option<String>,
 }
+
+/// More than an alarm of these tests lasts, so that it is waited for.
+const PATIENT: [&str; 2] = ["--publish-timeout", "60s"];
+
+/// What a worker says that the broker holds up.
+const HELD_UP: &str = "the broker takes no messages at the moment";
 
 /// A message with the hash of what it says.
 fn message(text: &str) -> String {
@@ -182,6 +221,8 @@ impl<'a> Books<'a> {
             unseen_hits: 0,
             attempts: BTreeMap::new(),
             resumed: 0,
+            felt: 0,
+            results_queue: (!matches!(queue.broker, Broker::Sqlite(_))).then(|| queue.beside("results")),
         }
     }
 
@@ -204,7 +245,95 @@ impl<'a> Books<'a> {
     }
 
     fn kills(&self) -> u64 {
-        self.faults.iter().filter(|(name, _)| **name != "power cut").map(|(_, count)| count).sum()
+        let of_brokers = ["power cut", "alarm"];
+        self.faults.iter().filter(|(name, _)| !of_brokers.contains(name)).map(|(_, count)| count).sum()
+    }
+
+    /// A worker that is killed at a point, and at a message, that the seed gives. One in four ends in peace: its messages must
+    /// not be the worse for it.
+    fn work_until_killed(&mut self, random: &mut fastrand::Rng) {
+        let point = &POINTS[random.usize(..POINTS.len())];
+        let count = if point.every_message { random.u64(1..=3) } else { 1 };
+        let mut command = self.work(&["--count", "4", "--wait", "1s", "--concurrency", "2"]);
+        if random.u8(..4) > 0 {
+            command.env("WQ_FAULT", format!("{}@{count}:kill", point.name));
+        }
+        let ended = run(&mut command);
+        match ended.code {
+            // By SIGABRT: the fault struck.
+            None => self.killed(&ended, point),
+            // In peace, or the queue was empty before the fault could strike.
+            Some(0) => self.succeeded(&ended),
+            // A message was put aside, which has to be explained below.
+            Some(65) => self.take(&ended),
+            other => panic!("exit {other:?}, seed {}:\n{}", self.seed, ended.stderr),
+        }
+    }
+
+    /// A worker whose results go to the broker, while that raises an alarm, at a moment that the seed gives: before the worker
+    /// starts, while it connects, or among its messages. One in three is killed under the alarm.
+    fn work_under_an_alarm(&mut self, rabbitmq: &RabbitMq, random: &mut fastrand::Rng) {
+        const MESSAGES: u64 = 40;
+        let mut moment = || Duration::from_millis(random.u64(..1500));
+        let (start_after, lift_after) = (moment(), moment());
+        let kill = random.u8(..3) == 0;
+        self.publish(MESSAGES, random);
+        let mut command = self.work_into_a_queue(&["--count", &MESSAGES.to_string(), "--wait", "10s"]);
+        let ended = std::thread::scope(|scope| {
+            let raising = scope.spawn(|| rabbitmq.raise_alarm());
+            std::thread::sleep(start_after);
+            let worker = start(&mut command);
+            raising.join().expect("the alarm is raised");
+            std::thread::sleep(lift_after);
+            if kill {
+                worker.signal("KILL");
+            }
+            rabbitmq.lift_alarm();
+            worker.end()
+        });
+        self.alarmed(&ended);
+        match ended.code {
+            None if kill => {
+                *self.faults.entry("under an alarm").or_default() += 1;
+                // Sent, and read by the broker when the alarm was over.
+                self.may_repeat += 4;
+                self.unseen_hits += 2;
+                self.hit(&ended.stderr);
+            }
+            Some(0 | 65) => {}
+            other => panic!("exit {other:?}, seed {}:\n{}", self.seed, ended.stderr),
+        }
+    }
+
+    /// The last drain, under an alarm from its start: it waits for the end of the alarm, and then for that of the queue.
+    fn drain_under_an_alarm(&mut self, rabbitmq: &RabbitMq, random: &mut fastrand::Rng) {
+        self.publish(10, random);
+        rabbitmq.raise_alarm();
+        let mut worker = start(&mut self.work_into_a_queue(&["--drain", "--wait", "16s"]));
+        worker.wait_for(HELD_UP);
+        rabbitmq.lift_alarm();
+        let ended = worker.end();
+        assert!(matches!(ended.code, Some(0 | 65)), "exit {:?}, seed {}:\n{}", ended.code, self.seed, ended.stderr);
+        self.alarmed(&ended);
+    }
+
+    fn drain(&mut self) {
+        let ended = run(&mut self.work(&["--drain", "--wait", "16s", "--concurrency", "2"]));
+        assert!(matches!(ended.code, Some(0 | 65)), "exit {:?}, seed {}:\n{}", ended.code, self.seed, ended.stderr);
+        self.take(&ended);
+    }
+
+    fn work_into_a_queue(&self, flags: &[&str]) -> std::process::Command {
+        let results = self.results_queue.as_ref().expect("the broker has one");
+        let mut command = self.work(flags);
+        command.args(PATIENT).args(["--concurrency", "2", "--result", &format!("queue:{results}")]);
+        command
+    }
+
+    fn alarmed(&mut self, ended: &Run) {
+        *self.faults.entry("alarm").or_default() += 1;
+        self.felt += u64::from(ended.stderr.contains(HELD_UP));
+        self.take(ended);
     }
 
     /// Books what a worker printed and logged.
@@ -270,8 +399,15 @@ impl<'a> Books<'a> {
         self.take(&ended);
     }
 
-    fn close(self, kind: &str) {
+    fn close(mut self, kind: &str) {
         let seed = self.seed;
+        if let Some(results) = &self.results_queue {
+            let got =
+                run(self.queue.command(&["queue", "get", "--all", "--on-empty", "success"]).env("QUEUE", results));
+            for line in got.exits(0).out().lines() {
+                *self.results.entry(line.to_owned()).or_default() += 1;
+            }
+        }
         // Messages that too many killed workers had taken: put aside, and not lost.
         let mut dead: BTreeMap<String, u64> = BTreeMap::new();
         while self.queue.dead_depth() > 0 {
@@ -290,7 +426,8 @@ impl<'a> Books<'a> {
         let unexplained: u64 = self.attempts.iter().map(|(id, attempt)| (attempt - 1).saturating_sub(hits(id))).sum();
         let counted: u64 = self.attempts.values().map(|attempt| attempt - 1).sum();
         let struck: u64 = self.faults.values().sum();
-        let cuts = self.faults.get("power cut").copied().unwrap_or_default();
+        let of = |fault| self.faults.get(fault).copied().unwrap_or_default();
+        let (cuts, alarms) = (of("power cut"), of("alarm"));
         println!(
             "{kind}: seed {seed}, {struck} faults {:?}\n  \
              P {} published, R {} results, D {} put aside, Q {left} left\n  \
@@ -299,7 +436,7 @@ impl<'a> Books<'a> {
              I4 {duplicates} duplicates of {} that the faults explain, {} of them forgotten by a broker\n  \
              I5 {} again after {} in runs with exit 0\n  \
              I6 {counted} attempts counted for faults; {unexplained} of them not seen to be hit, {} explained\n  \
-             I7 {} of {cuts} services went on after their broker was back",
+             I7 {} of {cuts} services went on after their broker was back; {alarms} alarms, which {} workers felt",
             self.faults,
             self.published.len(),
             self.results.values().sum::<u64>(),
@@ -314,6 +451,7 @@ impl<'a> Books<'a> {
             self.finished.len() + self.finished_before.len(),
             self.unseen_hits,
             self.resumed,
+            self.felt,
         );
         assert!(lost.is_empty(), "I1, seed {seed}: {lost:?}");
         assert!(phantoms.is_empty(), "I2, seed {seed}: {phantoms:?}");
@@ -323,6 +461,7 @@ impl<'a> Books<'a> {
         assert!(unexplained <= self.unseen_hits, "I6, seed {seed}: {unexplained} of {}", self.unseen_hits);
         assert!(dead.len() as u64 * 3 <= 2 * struck, "I6, seed {seed}: {} put aside of {struck} faults", dead.len());
         assert_eq!(self.resumed, cuts, "I7, seed {seed}");
+        assert!(self.felt > 0 || alarms == 0, "I7, seed {seed}: no worker felt an alarm");
         assert_eq!(left, 0, "I7, seed {seed}");
     }
 }

@@ -207,6 +207,15 @@ impl RabbitMq {
         self.ctl(&["eval", "[dets:sync(Table) || Table <- dets:all()], mnesia:sync_log(), mnesia:dump_log()."]);
     }
 
+    /// From now on the node stops reading from every connection that publishes.
+    pub fn raise_alarm(&self) {
+        self.ctl(&["set_vm_memory_high_watermark", "0.0001"]);
+    }
+
+    pub fn lift_alarm(&self) {
+        self.ctl(&["set_vm_memory_high_watermark", "0.4"]);
+    }
+
     /// Kills the node at this very moment.
     pub fn cut_power(&self) {
         drop(self.process.lock().expect("no test panics here").take());
