@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     let too_large = signal_hook::flag::register(libc::SIGXFSZ, Arc::new(AtomicBool::new(false)));
     let Cli { command, log_format } = Cli::read();
     if matches!(command, Command::GuestProcess | Command::GuestCompiler) {
-        // They have no log: their parent speaks for them. And a guest's process has no thread but this one before its wall stands.
+        // They have no log: their parent speaks for them. A guest's process also starts no thread before its walls stand.
         return match commands::run(command) {
             Ok(status) => ExitCode::from(status),
             Err(error) => {
@@ -33,9 +33,7 @@ fn main() -> ExitCode {
         None => Format::Text,
     };
     telemetry::init(format, if matches!(command, Command::Work(_)) { "info" } else { "warn" });
-    // A guest's process starts no thread before it has put its walls up, and has nothing to do but its run.
-    let writes_itself = matches!(command, Command::GuestProcess);
-    let ready = too_large.map(drop).and_then(|()| if writes_itself { Ok(()) } else { streams::err::start() });
+    let ready = too_large.map(drop).and_then(|()| streams::err::start());
     let ended = match ready {
         Err(source) => Err(Error::Io { doing: "start".into(), source }),
         Ok(()) => std::panic::catch_unwind(AssertUnwindSafe(|| run(command))).unwrap_or(Ok(ExitStatus::Bug.code())),
