@@ -7,6 +7,7 @@ pub mod visible;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::error::Error;
 use std::io::{self, IsTerminal as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
@@ -31,6 +32,18 @@ impl Format {
 /// What libraries may say unless `RUST_LOG` names them. lapin logs messages that came back from the broker, with their
 /// bodies, and once more each error that it returns to us; wasmtime-wasi opens a span for every host call, which would hide the span of the message.
 const QUIET: [(&str, &str); 2] = [("lapin", "lapin=off"), ("wasmtime_wasi", "wasmtime_wasi=warn")];
+
+/// What lapin calls the thread of each of its connections.
+const LAPIN_THREAD: &str = "lapin-io-loop";
+
+/// Whether the runtime goes away, and with it the tasks that lapin's I/O threads wait for.
+static ENDING: AtomicBool = AtomicBool::new(false);
+
+/// To be called before the runtime goes away. An I/O thread of lapin that still waits for one of its tasks panics then. The
+/// process ends at that moment, so this is no bug to report.
+pub fn ending() {
+    ENDING.store(true, Ordering::Relaxed);
+}
 
 /// Starts the log. `default_level` holds where `RUST_LOG` is not set.
 pub fn init(format: Format, default_level: &str) {
@@ -58,9 +71,12 @@ pub fn init(format: Format, default_level: &str) {
     }
     // The standard library's hook waits for stderr's reader.
     std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        if ENDING.load(Ordering::Relaxed) && thread.name() == Some(LAPIN_THREAD) {
+            return;
+        }
         let backtrace = Backtrace::capture();
         let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| tracing::field::display(backtrace));
-        let thread = std::thread::current();
         tracing::error!(thread = thread.name(), backtrace, "a bug in wq-run: {panic}");
     }));
 }
