@@ -92,9 +92,13 @@ impl Error {
             Error::Configuration { .. } => ExitStatus::Configuration,
             Error::Guest(sandbox::Error::Grant(_)) => ExitStatus::Configuration,
             Error::Guest(sandbox::Error::Cache { .. }) => ExitStatus::NotDelivered,
-            Error::Guest(sandbox::Error::Isolation(_) | sandbox::Error::Thread(_) | sandbox::Error::Wall(_)) => {
-                ExitStatus::Configuration
-            }
+            Error::Guest(
+                sandbox::Error::Isolation(_)
+                | sandbox::Error::Thread(_)
+                | sandbox::Error::Wall(_)
+                | sandbox::Error::NoRoom(_)
+                | sandbox::Error::NoCompiler(_),
+            ) => ExitStatus::Configuration,
             Error::Guest(sandbox::Error::Panic(_)) => ExitStatus::Bug,
             Error::Guest(_) => ExitStatus::NoGuest,
             Error::Broker(error) | Error::Unpublished { source: error, .. } => broker_status(error),

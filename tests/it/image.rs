@@ -1,10 +1,11 @@
 //! The image: built in its last stage from the binary that the tests have, and run as strictly as a cluster can.
 
 use std::process::Command;
+use std::time::Duration;
 
 use crate::harness::queue::{Broker, Queue};
 use crate::harness::rabbitmq::RabbitMq;
-use crate::harness::{installed, page_guest, root, run};
+use crate::harness::{installed, page_guest, root, run, start};
 
 const STRICT: [&str; 6] = [
     "--read-only",
@@ -31,7 +32,9 @@ fn the_image_does_the_pages_work_without_rights_and_without_a_writable_file_syst
     let (Some(_), Some(rabbitmq)) = (installed("podman"), RabbitMq::shared()) else { return };
     let Some(guest) = page_guest("rust") else { return };
     let script = |name: &str| Command::new(root().join("scripts").join(name));
-    run(script("base-images.sh").arg("slim").current_dir(root())).exits(0);
+    // A stand-in is made of packages, which a fresh machine downloads.
+    const TO_DOWNLOAD: Duration = Duration::from_secs(600);
+    start(script("base-images.sh").arg("slim").current_dir(root())).end_within(TO_DOWNLOAD).exits(0);
     let image = "localhost/wq-run:test";
     run(script("image.sh").args(["--prebuilt", env!("CARGO_BIN_EXE_wq-run")]).env("IMAGE", image).current_dir(root()))
         .exits(0);

@@ -35,8 +35,14 @@ pub struct Compiler {
     since: Instant,
 }
 
-/// What the worker itself takes while a guest is compiled, beside the guest: left free within the container's limit.
+/// What the worker itself takes while a guest is compiled, beside the guest, in bytes: left free within the container's limit.
 const WORKER: u64 = 64 << 20;
+
+/// In a small container the worker takes less. It gets this part of the limit.
+const PART_OF_WORKER: u64 = 4;
+
+/// A small guest compiles within this, in bytes. In a container that has less, the kernel decides.
+const LEAST: u64 = 32 << 20;
 
 /// What is kept of what a process says on its stderr before it dies.
 const LAST_WORDS: u64 = 16 << 10;
@@ -118,9 +124,9 @@ impl Compiler {
         self.failed("it gave an answer that it should not")
     }
 
-    /// How much memory a job gets, and what says so.
+    /// How much memory a job gets, and whether the flag or the container sets it.
     fn memory(&self, guest: u64) -> (u64, Bound) {
-        match cgroup::memory_limit().map(|limit| limit.saturating_sub(WORKER + guest)) {
+        match cgroup::memory_limit().map(|limit| left_by_the_worker(limit, guest)) {
             Some(left) if left < self.bounds.memory => (left, Bound::Cgroup),
             _ => (self.bounds.memory, Bound::Flag),
         }
@@ -230,4 +236,24 @@ fn talk(
     // It can't send what it can't hold.
     let (answer, made) = wire::read(&mut stdout, |_| memory)?;
     Ok((answer, made.into()))
+}
+
+/// How much of a container's memory limit a job may take, in bytes.
+fn left_by_the_worker(limit: u64, guest: u64) -> u64 {
+    let worker = WORKER.min(limit / PART_OF_WORKER);
+    limit.saturating_sub(worker.saturating_add(guest)).max(LEAST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_container_still_compiles_small_guests() {
+        const MIB: u64 = 1 << 20;
+        assert_eq!(left_by_the_worker(1024 * MIB, 26 * MIB), 934 * MIB);
+        assert_eq!(left_by_the_worker(64 * MIB, 0), 48 * MIB);
+        assert_eq!(left_by_the_worker(16 * MIB, 0), 32 * MIB);
+        assert_eq!(left_by_the_worker(0, u64::MAX), 32 * MIB);
+    }
 }

@@ -97,6 +97,8 @@ pub fn serve() -> io::Result<()> {
 
 /// Takes from this process what its job does not need. What can't be taken is an error: the limit on memory is a promise.
 fn confine(order: &Order) -> io::Result<()> {
+    // If a container's memory is short, this process goes and the worker says why.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     let at_most = |limit| Rlimit { current: Some(limit), maximum: Some(limit) };
     // Not RLIMIT_AS: each thread's arena reserves 64 MiB of addresses without using them. What counts here is memory that
     // can be written, stacks included.

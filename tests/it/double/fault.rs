@@ -155,15 +155,6 @@ impl Case {
         cases
     }
 
-    /// Answers that the program still waits for without a bound. The whole product has them, the sample does not.
-    pub fn is_open(&self) -> bool {
-        let frame = self.place.frame;
-        self.fault.keeps_waiting()
-            || frame.starts_with("basic.get-ok")
-            || matches!(self.fault, Fault::Twice | Fault::Cut(1000))
-            || frame == "basic.ack" && self.fault == Fault::CloseConnection(406)
-    }
-
     pub fn strikes(&self, place: &Place) -> bool {
         self.place.role == place.role
             && self.place.frame == place.frame

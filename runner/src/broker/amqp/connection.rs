@@ -5,7 +5,7 @@ use std::time::Duration;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::{Connection, ConnectionProperties, ErrorKind};
 
-use super::filter::TooLarge;
+use super::filter::Refused;
 use super::{Url, transport};
 use crate::broker::Error;
 
@@ -118,7 +118,8 @@ pub fn refusal(error: &lapin::Error) -> Option<Refusal> {
     let error = match error.kind() {
         ErrorKind::ProtocolError(error) => error,
         ErrorKind::IOError(error) => {
-            return error.get_ref().filter(|error| error.is::<TooLarge>()).map(|_| Refusal::FrameTooLarge);
+            let refused = error.get_ref().and_then(|error| error.downcast_ref());
+            return matches!(refused, Some(Refused::TooLarge(_))).then_some(Refusal::FrameTooLarge);
         }
         _ => return None,
     };

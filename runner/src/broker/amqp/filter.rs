@@ -32,7 +32,7 @@ pub struct Filter {
     /// What was changed in a method, until the header of its message comes on the same channel.
     announced: Option<(u16, Changes)>,
     noticed: Vec<Notice>,
-    refused: Option<TooLarge>,
+    refused: Option<Refused>,
 }
 
 /// A frame that arrived in part.
@@ -54,10 +54,30 @@ pub struct Notice {
     pub message_id: Option<String>,
 }
 
-/// The broker announced a frame of this many bytes.
+/// A frame that is not held. It has this many bytes, as it says itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("frame too large: {0} bytes")]
-pub struct TooLarge(pub usize);
+pub enum Refused {
+    /// The headers of a message. The broker would send them again on the next connection.
+    #[error("frame too large: {0} bytes")]
+    TooLarge(usize),
+    /// No broker sends such a frame: its length was damaged. The next connection may do.
+    #[error("a damaged frame: it claims {0} bytes")]
+    Damaged(usize),
+}
+
+impl Refused {
+    /// RabbitMQ takes no message that is larger, whatever its configuration says. In bytes.
+    const LARGEST_MESSAGE: usize = 512 << 20;
+
+    fn new(kind: u8, length: usize) -> Refused {
+        const HEADER: u8 = 2;
+        if kind == HEADER && length <= Refused::LARGEST_MESSAGE {
+            Refused::TooLarge(length)
+        } else {
+            Refused::Damaged(length)
+        }
+    }
+}
 
 /// What begins at a place in the stream.
 enum Unit {
@@ -100,7 +120,7 @@ impl Filter {
             match unit(rest) {
                 Unit::Opaque(length) => self.passing = length,
                 Unit::Frame(length) if length > self.largest => {
-                    self.refused = Some(TooLarge(length));
+                    self.refused = Some(Refused::new(rest[0], length));
                     break;
                 }
                 Unit::Frame(length) if length <= rest.len() => {
@@ -136,7 +156,7 @@ impl Filter {
         if held.bytes.len() == HEAD {
             match unit(&held.bytes) {
                 Unit::Frame(length) if length > self.largest => {
-                    self.refused = Some(TooLarge(length));
+                    self.refused = Some(Refused::new(held.bytes[0], length));
                     held.clear();
                 }
                 Unit::Frame(length) => held.bytes.resize(length, 0),
@@ -172,7 +192,7 @@ impl Filter {
     }
 
     /// A frame that is too large to be held. What came before it was handed on.
-    pub fn refused(&self) -> Option<TooLarge> {
+    pub fn refused(&self) -> Option<Refused> {
         self.refused
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{BasicProperties, Channel, Confirmation, Connection, ExchangeKind};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ErrorKind, ExchangeKind};
 use tokio::time::Instant;
 
 use super::connection::{self, Refusal, lost, queue_error, refusal};
@@ -127,7 +127,7 @@ impl Publisher {
             fault::reach(Point::Published);
             confirm.await
         };
-        let confirmation = publishing.await.map_err(|error| refused(to, error))?;
+        let confirmation = publishing.await.map_err(|error| refused(to, error, self.usable()))?;
         self.put_back(channel);
         confirmed(to, &confirmation)?;
         fault::reach(Point::Confirmed);
@@ -161,7 +161,7 @@ impl Publisher {
             Ok(()) => connection::close_channel(&channel).await,
             // Somebody else's queue that only its connection may look at: it is there.
             Err(error) if refusal(&error) == Some(Refusal::Locked) => Ok(()),
-            Err(error) => Err(refused(to, error)),
+            Err(error) => Err(refused(to, error, self.usable())),
         }
     }
 
@@ -381,14 +381,20 @@ fn confirmed(to: &Address, confirmation: &Confirmation) -> Result<(), Error> {
     }
 }
 
-/// The meaning of an error that answers a message, or a look at where it should go.
-fn refused(to: &Address, error: lapin::Error) -> Error {
+/// The meaning of an error that answers a message, or a look at where it should go. `connected` says whether the connection
+/// outlived it.
+fn refused(to: &Address, error: lapin::Error, connected: bool) -> Error {
     match (refusal(&error), to) {
-        // `max_message_size`, or `frame_max` for the headers. Nothing else of what we publish can be refused so. The latter ends
-        // the connection for everybody, but only retries and dead letters have headers that are not ours, one at a time.
-        (Some(Refusal::PreconditionFailed | Refusal::FrameTooLarge), _) => {
+        // `max_message_size`: it closes the channel. A connection that ends with the same code ends for each message that is
+        // under way on it, and says nothing of this one.
+        (Some(Refusal::PreconditionFailed), _) if connected => Error::TooLarge { reason: error.to_string() },
+        (Some(Refusal::PreconditionFailed), _) => lost(error),
+        // `frame_max`, for the headers. It ends the connection for every message, but only retries and dead letters have headers
+        // that are not ours, one at a time. What the broker sends us is another matter.
+        (Some(Refusal::FrameTooLarge), _) if matches!(error.kind(), ErrorKind::ProtocolError(_)) => {
             Error::TooLarge { reason: error.to_string() }
         }
+        (Some(Refusal::FrameTooLarge), _) => lost(error),
         (Some(Refusal::NotFound), Address::Exchange { name, .. }) => {
             Error::MissingExchange { exchange: name.clone(), source: error.into() }
         }

@@ -169,7 +169,20 @@ fn a_frame_is_not_held_beyond_its_bound() {
     let mut filter = Filter::new(4096);
     let mut bytes = [frame(8, b""), vec![2, 0, 1, 0x7f, 0xff, 0xff, 0xff, 0]].concat();
     assert_eq!(filter.pass(&mut bytes), 8);
-    assert_eq!(filter.refused(), Some(TooLarge(0x7fff_ffff + 8)));
+    assert_eq!(filter.refused(), Some(Refused::Damaged(0x7fff_ffff + 8)));
+}
+
+#[test]
+fn headers_that_are_too_large_are_told_from_a_damaged_length() {
+    for (head, refused) in [
+        ([2, 0, 1, 0, 2, 0, 0], Refused::TooLarge((2 << 16) + 8)),
+        ([2, 0, 1, 0xff, 0xff, 0xff, 0xff], Refused::Damaged(0xffff_ffff + 8)),
+        ([1, 0, 1, 0, 2, 0, 0], Refused::Damaged((2 << 16) + 8)),
+    ] {
+        let mut filter = Filter::new(4096);
+        filter.pass(&mut head.clone());
+        assert_eq!(filter.refused(), Some(refused));
+    }
 }
 
 fn value() -> impl Strategy<Value = AMQPValue> {
