@@ -127,8 +127,11 @@ fn whatever_a_broker_does_nothing_is_lost_and_the_program_ends_in_time() {
     let seconds = wanted.as_deref().map_or(Some(SAMPLE_SECONDS), |wanted| wanted.parse().ok());
     let until = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     if until.is_some() {
-        // A command has no flags for its patience, which is longer than a sample is.
-        cases.retain(|(scenario, case)| scenario.works() || !case.fault.keeps_waiting());
+        // A command has no flags for its patience, which is longer than a sample is. lapin never answers a `basic.get` whose
+        // connection ends half way through the answer, so that takes all of the patience too.
+        cases.retain(|(scenario, case)| {
+            scenario.works() || !case.fault.keeps_waiting() && !case.place.frame.starts_with("basic.get-ok")
+        });
     } else if let Some(text) = wanted.filter(|wanted| wanted != "all") {
         cases.retain(|(scenario, case)| format!("{}: {case}", scenario.name).contains(&text));
     }
