@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 # cargo uses all cores by itself, and the targets share its lock: one after the other.
 .NOTPARALLEL:
-.PHONY: help demo build guests image lint test test-rabbitmq4 soak bench bench-quick deps-test clean
+.PHONY: help demo build guests image lint test test-rabbitmq4 soak bench bench-quick fuzz deps-test clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,10 @@ soak: deps-test ## the ledger over thousands of kills: WQ_SOAK_MESSAGES, _KILLS,
 		WQ_SOAK_LEDGERS=$${WQ_SOAK_LEDGERS:-4} RUST_TEST_THREADS=3 \
 		cargo test --locked --test it ledger -- --nocapture
 
+fuzz: ## every reader of foreign input, FUZZ_SECONDS each (30): stops at the first crash
+	scripts/install.sh build fuzz
+	scripts/fuzz.sh
+
 bench: ## wq-run against its peers, 15 to 20 minutes: bench/RESULTS.md and bench/results.svg
 	scripts/bench.sh
 
@@ -60,4 +64,4 @@ deps-test:
 
 clean: ## remove all that was built
 	cargo clean
-	rm -rf build guest-examples/target deploy/job/task.wasm
+	rm -rf build fuzz/artifacts guest-examples/target deploy/job/task.wasm

@@ -8,6 +8,7 @@
 #     faketime     what sets the clock of a process, for the tests
 #     pika         a client for RabbitMQ that is not ours, in Python, for the tests and the example reader
 #     containers   what builds and runs the image, for the tests
+#     fuzz         cargo-fuzz, and a C++ compiler for libFuzzer
 #     lint         rustfmt, clippy, shellcheck, cargo-deny
 #   --optional: what is missing is said and left out, except in CI, where it fails
 set -eu
@@ -73,6 +74,11 @@ install_containers() {
     need mmdebstrap mmdebstrap
 }
 
+install_fuzz() {
+    need g++ g++
+    command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked --version 0.13.1
+}
+
 install_lint() {
     if command -v rustup >/dev/null; then
         rustup component add rustfmt clippy
@@ -90,8 +96,9 @@ install() {
         faketime) install_faketime ;;
         pika) install_pika ;;
         containers) install_containers ;;
+        fuzz) install_fuzz ;;
         lint) install_lint ;;
-        *) die "knows no '$1' (build, guests-rust, guests-c, rabbitmq, faketime, pika, containers, lint)" ;;
+        *) die "knows no '$1' (build, guests-rust, guests-c, rabbitmq, faketime, pika, containers, fuzz, lint)" ;;
     esac
 }
 

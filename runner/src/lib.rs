@@ -23,3 +23,6 @@ pub mod config;
 pub mod error;
 
 pub mod commands;
+
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;

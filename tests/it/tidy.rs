@@ -17,12 +17,12 @@ const LAYERS: [&[&str]; 7] = [
     &["sink"],
     &["worker"],
     &["cli", "config", "error"],
-    &["commands", "main", "lib"],
+    &["commands", "main", "lib", "fuzz"],
 ];
 
 /// Which crate is named only where.
 const HOMES: [(&str, &[&str]); 14] = [
-    ("amq_protocol", &["broker/amqp/filter", "broker/amqp/size.rs"]),
+    ("amq_protocol", &["broker/amqp/filter", "broker/amqp/fuzz.rs", "broker/amqp/size.rs"]),
     ("async_rs", &["broker/amqp/transport.rs"]),
     ("wasmtime", &["sandbox/"]),
     ("wasmtime_wasi", &["sandbox/", "telemetry.rs"]),

@@ -18,6 +18,8 @@ mod error;
 mod failure;
 #[cfg(test)]
 pub(crate) mod fake;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub mod outbox;
 pub mod sqlite;
 mod supervise;

@@ -97,6 +97,16 @@ impl Cache {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+impl Cache {
+    pub const FUZZED_KEY: &str = "key";
+
+    /// A place that needs no engine.
+    pub fn fuzzed(folder: &Path) -> Cache {
+        Cache { folder: folder.to_owned(), key: Self::FUZZED_KEY.to_owned() }
+    }
+}
+
 /// Writes a file of the cache: whole, or not at all.
 pub fn write(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
     std::fs::create_dir_all(folder)?;

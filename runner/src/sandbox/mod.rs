@@ -19,6 +19,8 @@ mod compiler;
 mod component;
 mod engine;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod grants;
 mod ground;
 mod guest;

@@ -8,6 +8,8 @@ mod consumers;
 mod convert;
 mod delays;
 pub mod filter;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod looks;
 pub mod outbox;
 mod publisher;

@@ -7,6 +7,8 @@ pub mod admin;
 mod clock;
 mod error;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub mod outbox;
 mod row;
 mod store;
