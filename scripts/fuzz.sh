@@ -23,8 +23,8 @@ corpus() {
     mkdir -p "$build/corpus/$1"
     for seed in "fuzz/seeds/$1"/*; do
         to=$build/corpus/$1/seed-$(basename "$seed")
+        # shellcheck disable=SC2016
         case $seed in
-            # shellcheck disable=SC2016
             *.hex) perl -ne 's/#.*//; for (split) { ($hex, $times) = split /\*/; print pack("H*", $hex) x ($times // 1) }' "$seed" >"$to" ;;
             *) perl -0777 -pe 's/\n\z//' "$seed" >"$to" ;;
         esac
