@@ -117,6 +117,27 @@ fn a_broker_that_never_answers_a_cancel_does_not_keep_its_worker() {
 }
 
 #[test]
+fn a_broker_that_takes_no_new_connection_for_a_moment_ends_no_worker() {
+    on_rabbitmq(|queue| {
+        let (Broker::Quorum(rabbitmq) | Broker::Classic(rabbitmq)) = &queue.broker else { unreachable!() };
+        let proxy = Proxy::start(rabbitmq.port);
+        let url = format!("amqp://guest:guest@127.0.0.1:{}", proxy.port);
+        let mut service = queue.command(&["work", &guest("reject"), "--forever"]);
+        let mut worker = start(service.env("BROKER_URL", &url).env("RUST_LOG", "wq_run=debug"));
+        worker.wait_for("subscribed");
+        proxy.refuse(true);
+        // Its dead letter needs a connection of its own.
+        queue.publish(&["bad"]);
+        worker.wait_for("no connection to publish over");
+        proxy.refuse(false);
+        worker.wait_for("\"settlement\":\"dead-letter\"");
+        worker.signal("TERM");
+        worker.end_within(IN_TIME).exits(0);
+        assert_eq!(queue.take_dead().body, b"bad");
+    });
+}
+
+#[test]
 fn a_broker_that_never_counts_a_queue_does_not_keep_its_worker() {
     on_rabbitmq(|queue| {
         let (Broker::Quorum(rabbitmq) | Broker::Classic(rabbitmq)) = &queue.broker else { unreachable!() };

@@ -135,7 +135,7 @@ pub(crate) async fn patiently<T, F: Future<Output = Result<T, Error>>>(
         if since.elapsed() + pause > patience {
             return Err(error);
         }
-        tracing::warn!(error = %chain(&error), "no connection to publish results; trying again");
+        tracing::warn!(error = %chain(&error), "no connection to publish over; trying again");
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(RECONNECT_MAX);
     }

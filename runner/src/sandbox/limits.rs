@@ -33,7 +33,7 @@ pub struct Limits {
 }
 
 /// A minute, and one of everything else, in megabytes where it has a size.
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 impl Default for Limits {
     fn default() -> Limits {
         const MIB: u64 = 1 << 20;

@@ -20,6 +20,8 @@ struct State {
     cut_each_after: AtomicU64,
     /// Take bytes and pass none of them on.
     silent: AtomicBool,
+    /// End each new connection at once, and leave the old ones alone.
+    refuses: AtomicBool,
     /// Methods of AMQP that the target's answers lose, by class and number.
     withheld: Mutex<Vec<(u16, u16)>>,
 }
@@ -38,12 +40,16 @@ impl Proxy {
             cut_after: AtomicU64::new(u64::MAX),
             cut_each_after: AtomicU64::new(u64::MAX),
             silent: AtomicBool::new(false),
+            refuses: AtomicBool::new(false),
             withheld: Mutex::default(),
         });
         let accepting = state.clone();
         // Ends with the test process.
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
+                if accepting.refuses.load(Ordering::Relaxed) {
+                    continue;
+                }
                 let Ok(server) = TcpStream::connect(("127.0.0.1", accepting.target)) else { continue };
                 for (from, to, answers) in [(&client, &server, false), (&server, &client, true)] {
                     let (from, to) = (from.try_clone().expect("a handle"), to.try_clone().expect("a handle"));
@@ -73,6 +79,11 @@ impl Proxy {
     /// Drops these methods of AMQP from now on, and lets all else through: a broker that beats, and never answers them.
     pub fn withhold(&self, methods: &[(u16, u16)]) {
         self.state.withheld.lock().expect("no test panics here").extend(methods);
+    }
+
+    /// Whether each new connection ends at once: a broker that has as many as it may have.
+    pub fn refuse(&self, refuses: bool) {
+        self.state.refuses.store(refuses, Ordering::Relaxed);
     }
 
     /// Swallows everything from now on, and keeps the connections open: a cable that was pulled.

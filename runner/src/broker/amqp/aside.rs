@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::publisher::{Deadline, Publisher};
 use super::{Config, connection_name, retries};
+use crate::broker::outbox::patiently;
 use crate::broker::{Error, aborted};
 use crate::task::Failure;
 
@@ -76,14 +77,14 @@ impl Aside {
         let options = &self.config.options;
         match what {
             What::Retry { after, failure } => {
-                let publisher = deadline.connected(self.publisher()).await?;
+                let publisher = deadline.connected(self.publisher(deadline)).await?;
                 let properties = publisher.retried(properties, failure, &options.queue)?;
                 let mark = retries::mark(&properties);
                 let life = publisher.publish_delayed(&options.queue, *after, properties, body, deadline).await?;
                 Ok(life.map_or(Published::Back, |life| Published::Delayed { life, mark }))
             }
             What::DeadLetter { failure } => {
-                let publisher = deadline.connected(self.publisher()).await?;
+                let publisher = deadline.connected(self.publisher(deadline)).await?;
                 let properties = publisher.put_aside(properties, failure, &options.queue)?;
                 publisher.publish_dead_letter(&options.dead_letter_queue, properties, body, deadline).await?;
                 Ok(Published::DeadLetter)
@@ -91,13 +92,16 @@ impl Aside {
         }
     }
 
-    async fn publisher(&self) -> Result<Arc<Publisher>, Error> {
+    /// A broker that is away for a moment is not given up. If the messages' own connection is lost as well, the session ends, and
+    /// this with it: the worker goes on with the next session, and does not end because of this settlement.
+    async fn publisher(&self, deadline: Deadline) -> Result<Arc<Publisher>, Error> {
         let mut slot = self.publisher.lock().await;
         match &*slot {
             Some(publisher) if publisher.usable() => Ok(publisher.clone()),
             _ => {
                 let Config { nodes, options } = &*self.config;
-                let publisher = Publisher::connect(nodes, &connection_name("puts aside", &options.queue)).await?;
+                let name = connection_name("puts aside", &options.queue);
+                let publisher = patiently(deadline.left(), || Publisher::connect(nodes, &name)).await?;
                 Ok(slot.insert(Arc::new(publisher)).clone())
             }
         }

@@ -57,6 +57,10 @@ impl Deadline {
         Deadline { at: Instant::now() + allowed, allowed }
     }
 
+    pub fn left(self) -> Duration {
+        self.at.saturating_duration_since(Instant::now())
+    }
+
     /// Bounds the search for a connection.
     ///
     /// # Errors
