@@ -40,7 +40,9 @@ pub struct Books {
     counts: BTreeMap<(String, &'static str), u32>,
     /// When the fault struck for the first time.
     pub struck: Option<Instant>,
+    /// Those that are open, and all that ever were.
     pub connections: usize,
+    pub opened: u64,
 }
 
 impl Message {

@@ -160,6 +160,7 @@ pub struct Ended {
     pub hung: bool,
     /// SIGTERM was sent.
     pub stopped: bool,
+    pub took: Duration,
 }
 
 impl Scenario {
@@ -226,10 +227,11 @@ impl Scenario {
             std::thread::sleep(Duration::from_millis(20));
         }
         let run = end(running, if stopped || !hung { AFTER_SIGTERM } else { Duration::from_secs(1) })?;
+        let took = began.elapsed();
         // The double sees the end of the process at the end of its connections, and takes back what was with it.
         within(AFTER_SIGTERM, "the double has seen the end", || (double.world.books().connections == 0).then_some(()));
         let books = std::mem::take(&mut *double.world.books());
-        Ok(Ended { run, books, hung, stopped })
+        Ok(Ended { run, books, hung, stopped, took })
     }
 
     fn books(&self) -> Books {

@@ -30,7 +30,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Names a message on the channel over which it was taken.
 #[derive(Debug)]
-pub struct Receipt(Acker);
+pub struct Receipt {
+    acker: Acker,
+    channel: Channel,
+}
 
 impl Admin {
     pub fn new(nodes: Vec<Url>) -> Admin {
@@ -69,7 +72,7 @@ impl Admin {
         };
         let (_, channel) = self.getter.insert(getter);
         let got = channel.basic_get(name(queue)?, BasicGetOptions::default());
-        Ok(answered("hand a message over", queue, got, "read").await?.map(|got| {
+        Ok(answered(channel, "hand a message over", queue, got, "read").await?.map(|got| {
             let Delivery { delivery_tag, exchange, routing_key, redelivered, properties, data, acker } = got.delivery;
             let message = Message {
                 body: data.into(),
@@ -84,7 +87,12 @@ impl Admin {
                 delivery_tag,
                 system: SYSTEM,
             };
-            Got { message, origin, unreadable: None, receipt: admin::Receipt::Amqp(Receipt(acker)) }
+            Got {
+                message,
+                origin,
+                unreadable: None,
+                receipt: admin::Receipt::Amqp(Receipt { acker, channel: channel.clone() }),
+            }
         }))
     }
 
@@ -97,7 +105,7 @@ impl Admin {
         };
         arguments.insert("x-queue-type".into(), AMQPValue::LongString(kind.into()));
         let declaring = channel.queue_declare(name(queue)?, QueueDeclareOptions::durable(), arguments);
-        answered("make a queue", queue, declaring, "declare").await?;
+        answered(&channel, "make a queue", queue, declaring, "declare").await?;
         connection::close(&connection).await
     }
 
@@ -105,7 +113,7 @@ impl Admin {
         let (connection, channel) = self.open().await?;
         let options = QueueDeclareOptions::durable().passive();
         let looking = channel.queue_declare(name(queue)?, options, FieldTable::default());
-        let declared = answered("look at a queue", queue, looking, "look at").await?;
+        let declared = answered(&channel, "look at a queue", queue, looking, "look at").await?;
         let status = Status {
             ready: declared.message_count().into(),
             workers: Some(declared.consumer_count().into()),
@@ -119,7 +127,7 @@ impl Admin {
     pub async fn purge(&self, queue: &str) -> Result<u64, Error> {
         let (connection, channel) = self.open().await?;
         let purging = channel.queue_purge(name(queue)?, QueuePurgeOptions::default());
-        let purged = answered("purge a queue", queue, purging, "purge").await?;
+        let purged = answered(&channel, "purge a queue", queue, purging, "purge").await?;
         connection::close(&connection).await?;
         Ok(purged.into())
     }
@@ -127,25 +135,39 @@ impl Admin {
     async fn open(&self) -> Result<(Connection, Channel), Error> {
         let connection = connection::connect(&self.nodes, "wq-run queue").await?;
         let opening = async { connection.create_channel().await.map_err(lost) };
-        let channel = connection::answered_within(ANSWER_TIMEOUT, "open a channel", opening).await?;
+        let channel = in_time(|| connection.status().connected(), "open a channel", opening).await?;
         Ok((connection, channel))
     }
 }
 
 /// What a broker answers to something that is done to a queue.
 async fn answered<T>(
+    channel: &Channel,
     asked: &str,
     queue: &str,
     request: impl Future<Output = lapin::Result<T>>,
     doing: &str,
 ) -> Result<T, Error> {
     let request = async { request.await.map_err(|error| queue_error(error, queue, doing)) };
-    connection::answered_within(ANSWER_TIMEOUT, asked, request).await
+    in_time(|| channel.status().connected(), asked, request).await
+}
+
+/// Bounds a request by [`ANSWER_TIMEOUT`], and by the life of what it is made over.
+async fn in_time<T>(
+    is_there: impl Fn() -> bool,
+    asked: &str,
+    request: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    tokio::select! {
+        biased;
+        answer = connection::answered_within(ANSWER_TIMEOUT, asked, request) => answer,
+        () = connection::gone(is_there) => Err(Error::Lost { source: None }),
+    }
 }
 
 impl Receipt {
     pub async fn forget(self) -> Result<(), Error> {
-        let acknowledging = async { super::session::sent(self.0.ack(BasicAckOptions::default()).await) };
-        connection::answered_within(ANSWER_TIMEOUT, "take an acknowledgement", acknowledging).await
+        let acknowledging = async { super::session::sent(self.acker.ack(BasicAckOptions::default()).await) };
+        in_time(|| self.channel.status().connected(), "take an acknowledgement", acknowledging).await
     }
 }

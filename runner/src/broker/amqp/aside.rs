@@ -11,6 +11,7 @@ use lapin::BasicProperties;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use super::pace::Pace;
 use super::publisher::{Deadline, Publisher};
 use super::{Config, connection_name, retries};
 use crate::broker::outbox::patiently;
@@ -44,12 +45,18 @@ pub enum Published {
 pub struct Aside {
     config: Arc<Config>,
     /// Made when the first message has to be published, and again after one that was given up.
-    publisher: Mutex<Option<Arc<Publisher>>>,
+    slot: Mutex<Slot>,
+}
+
+#[derive(Default)]
+struct Slot {
+    publisher: Option<Arc<Publisher>>,
+    pace: Pace,
 }
 
 impl Aside {
     pub fn new(config: Arc<Config>) -> Aside {
-        Aside { config, publisher: Mutex::default() }
+        Aside { config, slot: Mutex::default() }
     }
 
     /// Publishes within `--publish-timeout`, from the connection to the confirmation, and gives up soon after an abort.
@@ -95,22 +102,24 @@ impl Aside {
     /// A broker that is away for a moment is not given up. If the messages' own connection is lost as well, the session ends, and
     /// this with it: the worker goes on with the next session, and does not end because of this settlement.
     async fn publisher(&self, deadline: Deadline) -> Result<Arc<Publisher>, Error> {
-        let mut slot = self.publisher.lock().await;
-        match &*slot {
+        let mut slot = self.slot.lock().await;
+        match &slot.publisher {
             Some(publisher) if publisher.usable() => Ok(publisher.clone()),
             _ => {
                 let Config { nodes, options } = &*self.config;
                 let name = connection_name("puts aside", &options.queue);
+                slot.pace.wait().await;
                 let publisher = patiently(deadline.left(), || Publisher::connect(nodes, &name)).await?;
-                Ok(slot.insert(Arc::new(publisher)).clone())
+                slot.pace.made();
+                Ok(slot.publisher.insert(Arc::new(publisher)).clone())
             }
         }
     }
 
     /// Ends the connection. All that it published is confirmed, or was given up.
     pub async fn close(&self) {
-        if let Ok(mut slot) = self.publisher.try_lock()
-            && let Some(publisher) = slot.take()
+        if let Ok(mut slot) = self.slot.try_lock()
+            && let Some(publisher) = slot.publisher.take()
         {
             let _ = publisher.close().await;
         }

@@ -17,6 +17,9 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// while a broker leaves a request without an answer.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How soon it is seen that a connection or a channel has gone.
+const LOOK_AFTER: Duration = Duration::from_millis(250);
+
 /// Connects to the first node that can be reached.
 ///
 /// # Errors
@@ -100,6 +103,15 @@ pub async fn answered_within<T>(
     request: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
     tokio::time::timeout(limit, request).await.unwrap_or_else(|_| Err(Error::Unanswered { doing: doing.to_owned() }))
+}
+
+/// Returns a while after a connection or a channel has gone, so that whoever knows why can say so first. What was asked for over
+/// it just before, lapin may leave unanswered for ever.
+pub async fn gone(is_there: impl Fn() -> bool) {
+    while is_there() {
+        tokio::time::sleep(LOOK_AFTER).await;
+    }
+    tokio::time::sleep(LOOK_AFTER).await;
 }
 
 /// What a broker answers to something that it will not do.

@@ -12,6 +12,7 @@ pub mod filter;
 pub(crate) mod fuzz;
 mod looks;
 pub mod outbox;
+mod pace;
 mod publisher;
 mod retries;
 mod session;

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 
+use super::pace::Pace;
 use super::publisher::{Deadline, Publisher};
 use super::{Url, connection_name, convert};
 use crate::broker::outbox::{Address, Options, patiently};
@@ -18,13 +19,21 @@ use crate::task::Properties;
 pub struct Outbox {
     nodes: Vec<Url>,
     options: Options,
-    publisher: Mutex<Arc<Publisher>>,
+    publisher: Mutex<Connected>,
+}
+
+struct Connected {
+    publisher: Arc<Publisher>,
+    pace: Pace,
 }
 
 impl Outbox {
     pub async fn open(nodes: Vec<Url>, options: Options) -> Result<Outbox, Error> {
         let publisher = patiently(options.connect_timeout, || connect(&nodes, &options)).await?;
-        Ok(Outbox { nodes, options, publisher: Mutex::new(Arc::new(publisher)) })
+        let mut pace = Pace::default();
+        pace.made();
+        let publisher = Mutex::new(Connected { publisher: Arc::new(publisher), pace });
+        Ok(Outbox { nodes, options, publisher })
     }
 
     pub async fn look_for(&self, to: &Address) -> Result<(), Error> {
@@ -49,18 +58,20 @@ impl Outbox {
 
     pub async fn close(&self) {
         // Everything is confirmed by now. Whoever still makes a connection was given up.
-        if let Ok(publisher) = self.publisher.try_lock() {
-            let _ = publisher.close().await;
+        if let Ok(connected) = self.publisher.try_lock() {
+            let _ = connected.publisher.close().await;
         }
     }
 
     async fn publisher(&self) -> Result<Arc<Publisher>, Error> {
-        let mut publisher = self.publisher.lock().await;
-        if !publisher.usable() {
+        let mut connected = self.publisher.lock().await;
+        if !connected.publisher.usable() {
             let Outbox { nodes, options, .. } = self;
-            *publisher = Arc::new(patiently(options.publish_timeout, || connect(nodes, options)).await?);
+            connected.pace.wait().await;
+            connected.publisher = Arc::new(patiently(options.publish_timeout, || connect(nodes, options)).await?);
+            connected.pace.made();
         }
-        Ok(publisher.clone())
+        Ok(connected.publisher.clone())
     }
 }
 
