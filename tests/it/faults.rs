@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::harness::queue::{Broker, Queue, on_every_queue, on_rabbitmq};
 use crate::harness::rabbitmq::RabbitMq;
-use crate::harness::{PATIENCE, guest, run, start, wq_run};
+use crate::harness::{PATIENCE, eventually, guest, run, start, wq_run};
 
 #[test]
 fn a_message_comes_again_when_its_worker_is_killed() {
@@ -161,9 +161,15 @@ fn a_broker_killed_after_the_result_was_written_gives_a_duplicate_and_no_false_s
     for kind in [Broker::Quorum(&rabbitmq), Broker::Classic(&rabbitmq)] {
         let queue = Queue::new(kind);
         queue.publish(&["written"]);
-        let mut one_shot = start(queue.command(&["work", &guest("obey")]).env("WQ_FAULT", "recorded:sleep=12"));
-        one_shot.wait_for("told to fail");
-        queue.wait_for_depth(0);
+        // Results are written in this order: when the file is there, stdout has its result.
+        let folder = tempfile::tempdir().unwrap();
+        let results = format!("stdout,dir:{}", folder.path().display());
+        let mut one_shot = queue.command(&["work", &guest("obey"), "--result", &results]);
+        let one_shot = start(one_shot.env("WQ_FAULT", "recorded:sleep=12"));
+        let written = || std::fs::read_dir(folder.path()).unwrap().flatten().map(|file| file.file_name());
+        eventually("the result is written", || {
+            written().any(|name| !name.to_string_lossy().ends_with(".part")).then_some(())
+        });
         rabbitmq.kill();
         one_shot.end().exits(74).prints("written");
         rabbitmq.restart();
