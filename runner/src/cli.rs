@@ -169,8 +169,8 @@ pub struct Work {
     #[arg(long, value_name = "NAME", env = "WQ_DEAD_LETTER_QUEUE", help_heading = SETTLING)]
     pub dead_letter_queue: Option<String>,
 
-    /// Who puts dead letters aside: wq-run, with the reason, or the dead-letter exchange of the queue. If the queue has none,
-    /// `broker` deletes them
+    /// Who puts dead letters aside: wq-run, with the reason, or the queue's dead-letter exchange. Without such an exchange, the
+    /// broker deletes them
     #[arg(long, value_name = "WHO", default_value = "wq-run", help_heading = SETTLING)]
     pub dead_letter_by: DeadLetterBy,
 

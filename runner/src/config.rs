@@ -7,7 +7,7 @@ pub use guest::bounds;
 
 use std::time::Duration;
 
-use crate::broker::{self, Address, Url, outbox};
+use crate::broker::{self, Address, MAX_NAME, Url, outbox};
 use crate::cli;
 use crate::error::Error;
 use crate::sandbox::{self, Loading, Stderr};
@@ -182,9 +182,6 @@ impl Work {
         })
     }
 }
-
-/// The limit of a short string in AMQP; the embedded queue has the same names.
-const MAX_NAME: usize = 255;
 
 fn check_dead_letter_queue(name: &str) -> Result<(), Error> {
     const HINT: &str = "name a queue with --dead-letter-queue (WQ_DEAD_LETTER_QUEUE); it is QUEUE.dead otherwise";

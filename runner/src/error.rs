@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::telemetry::causes;
-use crate::telemetry::visible::lines;
+use crate::visible::lines;
 use crate::{broker, sandbox, sink};
 
 /// wq-run's own exit status. The numbers are a promise: `podFailurePolicy` rules are written against them.

@@ -6,6 +6,7 @@ pub mod blocking;
 pub mod fault;
 pub mod streams;
 pub mod task;
+pub mod visible;
 
 pub mod envelope;
 pub mod sandbox;

@@ -2,7 +2,6 @@
 
 pub mod otlp;
 pub mod trace;
-pub mod visible;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::error::Error;
@@ -13,8 +12,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
-use self::visible::Form;
 use crate::streams;
+use crate::visible::{self, Form};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {

@@ -44,7 +44,7 @@ fn a_message_loses_no_attempt_to_an_idle_process_that_was_killed() {
         queue.publish(&["third."]);
         worker.wait_for("taken");
         signal(idle, "KILL");
-        worker.end().exits(0).says("another one runs it").prints("first.second.third.");
+        worker.end().exits(0).says("another process runs the guest").prints("first.second.third.");
     });
 }
 

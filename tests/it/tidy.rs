@@ -11,7 +11,7 @@ use crate::harness::root;
 
 /// Rows of modules, the lowest first: a module imports only from rows above its own.
 const LAYERS: [&[&str]; 7] = [
-    &["task", "fault", "streams", "blocking"],
+    &["task", "fault", "streams", "blocking", "visible"],
     &["envelope", "settle", "sandbox", "shutdown", "telemetry"],
     &["broker"],
     &["sink"],

@@ -55,7 +55,7 @@ pub enum Error {
     Storage { path: String, source: Source },
     #[error("the queue file {path} is locked by another process")]
     FileLocked { path: String, source: Source },
-    #[error("cannot open the queue file {path}, or not for writing")]
+    #[error("cannot open the queue file {path} for reading and writing")]
     InaccessibleFile { path: String, source: Source },
     #[error("{path} is not a queue file of this version of wq-run")]
     ForeignFile { path: String, source: Source },
@@ -123,14 +123,14 @@ impl Error {
             Error::Mismatch { .. } => "a queue's type and arguments can't be changed once it is there".into(),
             Error::Settings { .. } => "see --broker (BROKER_URL)".into(),
             Error::FrameTooLarge { .. } => {
-                "the lower one counts of `frame_max` in the broker's configuration and in --broker (BROKER_URL)".into()
+                "the connection uses the lower `frame_max` of two: the broker's, and the one in --broker (BROKER_URL)".into()
             }
             Error::Storage { .. } => {
                 "is the disk full, or does it fail? The path comes from --broker (BROKER_URL)".into()
             }
             Error::FileLocked { path, .. } => {
                 format!(
-                    "another program does not end its transaction; `fuser {path}` names those that have the file open"
+                    "another program keeps a transaction open; `fuser {path}` lists the processes that have the file open"
                 )
             }
             Error::InaccessibleFile { .. } => {

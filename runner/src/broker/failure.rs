@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use crate::task::Failure;
 
 /// The number of the run that failed last.
-const ATTEMPT: &str = "x-wq-attempt";
+pub const ATTEMPT: &str = "x-wq-attempt";
 /// The queue in which it failed.
 const QUEUE: &str = "x-wq-queue";
 /// What became of the message then: `retry` or `dead-letter`.
@@ -13,7 +13,7 @@ const SETTLEMENT: &str = "x-wq-settlement";
 const OUTCOME: &str = "x-wq-outcome";
 const EXIT_CODE: &str = "x-wq-exit-code";
 const ERROR: &str = "x-wq-error";
-const LAST_FAILED_AT: &str = "x-wq-last-failed-at";
+pub const LAST_FAILED_AT: &str = "x-wq-last-failed-at";
 pub const FIRST_FAILED_AT: &str = "x-wq-first-failed-at";
 const GUEST: &str = "x-wq-guest";
 const STDERR: &str = "x-wq-stderr";

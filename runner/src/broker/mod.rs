@@ -37,6 +37,10 @@ pub use error::{Error, Kind};
 pub use outbox::{Address, Outbox};
 pub use url::{Url, UrlError};
 
+/// The longest name of a queue, an exchange or a routing key, in bytes: a short string of AMQP. The embedded queue has the
+/// same limit.
+pub const MAX_NAME: usize = 255;
+
 use self::supervise::{RECONNECT_INITIAL, RECONNECT_MAX, supervise};
 use crate::task::{Message, Origin, Settlement};
 

@@ -9,7 +9,7 @@ use crate::cli;
 use crate::config::bounds;
 use crate::error::{Error, ExitStatus};
 use crate::sandbox::{self, Inspection};
-use crate::telemetry::visible::lines;
+use crate::visible::lines;
 
 /// Kubernetes' limit for a ConfigMap, less some room for its names.
 const CONFIG_MAP: u64 = 1_048_576 - 4_096;

@@ -18,7 +18,7 @@ pub fn run(command: Command) -> Result<u8, Error> {
     if !matches!(command, Command::Work(_)) {
         shutdown::end_process_1_at_once(ExitStatus::Stuck.code()).map_err(unwatched)?;
     }
-    if !matches!(command, Command::Work(_) | Command::GuestProcess) {
+    if !matches!(command, Command::Work(_) | Command::GuestProcess | Command::GuestCompiler) {
         can_write(REDIRECT)?;
     }
     match command {

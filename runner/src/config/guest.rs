@@ -41,7 +41,7 @@ pub fn bounds(compiling: &cli::Compiling) -> Result<Bounds, Error> {
     let memory = compiling.compile_memory.as_u64();
     if memory < LEAST_COMPILE_MEMORY {
         return Err(Error::configuration(
-            format!("a compiler can't do with {memory} bytes of memory"),
+            format!("{memory} bytes of memory are too few for the compiler"),
             "--compile-memory (WQ_COMPILE_MEMORY) is 32MiB or more",
         ));
     }

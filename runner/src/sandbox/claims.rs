@@ -70,18 +70,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::sandbox::{Grants, Stderr};
     use crate::task::{Refused, Undeliverable};
-
-    fn options() -> Options {
-        Options {
-            limits: Limits::default(),
-            grants: Grants::default(),
-            deterministic: false,
-            args: Vec::new(),
-            stderr: Stderr::Log,
-        }
-    }
 
     #[test]
     fn a_process_cannot_claim_what_only_the_worker_can_know() {
@@ -103,16 +92,17 @@ mod tests {
             Outcome::LimitExceeded(Limit::Scratch(0)),
         ];
         for claim in claims {
-            assert_eq!(believable(claim.clone(), &options(), false), None, "{claim:?}");
+            assert_eq!(believable(claim.clone(), &Options::default(), false), None, "{claim:?}");
         }
-        let limit = Outcome::LimitExceeded(Limit::Memory(options().limits.memory));
-        assert_eq!(believable(limit.clone(), &options(), false), Some(limit));
-        assert_eq!(believable(Outcome::Interrupted, &options(), true), Some(Outcome::Interrupted));
+        let limit = Outcome::LimitExceeded(Limit::Memory(Options::default().limits.memory));
+        assert_eq!(believable(limit.clone(), &Options::default(), false), Some(limit));
+        assert_eq!(believable(Outcome::Interrupted, &Options::default(), true), Some(Outcome::Interrupted));
     }
 
     #[test]
     fn a_text_of_any_length_is_cut_between_characters() {
-        let Some(Outcome::Trapped(text)) = believable(Outcome::Trapped("ä€".repeat(9999)), &options(), false) else {
+        let Some(Outcome::Trapped(text)) = believable(Outcome::Trapped("ä€".repeat(9999)), &Options::default(), false)
+        else {
             panic!("a trap is believed");
         };
         assert!(text.len() <= MAX_TEXT && text.starts_with("ä€"));

@@ -121,7 +121,7 @@ impl Compiler {
     }
 
     fn nonsense(&self) -> Error {
-        self.failed("it gave an answer that it should not")
+        self.failed("it sent an unexpected answer")
     }
 
     /// How much memory a job gets, and whether the flag or the container sets it.
@@ -139,8 +139,7 @@ impl Compiler {
             let (answer, made) = jobs::done(job, bytes.to_vec());
             return Ok(End::Answered(answer, made));
         }
-        let parent = i32::try_from(std::process::id()).map_err(io::Error::other)?;
-        let order = wire::words(&Order { job, memory, parent, length: bytes.len() })?;
+        let order = wire::words(&Order { job, memory, parent: std::process::id(), length: bytes.len() })?;
         let mut command = Command::new("/proc/self/exe");
         command.arg(COMMAND).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // Ctrl-C is for the worker, which ends this with itself.

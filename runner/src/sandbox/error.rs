@@ -31,7 +31,7 @@ pub enum Error {
     Grant(String),
     #[error("cannot compile the guest {}", path.display())]
     Compile { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
-    #[error("the guest {} is not compiled after {}", path.display(), humantime::format_duration(*after))]
+    #[error("compiling the guest {} took longer than {}", path.display(), humantime::format_duration(*after))]
     CompileTimeout { path: PathBuf, after: Duration },
     #[error("the guest {} needs more than {limit} bytes of memory to be compiled", path.display())]
     CompileMemory { path: PathBuf, limit: u64, by: Bound },
@@ -48,11 +48,11 @@ pub enum Error {
     NoCompiler(#[source] std::io::Error),
     #[error("cannot write to the cache {}", path.display())]
     Cache { path: PathBuf, source: std::io::Error },
-    #[error("loading the guest failed in a way that it should not: {0}")]
+    #[error("wq-run failed while it loaded the guest: {0}")]
     Panic(String),
     #[error("cannot start a thread for guests")]
     Thread(#[source] std::io::Error),
-    #[error("the wall around guests' processes is not whole: {0}")]
+    #[error("the second wall around guests' processes is incomplete: {0}")]
     Wall(String),
     #[error("cannot start the process that runs the guest")]
     Isolation(#[source] std::io::Error),
@@ -89,7 +89,7 @@ impl Error {
                 "the pieces are numbered from 000 without a gap; each ConfigMap of the volume has to be there".into()
             }
             Error::Refused { reason, .. } => reason.hint(),
-            Error::Digest { .. } => "another one was asked for by --guest-digest (WQ_GUEST_DIGEST)".into(),
+            Error::Digest { .. } => "--guest-digest (WQ_GUEST_DIGEST) names another digest".into(),
             Error::Grant(_) => {
                 "every folder of --dir is opened for each run; `ulimit -n` is the limit of open files".into()
             }
@@ -97,10 +97,10 @@ impl Error {
                 "the code was made for another engine: this is a bug of ours, please report it".into()
             }
             Error::CompileTimeout { .. } => {
-                "--compile-timeout gives it more time; `wq-run compile` can do it once, ahead".into()
+                "raise --compile-timeout, or compile the guest ahead of time with `wq-run compile`".into()
             }
             Error::CompileMemory { by: Bound::Flag, .. } => {
-                "--compile-memory (WQ_COMPILE_MEMORY) gives it more; `wq-run compile` can do it once, ahead".into()
+                "raise --compile-memory (WQ_COMPILE_MEMORY), or compile the guest elsewhere with `wq-run compile`".into()
             }
             Error::CompileMemory { by: Bound::Cgroup, .. } => {
                 "this is what the memory limit of the container leaves: raise that limit, or run `wq-run compile` where \
@@ -124,11 +124,11 @@ impl Error {
             Error::Panic(_) => "this is a bug of ours: please report it".into(),
             Error::Thread(_) => "`ulimit -u` and the container's limit of processes count threads, too".into(),
             Error::Wall(_) => {
-                "--wall auto (WQ_WALL) does with what there is; a container's seccomp profile has to allow landlock and \
-                 seccomp"
+                "--wall auto (WQ_WALL) uses the parts that the system has; a container's seccomp profile has to allow \
+                 landlock and seccomp"
                     .into()
             }
-            Error::Isolation(_) => "--isolation thread does without".into(),
+            Error::Isolation(_) => "--isolation thread (WQ_ISOLATION) needs no such process".into(),
         }
     }
 }

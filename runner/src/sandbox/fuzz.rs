@@ -10,7 +10,7 @@ use super::cache::{self, Cache};
 use super::guest::{self, Digest, Form, Known};
 use super::refusal::Refusal;
 use super::wire::{self, Frame};
-use super::{Grants, Limits, Options, Stderr, child, claims, jobs, source};
+use super::{Options, child, claims, jobs, source};
 
 /// A guest's file, up to the point where it would be compiled. A binary that comes out of a packed file or a text is never
 /// itself one of these.
@@ -111,7 +111,7 @@ pub fn frames(bytes: &[u8]) {
             if let Some(child::Reply::Ended { outcome, .. }) = reply {
                 // What is believed may be said again to the same reader.
                 for cancelled in [false, true] {
-                    if let Some(believed) = claims::believable(outcome.clone(), &options(), cancelled) {
+                    if let Some(believed) = claims::believable(outcome.clone(), &Options::default(), cancelled) {
                         assert_eq!(claims::sayable(believed.clone()), believed);
                     }
                 }
@@ -137,15 +137,5 @@ fn frame<F: Frame + Debug>(stream: &[u8], may_have: impl Fn(&F) -> u64) -> Optio
             None
         }
         (blocking, waiting) => panic!("one reads {blocking:?}, the other {waiting:?}"),
-    }
-}
-
-fn options() -> Options {
-    Options {
-        limits: Limits::default(),
-        grants: Grants::default(),
-        deterministic: false,
-        args: Vec::new(),
-        stderr: Stderr::Log,
     }
 }

@@ -1,7 +1,7 @@
 //! What is done with a stranger's bytes, in the process that may die of it: unwrapping, looking, compiling.
 //!
-//! It is this program again, one process for each job, with pipes as stdin and stdout and nothing else: no environment,
-//! no connection, no file. An order comes in with the guest after it, and one answer goes out with what was made of it.
+//! It is this program again, one process for each job. It has pipes as its standard streams, no environment and no
+//! connection. An order comes in, followed by the guest, and one answer goes out, followed by the result.
 
 use std::any::Any;
 use std::io::{self, Read, Write as _};
@@ -9,7 +9,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use rustix::process::{Resource, Rlimit, Signal, getppid, set_parent_process_death_signal, setrlimit};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use super::engine::{Codegen, compiling_engine};
@@ -17,6 +17,7 @@ use super::guest::{self, Kind};
 use super::inspect::{self, Inside};
 use super::program::foreign_imports;
 use super::refusal::{Reason, Refusal};
+use super::wall::belong_to;
 use super::wire::{self, Frame};
 
 /// The hidden command that makes this program do one job.
@@ -28,7 +29,7 @@ pub struct Order {
     /// The most memory that it may take, in bytes.
     pub memory: u64,
     /// The process that waits for the answer.
-    pub parent: i32,
+    pub parent: u32,
     /// Of the guest, whose bytes follow.
     pub length: usize,
 }
@@ -73,13 +74,9 @@ impl Frame for Answer {
 /// # Errors
 /// When nobody gave one, or takes the answer.
 pub fn serve() -> io::Result<()> {
-    // Whatever becomes of the parent, this ends with it.
-    set_parent_process_death_signal(Some(Signal::KILL))?;
     let mut stdin = io::stdin().lock();
     let (order, _) = wire::read::<Order>(&mut stdin, |_| 0)?;
-    if getppid().is_none_or(|parent| parent.as_raw_nonzero().get() != order.parent) {
-        return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the parent is gone"));
-    }
+    belong_to(order.parent)?;
     // Not ours alone to lose: if memory is short, this goes and the worker stays.
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     confine(&order)?;
@@ -97,8 +94,6 @@ pub fn serve() -> io::Result<()> {
 
 /// Takes from this process what its job does not need. What can't be taken is an error: the limit on memory is a promise.
 fn confine(order: &Order) -> io::Result<()> {
-    // If a container's memory is short, this process goes and the worker says why.
-    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     let at_most = |limit| Rlimit { current: Some(limit), maximum: Some(limit) };
     // Not RLIMIT_AS: each thread's arena reserves 64 MiB of addresses without using them. What counts here is memory that
     // can be written, stacks included.

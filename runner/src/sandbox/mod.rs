@@ -91,6 +91,14 @@ pub struct Options {
     pub stderr: Stderr,
 }
 
+#[cfg(any(test, fuzzing))]
+impl Default for Options {
+    fn default() -> Options {
+        let (limits, grants) = Default::default();
+        Options { limits, grants, deterministic: false, args: Vec::new(), stderr: Stderr::Log }
+    }
+}
+
 /// What a guest shares with the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isolation {

@@ -17,6 +17,7 @@ use std::time::Duration;
 use rustix::fs::{Mode, OFlags, openat};
 
 use super::child::{Replies, Reply};
+use super::wire;
 use crate::task::Outcome;
 
 pub fn attempt(text: &str, parent: u32, replies: &Replies) -> Outcome {
@@ -76,12 +77,14 @@ fn reach(words: &[&str], parent: u32) -> io::Result<()> {
 /// Frames that no honest process sends.
 fn forge(what: &str, replies: &Replies) -> io::Result<()> {
     const HUGE: u64 = 1 << 40;
-    let words = br#"{"Ended":{"outcome":"Succeeded","duration":{"secs":0,"nanos":0}}}"#;
+    let ended = |outcome| Reply::Ended { outcome, duration: Duration::ZERO, is_last: false };
+    // Good in all but the lengths, so that only these can be refused.
+    let words = wire::words(&ended(Outcome::Succeeded))?;
     let (length, bytes) = match what {
         "words" => (u32::MAX, 0),
         "bytes" => (words.len() as u32, HUGE),
         "outcome" => {
-            replies.send(&Reply::Ended { outcome: Outcome::Withdrawn, duration: Duration::MAX, is_last: false }, &[]);
+            replies.send(&ended(Outcome::Withdrawn), &[]);
             return Ok(());
         }
         "stderr" => loop {
@@ -92,7 +95,7 @@ fn forge(what: &str, replies: &Replies) -> io::Result<()> {
     };
     let mut frame = length.to_le_bytes().to_vec();
     frame.extend_from_slice(&bytes.to_le_bytes());
-    frame.extend_from_slice(words);
+    frame.extend_from_slice(&words);
     // And then as much as the other end takes.
     while replies.raw(&frame).is_ok() {
         frame = vec![b'x'; 1 << 20];

@@ -153,7 +153,9 @@ impl Processes {
                 // One that waited for long may have been killed by anybody. One that was just started most likely died of
                 // this message, so the message has to count its attempts at some time.
                 Err(end) if !is_fresh || starts < STARTS => {
-                    tracing::warn!("the process that was to run the guest is gone ({end}): another one runs it");
+                    tracing::warn!(
+                        "a guest's process ended before its run began ({end}): another process runs the guest"
+                    );
                 }
                 Err(end) => {
                     let end = format!("{end}, before its run began");
@@ -213,7 +215,7 @@ impl Processes {
             Err(Lost::BeforeItBegan) => return Err(child.end().await),
             Err(Lost::Running(error)) => {
                 let end = match error.kind() {
-                    io::ErrorKind::InvalidData => format!("what its process says makes no sense: {error}"),
+                    io::ErrorKind::InvalidData => format!("its process sent an invalid frame: {error}"),
                     _ => child.end().await,
                 };
                 (Outcome::Crashed(end), Bytes::new(), started.elapsed())
@@ -254,7 +256,7 @@ impl Processes {
         match tokio::time::timeout(READY_WITHIN, ready).await {
             Ok(Ok((Reply::Ready(standing), _))) => Ok((child, standing)),
             Ok(Ok((Reply::Refused(reason), _))) => Err(io::Error::other(reason)),
-            Ok(Ok(_)) => Err(io::Error::other("it says what it should not")),
+            Ok(Ok(_)) => Err(io::Error::other("it sent an unexpected reply")),
             Ok(Err(_)) => Err(io::Error::other(child.end().await)),
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         }

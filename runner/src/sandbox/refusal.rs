@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::source::MAX_GUEST_SIZE;
+use crate::visible::lines;
 
 /// A refused guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,7 +47,7 @@ impl Refusal {
         Refusal { reason, cause: Some(Cause(cause.to_string())) }
     }
 
-    /// The same refusal with nothing in it that a terminal would obey. Names and causes quote the guest.
+    /// The same refusal, safe for a terminal. Names and causes quote the guest.
     pub fn printable(self) -> Refusal {
         let names = |names: Vec<String>| names.iter().map(|name| printable(name)).collect();
         let reason = match self.reason {
@@ -77,7 +78,9 @@ impl Reason {
             Reason::Reactor => format!("{guest} is a reactor: it has `_initialize` and no `_start`"),
             Reason::NoStart => format!("{guest} has no function `_start`"),
             Reason::NoRun { .. } => format!("{guest} is a component that does not export `wasi:cli/run`"),
-            Reason::Imports { imports } => format!("{guest} imports what no guest gets here: {}", listed(imports)),
+            Reason::Imports { imports } => {
+                format!("{guest} has imports that wq-run does not provide: {}", listed(imports))
+            }
             Reason::Compile => format!("cannot compile {guest}"),
             Reason::Memory => format!("{guest} needs more memory than there is"),
         }
@@ -114,7 +117,7 @@ impl Reason {
             Reason::Compile => {
                 "the guest is valid, but the compiler refuses it; wq-run uses wasmtime, and its limits hold".into()
             }
-            Reason::Memory => "--compile-memory (WQ_COMPILE_MEMORY) gives it more".into(),
+            Reason::Memory => "raise --compile-memory (WQ_COMPILE_MEMORY)".into(),
         }
     }
 }
@@ -154,24 +157,13 @@ pub fn listed(names: &[String]) -> String {
     text
 }
 
-/// Text that came out of a guest, without what would move a terminal's cursor or turn its text around, and of a bounded
-/// length. Ends of lines stay: messages about a guest's text point at a column.
+/// Text that came out of a guest, safe for a terminal and of a bounded length. Ends of lines stay: messages about a guest's
+/// text point at a column.
 pub fn printable(text: &str) -> String {
     const LONGEST: usize = 4096;
-    let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let mut safe = String::new();
-    for c in text.chars() {
-        if safe.len() >= LONGEST {
-            safe.push('…');
-            break;
-        }
-        match c {
-            '\n' => safe.push(c),
-            c if c.is_control() || turns(c) => safe.extend(c.escape_default()),
-            c => safe.push(c),
-        }
-    }
-    safe
+    let cut = text.floor_char_boundary(LONGEST);
+    let end = if cut < text.len() { "…" } else { "" };
+    format!("{}{end}", lines(&text[..cut]))
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ pub use record::{Identity, Record};
 
 use self::directory::Directory;
 use self::queue::Queue;
-use crate::broker::{self, Address, Kind, Outbox};
+use crate::broker::{self, Address, Kind, MAX_NAME, Outbox};
 use crate::task::{Message, Outcome, Refused, Undeliverable};
 use crate::telemetry::chain;
 
@@ -92,8 +92,6 @@ impl FromStr for Spec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // The limit of a short string in AMQP; the embedded queue has the same names.
-        const MAX_NAME: usize = 255;
         let name = |name: &str, what: &str| match name.len() {
             0 => Err(format!("`{text}` names no {what}")),
             1..=MAX_NAME => Ok(name.to_owned()),

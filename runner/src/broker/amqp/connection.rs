@@ -18,7 +18,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How soon it is seen that a connection or a channel has gone.
-const LOOK_AFTER: Duration = Duration::from_millis(250);
+pub const LOOK_AFTER: Duration = Duration::from_millis(250);
 
 /// Connects to the first node that can be reached.
 ///
@@ -105,8 +105,8 @@ pub async fn answered_within<T>(
     tokio::time::timeout(limit, request).await.unwrap_or_else(|_| Err(Error::Unanswered { doing: doing.to_owned() }))
 }
 
-/// Returns a while after a connection or a channel has gone, so that whoever knows why can say so first. What was asked for over
-/// it just before, lapin may leave unanswered for ever.
+/// Returns a while after a connection or a channel has gone, so that the reason can arrive first. lapin may never answer a
+/// request that was made just before.
 pub async fn gone(is_there: impl Fn() -> bool) {
     while is_there() {
         tokio::time::sleep(LOOK_AFTER).await;

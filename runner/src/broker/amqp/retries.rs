@@ -13,6 +13,7 @@ use lapin::types::AMQPValue;
 use tokio::time::Instant;
 
 use super::delays;
+use crate::broker::failure;
 
 /// How long a message may be on its way from a delay queue back to its own, where no count shows it.
 const BETWEEN_QUEUES: Duration = Duration::from_millis(500);
@@ -138,10 +139,10 @@ impl Retries {
 /// failed has one.
 pub fn mark(properties: &BasicProperties) -> Option<u64> {
     let headers = properties.headers().as_ref()?.inner();
-    let AMQPValue::LongString(failed_at) = headers.get("x-wq-last-failed-at")? else { return None };
+    let AMQPValue::LongString(failed_at) = headers.get(failure::LAST_FAILED_AT)? else { return None };
     let mut hasher = DefaultHasher::new();
     failed_at.as_bytes().hash(&mut hasher);
-    if let Some(AMQPValue::LongUInt(attempt)) = headers.get("x-wq-attempt") {
+    if let Some(AMQPValue::LongUInt(attempt)) = headers.get(failure::ATTEMPT) {
         attempt.hash(&mut hasher);
     }
     properties.message_id().as_ref().map(|id| id.as_str()).hash(&mut hasher);

@@ -20,16 +20,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::acks::Acks;
 use super::aside::{Aside, Order, Published, What};
-use super::connection::{self, ANSWER_TIMEOUT, lost, unreceived};
+use super::connection::{self, ANSWER_TIMEOUT, LOOK_AFTER, lost, unreceived};
 use super::consumers::{Consumers, Next};
 use super::looks::{Looks, is_stream, look_at};
 use super::retries::{Outlook, Retries};
 use super::{Config, SYSTEM, convert, delays, publisher};
 use crate::broker::{ABORT_TIMEOUT, Command, Depth, Error, Handed, Link, Options, Tag};
 use crate::task::{Message, Origin, Settlement};
-
-/// How soon a lost connection is seen by a worker that takes no more messages.
-const LOOK_AFTER_CONNECTION: Duration = Duration::from_millis(250);
 
 /// RabbitMQ's own timeout for acknowledgements, below which we do not go.
 const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
@@ -145,7 +142,9 @@ impl<'a> Session<'a> {
                 Some(copied) = self.publishing.next(), if !self.publishing.is_empty() => Todo::Copied(copied),
                 next = self.consumers.next(), if !ended_consuming => Todo::Next(next),
                 // Without consumers nothing else tells of it, and there may be something to settle.
-                () = gone(&status), if ended_consuming => return Err(Error::Lost { source: None }),
+                () = connection::gone(|| stands(&status)), if ended_consuming => {
+                    return Err(Error::Lost { source: None });
+                }
             };
             ended_consuming |= matches!(todo, Todo::Next(Next::Ended));
             // The end of a session has bounds of its own, and the connection goes away by it.
@@ -276,7 +275,8 @@ impl<'a> Session<'a> {
             Err(error) => {
                 // The copy is not known to be safe, so the original stays.
                 let given_back = self.end(number, None, give_back).await;
-                tell(reply, Err(error));
+                // If it could not be given back either, it comes again over the next connection.
+                tell(reply, Err(if given_back.is_ok() { error } else { Error::Lost { source: None } }));
                 given_back?;
             }
         }
@@ -379,34 +379,26 @@ impl Todo {
     }
 }
 
-/// Returns a while after the connection or the channel has gone, so that whoever knows why can say so first.
-async fn gone((connection, channel): &(ConnectionStatus, ChannelStatus)) {
-    while connection.connected() && channel.connected() {
-        tokio::time::sleep(LOOK_AFTER_CONNECTION).await;
-    }
-    tokio::time::sleep(LOOK_AFTER_CONNECTION).await;
+fn stands((connection, channel): &(ConnectionStatus, ChannelStatus)) -> bool {
+    connection.connected() && channel.connected()
 }
 
-/// Returns when a step of the session is not worth waiting for any longer. What was asked of a connection just before it broke,
-/// lapin may leave unanswered for ever, and so may a broker whose heart beats.
+/// Returns when a step of the session is not worth waiting for any longer. lapin may never answer a request that was made just
+/// before its connection broke, and neither may a broker whose heart beats.
 ///
-/// One timer and no more, since nearly every acknowledgement waits here for a moment.
-async fn overdue(
-    (connection, channel): &(ConnectionStatus, ChannelStatus),
-    abort: &CancellationToken,
-    doing: &str,
-) -> Error {
+/// It uses one timer only, since nearly every acknowledgement waits here for a moment.
+async fn overdue(status: &(ConnectionStatus, ChannelStatus), abort: &CancellationToken, doing: &str) -> Error {
     let (mut waited, mut aborted, mut gone) = (Duration::ZERO, Duration::ZERO, false);
     while waited < ANSWER_TIMEOUT && aborted < ABORT_TIMEOUT {
-        tokio::time::sleep(LOOK_AFTER_CONNECTION).await;
+        tokio::time::sleep(LOOK_AFTER).await;
         if gone {
             return Error::Lost { source: None };
         }
-        // Once more, so that whoever knows why can say so first.
-        gone = !connection.connected() || !channel.connected();
-        waited += LOOK_AFTER_CONNECTION;
+        // One more pause, so that the reason can arrive first.
+        gone = !stands(status);
+        waited += LOOK_AFTER;
         if abort.is_cancelled() {
-            aborted += LOOK_AFTER_CONNECTION;
+            aborted += LOOK_AFTER;
         }
     }
     Error::Unanswered { doing: doing.to_owned() }
