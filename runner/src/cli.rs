@@ -45,7 +45,7 @@ pub enum Command {
     /// The other end of `--isolation process`
     #[command(name = crate::sandbox::CHILD_COMMAND, hide = true)]
     GuestProcess,
-    /// What looks into guests and compiles them
+    /// The process that checks and compiles a guest
     #[command(name = crate::sandbox::COMPILER_COMMAND, hide = true)]
     GuestCompiler,
 }

@@ -74,7 +74,7 @@ pub enum Error {
     Sink(#[from] sink::Error),
     #[error("cannot {doing}")]
     Io { doing: String, source: std::io::Error },
-    /// What was asked for is done, and only the report of it is lost.
+    /// The command is done, and only its report is lost.
     #[error("done, but cannot write to stdout: {report}")]
     Unreported { report: String, source: std::io::Error },
     /// Some messages were sent, and then one was not.

@@ -51,7 +51,7 @@ struct Fault {
 static FAULTS: OnceLock<Vec<Fault>> = OnceLock::new();
 static GUEST_PROCESS: OnceLock<GuestProcess> = OnceLock::new();
 
-/// What guests' processes are told, since they see nothing of our environment: `guest-process:strict`, and
+/// The orders for guests' processes, which do not see our environment: `guest-process:strict`, and
 /// `guest-process:attempt=ATTEMPT` (see `sandbox/probe.rs`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GuestProcess {
@@ -83,7 +83,7 @@ pub fn arm() -> Result<(), String> {
     Ok(())
 }
 
-/// What a guest's process is to be told.
+/// The orders for a guest's process.
 pub fn of_guest_process() -> GuestProcess {
     GUEST_PROCESS.get().cloned().unwrap_or_default()
 }

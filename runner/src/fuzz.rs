@@ -62,7 +62,7 @@ mod tests {
         std::fs::read_dir(folder).unwrap().map(|entry| stem(entry.unwrap().path())).collect()
     }
 
-    /// What `scripts/fuzz.sh` makes of a seed: `.hex` holds bytes, where `00*12` stands for twelve zeros and `#` begins a
+    /// The bytes of a seed, as `scripts/fuzz.sh` writes them: `.hex` holds bytes, where `00*12` stands for twelve zeros and `#` begins a
     /// comment; anything else is the text that it is, without the newline at its end.
     fn decoded(path: &Path) -> Vec<u8> {
         let text = std::fs::read_to_string(path).unwrap();

@@ -12,7 +12,7 @@ pub struct Policy {
     pub max_attempts: u32,
     pub exits: ExitMap,
     pub backoff: Backoff,
-    /// What would be a dead letter is left to the broker instead.
+    /// Messages that failed for good are rejected, and the broker's dead-lettering decides.
     pub rejects: bool,
 }
 

@@ -187,7 +187,7 @@ impl Watcher {
     fn watch(mut self) -> ! {
         let mut first = None;
         let mut signals = 0_u32;
-        // What is left until the guests are stopped, and until the process is ended.
+        // The time left until the guests are stopped, and until the process is ended.
         let (mut until_abort, mut until_end) = (None, None);
         loop {
             let since = Instant::now();

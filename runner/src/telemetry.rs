@@ -32,7 +32,7 @@ impl Format {
 /// bodies, and once more each error that it returns to us; wasmtime-wasi opens a span for every host call, which would hide the span of the message.
 const QUIET: [(&str, &str); 2] = [("lapin", "lapin=off"), ("wasmtime_wasi", "wasmtime_wasi=warn")];
 
-/// What lapin calls the thread of each of its connections.
+/// The name of the thread that lapin starts for each connection.
 const LAPIN_THREAD: &str = "lapin-io-loop";
 
 /// Whether the runtime goes away, and with it the tasks that lapin's I/O threads wait for.

@@ -1,4 +1,4 @@
-//! Characters that could make a terminal show something else than what was said: shown as escapes.
+//! Escapes characters that could make a terminal show another text than the one that was written.
 //!
 //! Guests, messages and brokers choose much of what is in a log line. A carriage return hides the start of its line, a
 //! line feed forges a second line, and a bidirectional override turns the text around.
@@ -13,7 +13,7 @@ pub enum Form {
         /// Whether the line has colours of ours.
         colours: bool,
     },
-    /// By JSON's own escapes: whoever parses the line sees the text as it was.
+    /// By JSON's own escapes: a parser sees the text as it was.
     Json,
 }
 

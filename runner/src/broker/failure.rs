@@ -1,4 +1,4 @@
-//! What a message says of its failed runs: the `x-wq-*` headers, written and read the same way on every broker.
+//! The `x-wq-*` headers, which describe the failed runs of a message. Every broker writes and reads them in the same way.
 
 use serde_json::{Map, Value};
 
@@ -8,7 +8,7 @@ use crate::task::Failure;
 pub const ATTEMPT: &str = "x-wq-attempt";
 /// The queue in which it failed.
 const QUEUE: &str = "x-wq-queue";
-/// What became of the message then: `retry` or `dead-letter`.
+/// The settlement that followed: `retry` or `dead-letter`.
 const SETTLEMENT: &str = "x-wq-settlement";
 const OUTCOME: &str = "x-wq-outcome";
 const EXIT_CODE: &str = "x-wq-exit-code";
@@ -18,14 +18,14 @@ pub const FIRST_FAILED_AT: &str = "x-wq-first-failed-at";
 const GUEST: &str = "x-wq-guest";
 const STDERR: &str = "x-wq-stderr";
 
-/// All of them. What an earlier failure left under these names is not true of the next one.
+/// All of them. Values of an earlier failure are not true of the next one.
 pub const NAMES: [&str; 10] =
     [ATTEMPT, QUEUE, SETTLEMENT, OUTCOME, EXIT_CODE, ERROR, LAST_FAILED_AT, FIRST_FAILED_AT, GUEST, STDERR];
 
 /// So many of [`headers`] make a retry what it is. The others tell people what happened.
 pub const REQUIRED: usize = 3;
 
-/// What becomes of a message that failed.
+/// The next life of a message that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     Retry,
@@ -114,7 +114,7 @@ pub fn fitting(
     Some(fitting)
 }
 
-/// What the required headers of a retry take.
+/// The size of the required headers of a retry.
 pub fn required_size(queue: &str, overhead: usize) -> usize {
     let texts = [ATTEMPT, QUEUE, queue, SETTLEMENT, Next::Retry.name()].map(str::len);
     REQUIRED * overhead + texts.iter().sum::<usize>() + size_of::<u32>()

@@ -195,7 +195,7 @@ pub(crate) struct Link {
     pub(crate) abort: CancellationToken,
 }
 
-/// How long a subscription may take to end. What the broker has not answered by then, it will not.
+/// How long a subscription may take to end. A broker that has not answered by then will not answer.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long what is under way may still take after the worker was told to stop at once. A broker that is well needs less.

@@ -73,7 +73,7 @@ fn can_read() -> Result<(), Error> {
     })
 }
 
-/// What helps when stdout can't be used.
+/// The hint for a stdout that can't be used.
 const REDIRECT: &str = "redirect it: >/dev/null drops what is printed";
 
 /// Prints text for the user.

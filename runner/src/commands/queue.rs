@@ -61,7 +61,7 @@ async fn get(admin: &mut Admin, queue: &str, count: u64, json: bool) -> Result<u
     while printed < count {
         let Some(got) = admin.get(queue).await? else { break };
         if let Some(reason) = &got.unreadable {
-            // Nobody may read it, which is no reason to keep the message.
+            // stderr may have no reader, which is no reason to keep the message.
             streams::err::push(format!("wq-run: only a part of the message can be read: {reason}\n").as_bytes());
         }
         print(&got, json).map_err(|source| Error::Io { doing: "write the message to stdout".into(), source })?;

@@ -10,7 +10,7 @@ use crate::sandbox::{self, Bounds, Dir, Grants, Isolation, Limits, Loading, Stde
 /// Less holds no program's first call; more would have to be there for each guest that runs.
 const STACKS: RangeInclusive<u64> = 16 << 10..=64 << 20;
 
-/// What the compiler takes for the smallest of guests, with room to spare.
+/// More memory than the compiler takes for the smallest guest. In bytes.
 const LEAST_COMPILE_MEMORY: u64 = 32 << 20;
 
 /// What even `--inherit-env` keeps back: they hold the broker's password.
@@ -36,7 +36,7 @@ pub fn loading(guest: &cli::Guest, concurrency: usize) -> Result<Loading, Error>
     })
 }
 
-/// What compiling may take.
+/// The bounds of compiling.
 pub fn bounds(compiling: &cli::Compiling) -> Result<Bounds, Error> {
     let memory = compiling.compile_memory.as_u64();
     if memory < LEAST_COMPILE_MEMORY {
@@ -119,8 +119,8 @@ pub fn options(guest: &cli::Guest, stderr: Stderr) -> Result<sandbox::Options, E
     })
 }
 
-/// What would show a guest that this run is another one. wasmtime-wasi tells of each file when it was made and which number
-/// it has, and none of that can be fixed.
+/// Refuses grants that would show a guest a difference between two runs. wasmtime-wasi shows each file's times and inode number,
+/// which can't be fixed.
 fn check_deterministic(scratch: bool, dirs: &[Dir]) -> Result<(), Error> {
     if scratch {
         return Err(Error::configuration(

@@ -1,4 +1,4 @@
-//! What the container that we run in allows.
+//! The memory limit of the container.
 
 use std::fs::read_to_string;
 use std::path::Path;

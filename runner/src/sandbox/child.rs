@@ -103,7 +103,7 @@ const DESCRIPTORS: &str = "/proc/self/fd";
 pub const MAX_STDERR: usize = 64 << 10;
 
 impl Frame for Order {
-    /// What the worker sends is its own: messages can have large headers, and an environment can be inherited.
+    /// These frames are the worker's own, so the bound is wide: an inherited environment can be large.
     const MAX_WORDS: usize = 64 << 20;
 }
 

@@ -1,4 +1,4 @@
-//! What a guest's process says about a run, and what the worker believes of it: a guest may have taken its process over.
+//! Checks the outcome that a guest's process reports. A guest may have taken its process over.
 
 use super::Options;
 use super::limits::Limits;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// A step counts for this much at most.
 const LONGEST_STEP: Duration = Duration::from_secs(1);
 
-/// What is left of a wait that counts its own steps is looked at this often.
+/// A wait that counts its own steps looks at the time this often.
 const STEP: Duration = Duration::from_millis(500);
 
 /// A clock that somebody keeps going.

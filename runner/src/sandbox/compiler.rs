@@ -18,7 +18,7 @@ use super::jobs::{self, Answer, COMMAND, Job, Order};
 use super::refusal::{Cause, Reason, printable};
 use super::{cgroup, source, wire};
 
-/// What compiling a guest may take: unwrapping, validating and all else that looks into it included.
+/// The bounds of compiling a guest, which includes unwrapping and validating it.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     pub timeout: Duration,
@@ -35,7 +35,7 @@ pub struct Compiler {
     since: Instant,
 }
 
-/// What the worker itself takes while a guest is compiled, beside the guest, in bytes: left free within the container's limit.
+/// The part of the container's limit that is left to the worker while a guest is compiled, in bytes. The guest comes on top.
 const WORKER: u64 = 64 << 20;
 
 /// In a small container the worker takes less. It gets this part of the limit.
@@ -44,7 +44,7 @@ const PART_OF_WORKER: u64 = 4;
 /// A small guest compiles within this, in bytes. In a container that has less, the kernel decides.
 const LEAST: u64 = 32 << 20;
 
-/// What is kept of what a process says on its stderr before it dies.
+/// How much of a process's stderr is kept for the error, in bytes.
 const LAST_WORDS: u64 = 16 << 10;
 
 /// SIGKILL and SIGABRT
@@ -77,7 +77,7 @@ impl Compiler {
         self.made(Job::Compile { kind, codegen }, wasm).map(|(_, code)| code)
     }
 
-    /// What there is to say of a guest.
+    /// Inspects a guest.
     ///
     /// # Errors
     /// When it is none, and as for every job.
@@ -105,7 +105,7 @@ impl Compiler {
             End::Answered(Answer::Panicked(panic), _) => Err(self.failed(&panic)),
             End::Answered(answer, made) => Ok((answer, made)),
             End::Overdue => Err(Error::CompileTimeout { path: self.guest.clone(), after: self.bounds.timeout }),
-            // What Rust's allocator does when there is no more, and what the kernel does then.
+            // Rust's allocator aborts when there is no memory left, and the kernel kills.
             End::Died(status, words)
                 if status.signal() == Some(ABORTED) && words.contains("memory allocation of")
                     || status.signal() == Some(KILLED) =>
@@ -159,7 +159,7 @@ impl Compiler {
                     let mut words = Vec::new();
                     let mut stderr = stderr;
                     let _ = stderr.by_ref().take(LAST_WORDS).read_to_end(&mut words);
-                    // The rest is read too: who writes must not wait for ever.
+                    // The rest is read too, so that the process does not wait for ever.
                     let _ = io::copy(&mut stderr, &mut io::sink());
                     String::from_utf8_lossy(&words).into_owned()
                 })?;
@@ -229,7 +229,7 @@ fn talk(
     guest: &[u8],
     memory: u64,
 ) -> io::Result<(Answer, Vec<u8>)> {
-    // Who does not read to the end may have answered all the same; the answer is what counts.
+    // A process that stops reading may have answered all the same.
     let _ = wire::write(&mut stdin, order, &[]).and_then(|()| stdin.write_all(guest));
     drop(stdin);
     // It can't send what it can't hold.

@@ -14,7 +14,7 @@ use super::clock::Clock;
 use super::guest::Kind;
 use super::limits::MODULE_TABLES;
 
-/// What the code of a guest depends on, beside the guest.
+/// The options that a guest's code depends on.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Codegen {
     fuel: bool,
@@ -60,8 +60,8 @@ fn try_room(engine: &Engine, places: usize) -> wasmtime::Result<()> {
     Ok(())
 }
 
-/// What the system refused, if an error of wasmtime's is of that kind: address space, memory, a descriptor. A guest has no
-/// part in it.
+/// The text of an error that goes back to the system: address space, memory or a descriptor was refused. A guest has no part in
+/// it.
 pub fn refused_by_the_system(error: &wasmtime::Error) -> Option<String> {
     let of_the_system = error.chain().any(|cause| {
         cause.is::<rustix::io::Errno>() || cause.is::<std::io::Error>() || cause.is::<wasmtime::error::OutOfMemory>()
@@ -103,7 +103,7 @@ fn pool(places: usize) -> PoolingAllocationConfig {
     pool
 }
 
-/// What `--fuel`, `--max-wasm-stack` and `--deterministic` say by default.
+/// The defaults of `--fuel`, `--max-wasm-stack` and `--deterministic`.
 impl Default for Codegen {
     fn default() -> Codegen {
         Codegen { fuel: false, stack: 512 << 10, deterministic: false }

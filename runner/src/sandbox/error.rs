@@ -58,7 +58,7 @@ pub enum Error {
     Isolation(#[source] std::io::Error),
 }
 
-/// What set the limit on the compiler's memory.
+/// The source of the limit on the compiler's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bound {
     Flag,

@@ -89,7 +89,7 @@ pub fn cache_entry(bytes: &[u8]) {
     } else {
         assert!(!name.ends_with(".cwasm") || !path.exists(), "a damaged entry stays in the way of a good one");
     }
-    // What is kept is found, whatever lies beside it.
+    // An entry is found, whatever lies beside it.
     cache.keep(b"code").unwrap();
     let mut read = Vec::new();
     cache.find().expect("the entry that was just kept").read_to_end(&mut read).unwrap();
@@ -109,7 +109,7 @@ pub fn frames(bytes: &[u8]) {
                 child::Reply::Ready(_) | child::Reply::Refused(_) | child::Reply::Lookup { .. } => 0,
             });
             if let Some(child::Reply::Ended { outcome, .. }) = reply {
-                // What is believed may be said again to the same reader.
+                // A believed outcome may be reported once more to the same reader.
                 for cancelled in [false, true] {
                     if let Some(believed) = claims::believable(outcome.clone(), &Options::default(), cancelled) {
                         assert_eq!(claims::sayable(believed.clone()), believed);

@@ -1,7 +1,7 @@
-//! What the runs of one thread stand on: a runtime, and the threads on which wasmtime-wasi opens and reads files for them.
+//! The runtime of one thread's runs, with the threads on which wasmtime-wasi opens and reads files for them.
 //!
-//! Such a call can take for ever: a pipe waits for somebody who writes to it, a network's file system for its server. It can't
-//! be stopped, so it outlives its run, and its thread goes with it. No later run may suffer from that: after such a run the
+//! Such a call may never return: a pipe waits for a writer, a network file system for its server. It can't be stopped, so it
+//! outlives its run, and its thread is lost. No later run may suffer from that: after such a run the
 //! runtime is given up with its threads, and the next run gets another one.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

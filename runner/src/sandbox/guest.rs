@@ -54,7 +54,7 @@ const FEATURES: WasmFeatures = WasmFeatures::WASM2
 
 const PAGE: u64 = 64 * 1024;
 
-/// What a file is by its first bytes.
+/// The form of a file, by its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     Binary(Kind),
@@ -69,7 +69,7 @@ pub enum Form {
 pub fn form(bytes: &[u8], text: bool) -> Result<Form, Refusal> {
     match bytes {
         [] => Err(Reason::Empty.into()),
-        // The bytes after the magic number tell the two kinds apart. What is neither is called invalid later on.
+        // The bytes after the magic number tell the two kinds apart. A file of neither kind is found invalid later on.
         [0, b'a', b's', b'm', rest @ ..] => {
             let is_component = rest.starts_with(&[0x0d, 0, 1, 0]);
             Ok(Form::Binary(if is_component { Kind::Component } else { Kind::Module }))
@@ -244,7 +244,7 @@ mod tests {
 
     use super::*;
 
-    /// What becomes of a file with these bytes, but for compiling it.
+    /// All that happens to a file with these bytes before it is compiled.
     fn read(bytes: &[u8], text: bool) -> Result<Shape, Refusal> {
         let (kind, wasm) = match form(bytes, text)? {
             Form::Binary(kind) => (kind, bytes.to_vec()),

@@ -49,7 +49,7 @@ pub struct Memory {
     pub maximum: Option<u64>,
 }
 
-/// What the process that looks into a guest says of it.
+/// A guest's inspection by the process that looks into it.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Inside {
     imports: Vec<String>,

@@ -1,4 +1,4 @@
-//! What is done with a stranger's bytes, in the process that may die of it: unwrapping, looking, compiling.
+//! Unwrapping, inspecting and compiling a stranger's bytes, in a process that may die of them.
 //!
 //! It is this program again, one process for each job. It has pipes as its standard streams, no environment and no
 //! connection. An order comes in, followed by the guest, and one answer goes out, followed by the result.
@@ -92,11 +92,11 @@ pub fn serve() -> io::Result<()> {
     stdout.flush()
 }
 
-/// Takes from this process what its job does not need. What can't be taken is an error: the limit on memory is a promise.
+/// Limits this process to the needs of its job. A limit that can't be set is an error: the limit on memory is a promise.
 fn confine(order: &Order) -> io::Result<()> {
     let at_most = |limit| Rlimit { current: Some(limit), maximum: Some(limit) };
-    // Not RLIMIT_AS: each thread's arena reserves 64 MiB of addresses without using them. What counts here is memory that
-    // can be written, stacks included.
+    // Not RLIMIT_AS: each thread's arena reserves 64 MiB of addresses without using them. This limit counts memory
+    // that can be written, stacks included.
     setrlimit(Resource::Data, at_most(order.memory))?;
     // Pipes are no files: it needs to write none, and leaves no core, which would hold the guest.
     setrlimit(Resource::Fsize, at_most(0))?;

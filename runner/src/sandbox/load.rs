@@ -1,9 +1,9 @@
 //! From a file to something that runs: read, check, compile or take from the cache, link. All of it before a message is
 //! taken.
 //!
-//! Only hashes are worked out here of what is read. What looks into a guest's bytes is done by a process of its own
-//! (`compiler.rs`), and what that says is not believed further than needed: the digest that code is kept under is taken
-//! from bytes that the worker holds, so that a guest that takes over that process can't pose as another guest.
+//! The worker only hashes a guest's bytes. A process of its own looks into them (`compiler.rs`), and its answer is believed
+//! no further than needed: the worker takes the digest under which code is kept from bytes that it holds itself. So a guest
+//! that takes over that process can't pose as another guest.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -35,7 +35,7 @@ pub struct Loading {
     pub digest: Option<Digest>,
     /// Where compiled code is kept.
     pub cache: Option<PathBuf>,
-    /// What compiling may take.
+    /// The bounds of compiling.
     pub bounds: Bounds,
     pub isolation: Isolation,
     /// Around the processes, if guests run in processes.
@@ -261,8 +261,8 @@ fn compiled(
     Ok((compiled, None))
 }
 
-/// A guest by the bytes that are stored. What a packed guest or a text holds is noted in the cache, so that one whose code
-/// is there is not unwrapped again. The note is believed as far as the code is: whoever may write one may write the other.
+/// A guest by the bytes that are stored. A note in the cache says which guest a packed file or a text holds, so that a file
+/// whose code is there is not unwrapped again. The note is trusted as the code is: both need the same right to write.
 enum Stored {
     /// A bare binary says all by itself.
     Binary(Known),

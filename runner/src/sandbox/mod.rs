@@ -159,7 +159,7 @@ async fn bounded<T: Send + 'static>(
     bounds: Bounds,
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    /// Whoever knows better what took so long says so first.
+    /// A more exact reason comes first, if there is one.
     const GRACE: Duration = Duration::from_secs(1);
     let working = tokio::task::spawn_blocking(work);
     match tokio::time::timeout(bounds.timeout.saturating_add(GRACE), working).await {

@@ -15,7 +15,7 @@ pub const MAX_LOOKUPS: usize = 16;
 /// The longest name that there is.
 pub const MAX_NAME: usize = 255;
 
-/// Who looks names up.
+/// The resolver of names.
 #[derive(Clone)]
 pub enum Names {
     System,
@@ -64,7 +64,7 @@ impl OfParent {
         answered.await.ok()?
     }
 
-    /// Takes the parent's answer. Nobody may wait for it any more.
+    /// Takes the parent's answer. The guest may have stopped waiting for it.
     pub fn answer(&self, id: u64, addresses: Option<Vec<IpAddr>>) {
         if let Some(waiting) = self.waiting().remove(&id) {
             let _ = waiting.send(addresses);

@@ -1,4 +1,4 @@
-//! What a guest would try that has taken its process over. For the tests: `WQ_FAULT=guest-process:attempt=…` in the worker
+//! Attempts of a guest that has taken its process over. For the tests: `WQ_FAULT=guest-process:attempt=…` in the worker
 //! has its process make one attempt in place of each run, natively and behind whatever wall stands.
 //!
 //! The run ends as the attempt does: it succeeds, or exits with the number of the system's error.

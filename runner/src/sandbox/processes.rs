@@ -59,15 +59,15 @@ pub struct Child {
     process: tokio::process::Child,
     /// Removed when the process was told to end.
     _room: Option<Folder>,
-    /// What is put in here the process can read, whatever wall it is behind.
+    /// A folder that the process can read from behind any wall.
     given: Option<Folder>,
-    /// What the process itself has written to its stderr: that it panicked, or that memory was short.
+    /// The process's own stderr: a panic, or a lack of memory.
     last_words: PipeReader,
     replies: OwnedReadHalf,
     orders: OwnedWriteHalf,
 }
 
-/// What a child is told of one message.
+/// The part of a message's input that a child gets.
 struct Run {
     env: Vec<(Cow<'static, str>, String)>,
     dirs: Vec<Dir>,
@@ -75,7 +75,7 @@ struct Run {
     cancel: CancellationToken,
 }
 
-/// What a child says of its run, checked.
+/// A child's report of its run, checked.
 struct Ended {
     outcome: Outcome,
     stdout: Bytes,
@@ -271,7 +271,7 @@ impl Child {
     async fn run(&mut self, run: &Run, dirs: Vec<Dir>, options: &Options, stderr: &Lines) -> Result<Ended, Lost> {
         let Child { replies, orders, .. } = self;
         let order = wire::words(&Order::Run { env: run.env.clone(), dirs }).map_err(Lost::Running)?;
-        // What it has not taken in whole it has not begun.
+        // A run begins only when the child has taken in all of its message.
         wire::send(orders, &order, &run.stdin).await.map_err(|_| Lost::BeforeItBegan)?;
         let (lookups_tx, lookups) = channel(MAX_LOOKUPS);
         tokio::select! {
@@ -310,7 +310,7 @@ impl Child {
 const KILLED: i32 = 9;
 const FORBIDDEN_CALL: i32 = 31;
 
-/// Folders of one run, where the process can reach them. Put back when this is dropped, for whoever made them to remove.
+/// Folders of one run, where the process can reach them. Dropping this puts them back, and their owner removes them.
 struct Handed<'a> {
     dirs: &'a [Dir],
     moved: Vec<(&'a Dir, PathBuf)>,
@@ -389,7 +389,7 @@ async fn talk(
             Some(order) = asked.next() => order,
             else => std::future::pending().await,
         };
-        // A child that is gone is noticed by who listens to it.
+        // `listen` notices a child that is gone.
         if let Ok(order) = wire::words(&order) {
             let _ = wire::send(orders, &order, &[]).await;
         }

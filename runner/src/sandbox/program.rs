@@ -36,7 +36,7 @@ pub struct Ended {
 }
 
 impl Compiled {
-    /// What a module's memory has from the beginning, in bytes. wasmtime takes it before it asks the limiter. A component's
+    /// The initial size of a module's memory, in bytes. wasmtime takes it before it asks the limiter. A component's
     /// is asked for first.
     pub fn initial_memory(&self) -> u64 {
         const PAGE: u64 = 64 << 10;

@@ -37,7 +37,7 @@ pub enum Reason {
     Memory,
 }
 
-/// What a library said.
+/// The text of a library's error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{0}")]
 pub struct Cause(pub String);

@@ -17,10 +17,10 @@ use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
 
 use super::tree;
 
-/// What the names of rooms begin with.
+/// The beginning of a room's name.
 const PREFIX: &str = "wq-run-room-";
 
-/// How long a run waits for its folder to be removed. What takes longer goes on beside the next runs.
+/// How long a run waits for its folder to be removed. After that, the removal goes on beside the next runs.
 const REMOVE_WITHIN: Duration = Duration::from_millis(200);
 
 /// How long the end of the process waits for its room to be removed. The rest is left to the next sweep.
@@ -187,7 +187,7 @@ fn tell(path: &Path, removed: io::Result<bool>) {
 
 // === sweep ===
 
-/// Removes the rooms that killed processes have left. What takes longer than a moment goes on in the background.
+/// Removes the rooms that killed processes have left. After a moment the removal goes on in the background.
 pub fn sweep() {
     let (done_tx, done_rx) = channel::<()>();
     let swept = std::thread::Builder::new().name("sweep".into()).spawn(move || {
@@ -205,10 +205,10 @@ fn sweep_in(home: &Path) {
     let (Ok(folder), Ok(entries)) = (open(home), std::fs::read_dir(home)) else { return };
     for name in entries.flatten().map(|entry| entry.file_name()).filter(|name| is_room(name)) {
         let Ok(name) = CString::new(name.as_bytes()) else { continue };
-        // Opens nothing but folders: a pipe of that name would wait for somebody who writes to it.
+        // Opens nothing but folders: a pipe of that name would wait for a writer.
         let Ok(room) = tree::open_folder(&folder, &name).map(File::from) else { continue };
         let is_ours = fstat(&room).is_ok_and(|stat| stat.st_uid == rustix::process::geteuid().as_raw());
-        // Whoever is in it holds the lock, a guest's process included.
+        // The processes in it hold the lock, guests' processes included.
         if is_ours && room.try_lock().is_ok() {
             let path = home.join(OsStr::from_bytes(name.as_bytes()));
             tell(&path, tree::remove(&folder, &name, None));

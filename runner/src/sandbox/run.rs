@@ -33,7 +33,7 @@ pub struct Core {
     pub ticker: Arc<Ticker>,
     /// Where the scratch folders are made.
     pub room: Arc<Room>,
-    /// Who looks names up for the guest.
+    /// The resolver of the guest's names.
     names: Names,
 }
 

@@ -1,7 +1,7 @@
 //! A folder for one run that it may write to: empty at its start, gone at its end, and no larger than was granted.
 //!
-//! No kernel gives an unprivileged process a folder with a quota, so the folder is measured while the guest runs. What a
-//! guest can write between two looks comes on top. The nearer it is to its limit, the sooner the next look comes. A folder
+//! No kernel gives an unprivileged process a folder with a quota, so the folder is measured while the guest runs. Data that
+//! the guest writes between two looks comes on top. The nearer it is to its limit, the sooner the next look comes. A folder
 //! that can't be measured counts as one that is over its limit.
 
 use std::collections::HashSet;
@@ -79,7 +79,7 @@ impl Scratch {
         self.look().is_none()
     }
 
-    /// What is used, if that is within the limit.
+    /// The size in use, if it is within the limit.
     fn look(&self) -> Option<Size> {
         match self.measure() {
             Ok(used) => (!used.exceeds(self.limit)).then_some(used),

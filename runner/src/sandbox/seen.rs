@@ -33,7 +33,7 @@ pub struct Seen {
     settled: bool,
 }
 
-/// What the system says of a file.
+/// A file's numbers and times.
 #[derive(Clone, Debug)]
 struct Stamp {
     device: u64,
@@ -155,8 +155,8 @@ impl Stamp {
         Some(SystemTime::UNIX_EPOCH + Duration::new(seconds.try_into().ok()?, nanoseconds.try_into().ok()?))
     }
 
-    /// Whether the kernel that runs now set the time of the last change. Whoever builds an image uses whole seconds, and the
-    /// image is then mounted read-only.
+    /// Whether the kernel that runs now set the time of the last change. Builders of images use whole seconds, and images
+    /// are mounted read-only.
     fn was_changed_by(&self, boot: &Boot) -> bool {
         let after = self.changed().is_some_and(|changed| changed > boot.at + SETTLED_AFTER);
         self.can_be_written && self.changed.1 != 0 && after

@@ -167,7 +167,7 @@ impl Lines {
         }
     }
 
-    /// Returns when all is where it should be, as far as that depends on somebody who reads.
+    /// Returns when all output is written, where that depends on a reader.
     pub async fn written(&self) {
         if self.is_inherited() {
             streams::err::written().await;

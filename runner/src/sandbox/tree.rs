@@ -18,7 +18,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-/// What a folder holds, or may hold.
+/// The size of a folder's content, or its limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Size {
     /// On the disk: a sparse file is not charged for its holes.
@@ -303,7 +303,7 @@ pub fn open_folder(parent: impl AsFd, name: &CStr) -> rustix::io::Result<OwnedFd
     openat(parent, name, FOLDER, Mode::empty())
 }
 
-/// Opens a file that we have written. What else has its name is not waited for: a pipe would wait for somebody who writes to it.
+/// Opens a file that we have written, without waiting: a pipe of that name would wait for a writer.
 pub fn open_file(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(openat(CWD, path, flags, Mode::empty())?);

@@ -30,7 +30,7 @@ fn header(words: &[u8], bytes: &[u8]) -> io::Result<[u8; HEADER]> {
     Ok(header)
 }
 
-/// What a header claims: the length of the words, which is within bounds, and that of the bytes, which is not yet known to be.
+/// The lengths that a header claims: that of the words, which is checked, and that of the bytes, which is not checked yet.
 fn claims<F: Frame>(header: [u8; HEADER]) -> io::Result<(usize, u64)> {
     let [a, b, c, d, bytes @ ..] = header;
     let words = u32::from_le_bytes([a, b, c, d]);

@@ -1,8 +1,8 @@
-//! stderr: what is said is put into a queue, and a thread of its own writes it. Nobody else ever waits for a reader of
-//! stderr that is slow, or that does not read at all.
+//! stderr: output goes into a queue, and a thread of its own writes it. No other thread waits for a reader of stderr that is
+//! slow or does not read at all.
 //!
-//! The log is dropped and counted when the queue is full. What a guest writes to an inherited stderr is not: it waits,
-//! as asynchronous code, until there is room.
+//! When the queue is full, lines of the log are dropped and counted. A guest's output to an inherited stderr is not dropped:
+//! the guest waits until there is room.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -23,7 +23,7 @@ const GUEST_LIMIT: usize = 256 << 10;
 /// POSIX's smallest `PIPE_BUF` on Linux: what several processes write to one pipe in pieces of this size does not mix.
 const PIECE: usize = 4096;
 
-/// What the queue may keep of its memory after a flood.
+/// How much memory the queue may keep after a flood.
 const KEPT: usize = 64 << 10;
 
 /// How long the end of the process waits for a reader that takes nothing.
@@ -58,7 +58,7 @@ struct State {
     started: bool,
 }
 
-/// Starts the thread that writes. Before that, who says something writes it, and waits for the reader.
+/// Starts the thread that writes. Before that, each caller writes its own output and waits for the reader.
 ///
 /// # Errors
 /// When the thread can't be started.

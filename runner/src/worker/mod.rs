@@ -70,11 +70,11 @@ pub struct Stopped {
 /// Why the worker stopped. In the order of severity; a reason gives way only to one that is more severe.
 #[derive(Debug)]
 pub enum StopReason {
-    /// The queue is empty. What comes all the same is still done.
+    /// The queue is empty. A message that comes all the same is still done.
     Empty,
-    /// So many messages are ready, and the broker hands none of them over. What comes all the same is still done.
+    /// So many messages are ready, and the broker hands none of them over. A message that comes all the same is still done.
     Unserved(u64),
-    /// So many retries of ours should be in the queue by now, and are not. What comes all the same is still done.
+    /// So many retries of ours should be in the queue by now, and are not. A message that comes all the same is still done.
     Missing(u64),
     /// The count is reached.
     Done,
@@ -263,7 +263,7 @@ async fn abort_with(phases: &mut watch::Receiver<Phase>, abort: &CancellationTok
     if phases.wait_for(|phase| matches!(phase, Phase::Aborting(_))).await.is_ok() {
         abort.cancel();
     }
-    // Nobody watches for signals any more, or all is said.
+    // No further phase can come.
     std::future::pending().await
 }
 

@@ -140,7 +140,7 @@ impl Admin {
     }
 }
 
-/// What a broker answers to something that is done to a queue.
+/// The broker's answer to a request about a queue.
 async fn answered<T>(
     channel: &Channel,
     asked: &str,

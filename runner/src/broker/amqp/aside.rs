@@ -18,7 +18,7 @@ use crate::broker::outbox::patiently;
 use crate::broker::{Error, aborted};
 use crate::task::Failure;
 
-/// What has to be published, with a copy of the message.
+/// A message to publish: a copy of the original and its purpose.
 pub struct Order {
     pub what: What,
     pub properties: BasicProperties,
@@ -30,7 +30,7 @@ pub enum What {
     DeadLetter { failure: Box<Failure> },
 }
 
-/// What was published and is confirmed.
+/// A confirmed publication.
 pub enum Published {
     DeadLetter,
     /// A retry that lies in its queue already.

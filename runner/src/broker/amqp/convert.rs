@@ -172,7 +172,7 @@ pub fn republished(
 pub fn leaves_room(original: &BasicProperties, queue: &str, frame_max: usize) -> bool {
     let added = size::added_by_the_broker(queue, Next::Retry) + failure::required_size(queue, size::HEADER);
     let fits = |properties: &BasicProperties| size::content_header(properties) + added <= frame_max;
-    // What an earlier failure left in the headers makes room for the next one.
+    // The headers of an earlier failure make room for those of the next one.
     fits(original) || copied(original, queue).is_ok_and(|copied| fits(&copied))
 }
 

@@ -29,7 +29,7 @@ pub struct Filter {
     /// So many of the next bytes pass as they are.
     passing: usize,
     held: Held,
-    /// What was changed in a method, until the header of its message comes on the same channel.
+    /// The changes in a method, until the header of its message comes on the same channel.
     announced: Option<(u16, Changes)>,
     noticed: Vec<Notice>,
     refused: Option<Refused>,
@@ -79,7 +79,7 @@ impl Refused {
     }
 }
 
-/// What begins at a place in the stream.
+/// A part of the stream.
 enum Unit {
     /// More bytes are needed to tell.
     Unknown,
@@ -191,7 +191,7 @@ impl Filter {
         count
     }
 
-    /// A frame that is too large to be held. What came before it was handed on.
+    /// The frame that ended the stream. All bytes before it were handed on.
     pub fn refused(&self) -> Option<Refused> {
         self.refused
     }

@@ -19,7 +19,7 @@ pub struct Found {
 }
 
 impl Looks {
-    /// What is in a queue; `None` if there is no such queue.
+    /// Counts the messages and consumers of a queue; `None` if there is no such queue.
     ///
     /// # Errors
     /// When the broker does not say.

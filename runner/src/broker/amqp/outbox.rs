@@ -57,7 +57,7 @@ impl Outbox {
     }
 
     pub async fn close(&self) {
-        // Everything is confirmed by now. Whoever still makes a connection was given up.
+        // Everything is confirmed by now. A caller that holds the lock, because it still connects, was given up.
         if let Ok(connected) = self.publisher.try_lock() {
             let _ = connected.publisher.close().await;
         }

@@ -1,7 +1,7 @@
 //! How soon a connection that publishes is made again.
 //!
-//! What could not be published is given back, and comes again at once. If the connection for it broke each time that it was
-//! made, guests would run in a tight loop, for nothing.
+//! A message that could not be published is given back, and comes again at once. If each new connection broke, guests would
+//! run in a tight loop for nothing.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::broker::supervise::{RECONNECT_INITIAL, RECONNECT_MAX, STEADY};
 pub struct Pace {
     made: Option<Instant>,
     pause: Duration,
-    /// Kept while somebody who waited for it gives up, so that the next one does not wait from the start.
+    /// Stays when a caller gives up waiting, so that the next one does not wait from the start.
     not_before: Option<Instant>,
 }
 

@@ -47,7 +47,7 @@ pub struct Publisher {
     /// Channels on which nothing is being published. Each carries one message at a time: lapin hands a returned message
     /// to whichever confirm of the channel completes next.
     idle: Mutex<Vec<Channel>>,
-    /// Something over this connection was given up. What is asked of it next would have to wait as well.
+    /// A request over this connection was given up. The next one would have to wait as well.
     given_up: AtomicBool,
 }
 
@@ -241,8 +241,8 @@ impl Publisher {
         .await
     }
 
-    /// Publishes to a queue that may have been declared a moment ago. A quorum queue is there for those who declare it before
-    /// it has a leader, and refuses messages until then.
+    /// Publishes to a queue that may have been declared a moment ago. A declaration of a quorum queue succeeds before the queue
+    /// has a leader, and the queue refuses messages until it has one.
     async fn publish_to_new(&self, to: &Address, properties: BasicProperties, body: &Bytes) -> Result<(), Error> {
         let mut pause = NEW_QUEUE_PAUSE;
         loop {
@@ -361,7 +361,7 @@ pub fn can_be_retried(connection: &Connection, properties: &BasicProperties, que
     convert::leaves_room(properties, queue, frame_max(connection))
 }
 
-/// What both sides agreed upon; 0 is no limit.
+/// The value that both sides agreed upon; 0 is no limit.
 fn frame_max(connection: &Connection) -> usize {
     match connection.configuration().frame_max() {
         0 => usize::MAX,
@@ -394,7 +394,7 @@ fn refused(to: &Address, error: lapin::Error, connected: bool) -> Error {
         (Some(Refusal::PreconditionFailed), _) if connected => Error::TooLarge { reason: error.to_string() },
         (Some(Refusal::PreconditionFailed), _) => lost(error),
         // `frame_max`, for the headers. It ends the connection for every message, but only retries and dead letters have headers
-        // that are not ours, one at a time. What the broker sends us is another matter.
+        // that are not ours, one at a time. A frame that the broker sends us says nothing of this message.
         (Some(Refusal::FrameTooLarge), _) if matches!(error.kind(), ErrorKind::ProtocolError(_)) => {
             Error::TooLarge { reason: error.to_string() }
         }

@@ -41,7 +41,7 @@ pub struct Retries {
     others: bool,
 }
 
-/// What a look at the queues comes to.
+/// The retries that a drain has to wait for, or to give up.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Outlook {
     pub delayed: u64,
@@ -112,8 +112,8 @@ impl Retries {
             if now < *due { waiting += 1 } else { overdue += 1 }
         }
         if self.others {
-            // Most likely another worker has taken them. One that the queue refused is not lost either: whoever works on
-            // the queue then will get it.
+            // Another worker has most likely taken them. A retry that the queue refused is not lost either: it goes to the
+            // worker that is there when the queue has room.
             overdue = 0;
         }
         let delayed = delayed.max(waiting).max(returning.into());
@@ -135,8 +135,7 @@ impl Retries {
     }
 }
 
-/// What tells a retry from all other messages, nearly: two that share it are counted, and not told apart. Only a message that
-/// failed has one.
+/// A hash that is nearly unique to a retry. Two retries that share it are counted as two. Only a message that failed has one.
 pub fn mark(properties: &BasicProperties) -> Option<u64> {
     let headers = properties.headers().as_ref()?.inner();
     let AMQPValue::LongString(failed_at) = headers.get(failure::LAST_FAILED_AT)? else { return None };

@@ -40,9 +40,9 @@ pub(super) struct Session<'a> {
     connection: Connection,
     channel: Channel,
     consumers: Consumers,
-    /// What the worker has, and what is being published for it, by delivery tag.
+    /// Messages that the worker has, or whose copies are being published, by delivery tag.
     held: BTreeMap<u64, Held>,
-    /// What is settled, and the broker does not know yet.
+    /// Settlements that the broker does not know yet.
     acks: Acks,
     aside: Arc<Aside>,
     publishing: FuturesUnordered<BoxFuture<'static, Copied>>,
@@ -60,14 +60,14 @@ pub(super) struct Held {
 
 type Reply = oneshot::Sender<Result<(), Error>>;
 
-/// What became of a message's copy. The original is held until then.
+/// The result of publishing a message's copy. The original is held until then.
 struct Copied {
     number: u64,
     published: Result<Published, Error>,
     reply: Option<Reply>,
 }
 
-/// What a session has to see to next.
+/// The next thing that a session has to do.
 enum Todo {
     Command(Option<Command>),
     SendAcks,
@@ -328,7 +328,7 @@ impl<'a> Session<'a> {
         for life in self.retries.to_look_at(*longest_pause, now) {
             let messages = match self.looks.at(&self.connection, &delays::name(queue, life)).await {
                 Ok(found) => found.map(|found| found.messages),
-                // Who may not look there puts nothing there.
+                // Without the right to look there, we have put nothing there either.
                 Err(Error::Forbidden { .. }) => None,
                 Err(error) => return Err(error),
             };

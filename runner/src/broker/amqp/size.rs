@@ -30,13 +30,13 @@ pub fn content_header(properties: &BasicProperties) -> usize {
     FIXED + short + bytes + timestamp + properties.headers().as_ref().map_or(0, table)
 }
 
-/// What a broker adds to the headers of a message on its next way: `x-delivery-count`, and for a retry, which expires in a
-/// delay queue, an entry of `x-death` and what RabbitMQ repeats of it beside that, with the names of two queues.
+/// The size of the headers that a broker adds later: `x-delivery-count`, and for a retry, which expires in a delay queue, an
+/// entry of `x-death` and the headers that repeat parts of it, with the names of two queues.
 pub fn added_by_the_broker(queue: &str, next: Next) -> usize {
     const DELIVERY_COUNT: usize = 64;
     /// The names of fields and their fixed values, which are about 400 bytes, and an expiration.
     const DEATH: usize = 512;
-    /// What a delay queue's name has after that of its queue.
+    /// The part of a delay queue's name that follows the name of its queue.
     const LONGEST_SUFFIX: usize = 16;
     match next {
         Next::Retry => DELIVERY_COUNT + DEATH + 6 * (queue.len() + LONGEST_SUFFIX),

@@ -1,4 +1,4 @@
-//! What an error of SQLite means for the queue file and for the person who runs us.
+//! Sorts SQLite's errors by their meaning for the queue file and for the user.
 
 use std::path::Path;
 

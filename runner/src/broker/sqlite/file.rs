@@ -57,7 +57,7 @@ pub struct QueueFile {
     pub path: PathBuf,
     pub connection: Connection,
     pub clock: Clock,
-    /// What the path and its companions were when they were opened.
+    /// The identities of the file, its log and its index when they were opened.
     identity: [Option<Identity>; 3],
 }
 
@@ -221,10 +221,10 @@ fn kind(connection: &Connection) -> rusqlite::Result<Kind> {
     })
 }
 
-/// Under another clock the times in a file mean nothing: whoever had leases then is gone, with the boot or with the host,
-/// and what waited for a moment has waited.
+/// Under another clock the times in a file mean nothing. The workers that held leases are gone, with the boot or with the host,
+/// and all pauses are over.
 fn set_clock(connection: &Connection, clock: &Clock) -> rusqlite::Result<()> {
-    // Only a file from another boot is written to, so that opening one does not wait for whoever writes.
+    // Only a file from another boot is written to, so that opening a file does not wait for another writer.
     if is_clock(connection, clock)? {
         return Ok(());
     }

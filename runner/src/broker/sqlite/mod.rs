@@ -39,8 +39,8 @@ const RENEW: Duration = Duration::from_secs(5);
 /// a read of a few microseconds.
 const POLL: Duration = Duration::from_millis(50);
 
-/// How long one call waits for another process that writes. What has more time is called again, so that between two calls
-/// the worker is heard: a process that holds the lock for ever holds up no shutdown.
+/// How long one call waits for another process that writes. An operation that may take longer is called again, and commands of
+/// the worker are handled between two calls. So a process that never releases the lock holds up no shutdown.
 const SLICE: Duration = Duration::from_millis(250);
 
 /// How soon to try again to renew leases when another process was writing.
@@ -87,7 +87,7 @@ struct Delivered {
     lost: CancellationToken,
 }
 
-/// What a settlement may have to write again.
+/// The parts of a message that its settlement may have to write again.
 struct Kept {
     headers: Map<String, Value>,
     /// The properties to write if the row cannot be read.
@@ -333,7 +333,7 @@ impl Session {
             })
             .await;
         let lost = match lost {
-            // Who can't write can't take our messages either.
+            // As long as the lock is held, other workers can't take our messages either.
             Err(Error::FileLocked { .. }) => return Ok(false),
             lost => lost?,
         };
@@ -384,7 +384,7 @@ impl Session {
 
 fn answer(reply: Option<oneshot::Sender<Result<(), Error>>>, settled: Result<(), Error>) {
     match reply {
-        // Nobody waits any more, as after an abort: the message comes again, or is done, which only the file knows.
+        // After an abort nobody waits for the answer. The message is done or comes again; only the file knows which.
         Some(reply) => drop(reply.send(settled)),
         None => {
             if let Err(error) = settled {

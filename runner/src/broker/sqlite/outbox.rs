@@ -55,7 +55,7 @@ impl Outbox {
         .await
     }
 
-    /// Calls until no other process is writing, for `publish_timeout` at most. Whoever drops this waits no longer.
+    /// Repeats a call while another process is writing, for `publish_timeout` at most. Dropping the future ends the wait.
     async fn with_store<T: Send + 'static>(
         &self,
         call: impl Fn(&mut Store) -> Result<T, Error> + Send + Sync + 'static,

@@ -18,7 +18,7 @@ pub struct Row {
     /// Runs that were begun.
     pub attempts: u32,
     pub handovers: u32,
-    /// What is wrong with it. The rest is then what could be read.
+    /// The reason, if the row cannot be read. The other fields then hold its readable parts.
     pub unreadable: Option<String>,
 }
 
@@ -65,7 +65,7 @@ impl Row {
 /// Two centuries in milliseconds. The clock and the pauses stay below half of it.
 pub const FARTHEST_TIME: i64 = 200 * 365 * 24 * 3600 * 1000;
 
-/// What is wrong, and the text that it is wrong with.
+/// The reason, and the text that cannot be read.
 type Fault = Option<(String, String)>;
 
 fn properties(value: ValueRef) -> (Properties, Fault) {

@@ -34,7 +34,7 @@ pub struct Taken {
     /// Runs since the last one that failed in an orderly way: their workers died.
     pub unfinished: u32,
     pub redelivered: bool,
-    /// What is wrong with its row. The message is then what could be read of it.
+    /// The reason, if the row cannot be read. The message then holds its readable parts.
     pub unreadable: Option<String>,
 }
 
@@ -200,7 +200,7 @@ impl Store {
         Ok(held(changed))
     }
 
-    /// What is in a queue, counted twice: by the index that messages are found with, and without it. A damaged page can
+    /// Counts the messages of a queue twice: by the index that messages are found with, and without it. A damaged page can
     /// hide messages from the index, and a queue that only seems to be empty must not end a drain.
     pub fn depth(&mut self, queue: &str) -> Result<Depth, Error> {
         let now = self.0.clock.now();

@@ -1,7 +1,7 @@
 //! Seccomp: which system calls can be made.
 //!
-//! What is not listed does not exist (`ENOSYS`), so that the C library falls back to what is. Calls that only an attacker
-//! would make kill the process. `clone3` and `openat2` take their arguments by pointer, where no filter can look: the first
+//! A call that is not listed does not exist (`ENOSYS`), so that the C library falls back to one that is. Calls that only an
+//! attacker would make kill the process. `clone3` and `openat2` take their arguments by pointer, where no filter can look: the first
 //! is not listed, and the C library uses `clone` in its place; the second opens files, which is landlock's part.
 
 use std::collections::BTreeMap;
@@ -141,7 +141,7 @@ const PAGEMAP_SCAN: c_int = 0xc060_6610_u32.cast_signed();
 
 const FCNTLS: [c_int; 5] = [libc::F_DUPFD_CLOEXEC, libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_SETFL];
 
-/// What WASI has names for. Not TCP_ULP and its like.
+/// The options that WASI has names for. Not TCP_ULP and its like.
 const SOCKET_OPTIONS: [(c_int, c_int); 11] = [
     (libc::SOL_SOCKET, libc::SO_REUSEADDR),
     (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
@@ -229,7 +229,7 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_shutdown,
 ];
 
-/// What the C library calls where an architecture has the older forms.
+/// The older forms of calls, which the C library uses where an architecture has them.
 #[cfg(target_arch = "x86_64")]
 const ALLOWED_ON_X86_64: &[c_long] = &[
     libc::SYS_access,
@@ -247,7 +247,7 @@ const ALLOWED_ON_X86_64: &[c_long] = &[
     libc::SYS_unlink,
 ];
 
-/// What the C library tries first and does without.
+/// Calls that the C library tries first and has a substitute for.
 const TRIED: &[c_long] = &[libc::SYS_clone3];
 
 /// Other programs, other processes' memory, other namespaces, and the kernel's own inside.

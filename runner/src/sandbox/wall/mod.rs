@@ -1,4 +1,4 @@
-//! A second wall, around a process that runs guests: what a guest finds that breaks out of WebAssembly's sandbox.
+//! A second wall around a process that runs guests, for a guest that breaks out of WebAssembly's sandbox.
 //!
 //! Landlock limits files and ports to those that were granted (`files.rs`). Seccomp limits system calls to those that a run
 //! needs (`calls.rs`). Neither holds a thread that exists before it, so both go up while the process has one.
@@ -28,7 +28,7 @@ pub enum Wall {
     Off,
 }
 
-/// What a process needs once it is behind the wall.
+/// The needs of a process behind the wall.
 #[derive(Debug)]
 pub struct Openings<'a> {
     pub dirs: &'a [Dir],
@@ -39,25 +39,24 @@ pub struct Openings<'a> {
     /// Ports that may be connected to.
     pub ports: Vec<u16>,
     pub limits: &'a Limits,
-    /// What the guest's memory has from the beginning, which may be over its limit. The guest has to be told so by the
-    /// limiter, and not by the system.
+    /// The initial size of the guest's memory, which may be over its limit. The limiter has to refuse it, and not the system.
     pub initial_memory: u64,
     /// Kills the process at each call that is not known, and not only at those that no guest makes. For tests: a call that
     /// a new version of a library makes has to be seen.
     pub kill_at_unknown: bool,
 }
 
-/// What stands, and what does not.
+/// The parts of the wall that stand, and those that do not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
     pub walls: Vec<String>,
-    /// What is missing, each with its reason.
+    /// The missing parts, each with its reason.
     pub missing: Vec<String>,
 }
 
 /// Puts the wall up around this process, which must have no other thread.
 ///
-/// What can't be put up is named in the answer. It is no error here: only the worker knows what is required.
+/// The answer names missing parts. They are no error here: only the worker knows whether they are required.
 pub fn put_up(openings: &Openings) -> Standing {
     let mut standing = Standing::default();
     if let Err(why) = process::has_one_thread() {

@@ -1,4 +1,4 @@
-//! What a process can give up without landlock and seccomp.
+//! The parts of the wall beside landlock and seccomp.
 
 use std::io;
 
@@ -22,8 +22,8 @@ pub fn belong_to(parent: u32) -> io::Result<()> {
     if is_there { Ok(()) } else { Err(io::Error::new(io::ErrorKind::NotFound, "the parent is gone")) }
 }
 
-/// Closes all descriptors but the standard ones to the processes that this one starts. What wq-run opens is closed to them
-/// anyway. This is about what wq-run itself was started with.
+/// Closes all descriptors but the standard ones to the processes that this one starts. The descriptors that wq-run opens
+/// are closed to them anyway. This closes those that wq-run itself was started with.
 pub fn close_to_children() {
     const FIRST_OF_OTHERS: i32 = 3;
     close_fds::set_fds_cloexec(FIRST_OF_OTHERS, &[]);
@@ -75,7 +75,7 @@ fn lower(resource: Resource, limit: u64) -> io::Result<()> {
     Ok(setrlimit(resource, Rlimit { current: least(set.current), maximum: least(set.maximum) })?)
 }
 
-/// What the guest may hold open, and what its process has beside that.
+/// The guest's limit, and the descriptors that its process has beside that.
 fn open_files(limits: &Limits) -> u64 {
     const OURS: u64 = 64;
     limits.resources.saturating_add(OURS)

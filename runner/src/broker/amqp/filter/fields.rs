@@ -8,14 +8,14 @@ use std::ops::Range;
 /// the default limit of serde_json, and lapin's thread overflows its stack at about 3,000.
 pub const MAX_DEPTH: usize = 64;
 
-/// What was changed in a message.
+/// The changes in a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     /// Bytes that are not UTF-8 became question marks.
     pub text: bool,
     /// A table or an array below [`MAX_DEPTH`] became a byte array.
     pub depth: bool,
-    /// What cannot be read as AMQP became a byte array.
+    /// Bytes that are not valid AMQP became a byte array.
     pub malformed: bool,
 }
 

@@ -116,7 +116,7 @@ proptest! {
                 prop_assert_eq!(&taken.message.body[..], BODIES[taken.id as usize - 1].as_bytes());
             }
         }
-        // What was put aside can be read from then on.
+        // A message that was put aside can be read again.
         let aside = taken.iter().filter(|taken| taken.unreadable.is_some()).count();
         store.declare("q.dead").unwrap();
         let dead = store.take("q.dead", BODIES.len(), 99, LEASE).unwrap();
