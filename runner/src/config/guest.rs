@@ -124,14 +124,14 @@ pub fn options(guest: &cli::Guest, stderr: Stderr) -> Result<sandbox::Options, E
 fn check_deterministic(scratch: bool, dirs: &[Dir]) -> Result<(), Error> {
     if scratch {
         return Err(Error::configuration(
-            "--scratch does not go with --deterministic: a new file has the time and a number of its own",
-            "leave one of them out; what a guest keeps in its memory is the same in each run",
+            "--scratch does not go with --deterministic: each new file has its own time and inode number",
+            "leave one of them out; a guest can keep its data in memory",
         ));
     }
     if let Some(dir) = dirs.iter().find(|dir| dir.writable) {
         return Err(Error::configuration(
             format!(
-                "--dir {} is writable, which does not go with --deterministic: a run would see what others have left",
+                "--dir {} is writable, which does not go with --deterministic: a run would see the files of earlier runs",
                 dir.host.display()
             ),
             "leave out :rw (--dir) or --deterministic",

@@ -300,7 +300,7 @@ impl Stored {
         if let Stored::Wrapped { note: Some((folder, key)) } = self
             && let Err(error) = cache::write(folder, key, known.to_string().as_bytes())
         {
-            tracing::debug!(%error, "what a packed guest holds is not kept (--cache-dir)");
+            tracing::debug!(%error, "the note on a packed guest is not kept (--cache-dir)");
         }
     }
 }

@@ -264,8 +264,8 @@ impl fmt::Display for Notice {
         let Changes { text, depth, malformed } = self.changes;
         let reasons = [
             (text, "text that is not UTF-8: its bytes became question marks".to_owned()),
-            (depth, format!("tables within each other over {MAX_DEPTH} deep: they became byte arrays")),
-            (malformed, "fields that are no AMQP: they became byte arrays".to_owned()),
+            (depth, format!("tables nested more than {MAX_DEPTH} deep: they became byte arrays")),
+            (malformed, "fields that are not valid AMQP: they became byte arrays".to_owned()),
         ];
         let reasons: Vec<String> = reasons.into_iter().filter_map(|(holds, reason)| holds.then_some(reason)).collect();
         write!(f, "the properties of a message hold {}", reasons.join("; "))

@@ -143,7 +143,7 @@ impl Publisher {
     /// # Errors
     /// When it is not, or when that can't be known.
     pub async fn look_for(&self, to: &Address) -> Result<(), Error> {
-        connection::answered("look for the place of a result", self.look_for_unbounded(to)).await
+        connection::answered("check the address of a result", self.look_for_unbounded(to)).await
     }
 
     async fn look_for_unbounded(&self, to: &Address) -> Result<(), Error> {
@@ -275,7 +275,7 @@ impl Publisher {
             }
         }
         let error = refused.map(|error| chain(&error));
-        tracing::warn!(error, "there is no queue to wait in: the message comes again at once");
+        tracing::warn!(error, "cannot make a delay queue: the message comes again without a pause");
         Ok(None)
     }
 
@@ -338,7 +338,7 @@ impl Publisher {
         match dead.map_err(unpublished)? {
             Some(properties) => Ok(properties),
             None => {
-                tracing::warn!("the headers of the dead letter leave no room for the reason: it goes without");
+                tracing::warn!("the headers of the message leave no room for the reason: the dead letter has none");
                 convert::copied(original, queue).map_err(unpublished)
             }
         }
