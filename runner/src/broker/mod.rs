@@ -21,6 +21,7 @@ pub(crate) mod fake;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 pub mod outbox;
+mod pauses;
 pub mod sqlite;
 mod supervise;
 mod url;
@@ -41,7 +42,7 @@ pub use url::{Url, UrlError};
 /// same limit.
 pub const MAX_NAME: usize = 255;
 
-use self::supervise::{RECONNECT_INITIAL, RECONNECT_MAX, supervise};
+use self::supervise::supervise;
 use crate::task::{Message, Origin, Settlement};
 
 #[derive(Clone, Debug)]

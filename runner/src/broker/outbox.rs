@@ -1,16 +1,13 @@
 //! Publishing results, with all that makes a result known to have arrived. For either kind of broker.
 
 use std::fmt;
-use std::future::Future;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-use super::error::Kind;
-use super::{Error, RECONNECT_INITIAL, RECONNECT_MAX, Url, amqp, sqlite};
+use super::{Error, Url, amqp, sqlite};
 use crate::task::Properties;
-use crate::telemetry::chain;
 
 /// Where a message is published to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,26 +114,5 @@ impl Outbox {
 impl fmt::Debug for Outbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Outbox")
-    }
-}
-
-/// Tries to connect until it works, another try can't help, or it has taken this long.
-pub(crate) async fn patiently<T, F: Future<Output = Result<T, Error>>>(
-    patience: Duration,
-    mut connect: impl FnMut() -> F,
-) -> Result<T, Error> {
-    let since = Instant::now();
-    let mut pause = RECONNECT_INITIAL;
-    loop {
-        let error = match connect().await {
-            Err(error) if matches!(error.kind(), Kind::Unreachable | Kind::Lost) => error,
-            decided => return decided,
-        };
-        if since.elapsed() + pause > patience {
-            return Err(error);
-        }
-        tracing::warn!(error = %chain(&error), "no connection to publish over; trying again");
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(RECONNECT_MAX);
     }
 }

@@ -2,15 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use super::pauses::{RECONNECT_INITIAL, RECONNECT_MAX, STEADY};
 use super::{Adapter, Ended, Error, Link, Notice, Options};
 use crate::telemetry::chain;
-
-/// Pauses between two tries to connect: short at first, since a broker that restarts is back in seconds.
-pub(super) const RECONNECT_INITIAL: Duration = Duration::from_millis(250);
-pub(super) const RECONNECT_MAX: Duration = Duration::from_secs(10);
-
-/// A session that ends sooner was none, for these pauses: each hands messages over, which is counted as an attempt.
-pub(super) const STEADY: Duration = Duration::from_secs(1);
 
 /// Keeps a session going until the worker is done, the broker refuses us, or it has been away for too long.
 pub(super) async fn supervise(mut adapter: Adapter, mut link: Link, options: Options) {

@@ -1,140 +1,31 @@
 //! The other end of `--isolation process`: a process that runs guests and knows of no broker.
 //!
-//! It is this program again, started with the compiled guest as its stdin and a socket as its stdout. Over the socket go
-//! frames (`wire.rs`):
-//!
-//! ```text
-//! parent ──▶ Setup, then for each message: Run, perhaps Cancel      child ──▶ Ready or Refused, then: Stderr…, Ended
-//!           and for each Lookup: Addresses                                   and for each name that the guest asks for: Lookup
-//! ```
+//! It is this program again, started with the compiled guest as its stdin and a socket as its stdout (`orders.rs`).
 
-use std::borrow::Cow;
 use std::fs::File;
-use std::io::{self, Write as _};
-use std::net::IpAddr;
+use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use wasmtime::Engine;
 
 use super::engine::engine;
 use super::ground::Ground;
-use super::guest::Kind;
 use super::names::{Names, OfParent};
+use super::orders::{Order, Replies, Reply, Setup};
 use super::program::Program;
 use super::room::Room;
 use super::run::Core;
 use super::stdio::Lines;
 use super::wall::{self, Openings, Standing, Wall};
-use super::wire::{self, Frame};
-use super::{Dir, Input, Options, cache, claims, probe};
+use super::{Input, cache, claims, probe, wire};
 use crate::task::{Outcome, Report};
-
-/// What the parent asks for.
-#[derive(Debug, Serialize, Deserialize)]
-pub enum Order {
-    Setup(Box<Setup>),
-    /// The bytes are stdin.
-    Run {
-        env: Vec<(Cow<'static, str>, String)>,
-        dirs: Vec<Dir>,
-    },
-    Cancel,
-    /// The addresses of a name that a [`Reply::Lookup`] asked for; `None` if it has none.
-    Addresses {
-        id: u64,
-        addresses: Option<Vec<IpAddr>>,
-    },
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Setup {
-    pub name: String,
-    pub kind: Kind,
-    pub options: Options,
-    /// A folder of the parent's, for the folders of this process's runs; empty if they need none.
-    pub room: PathBuf,
-    /// A folder where the parent puts what a run may read; empty if there is nothing.
-    pub given: PathBuf,
-    /// The process id of the worker.
-    pub parent: u32,
-    pub wall: Wall,
-    /// Tests only.
-    pub told: Told,
-}
-
-/// [`fault::GuestProcess`] in a frame.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Told {
-    pub strict: bool,
-    pub attempt: Option<String>,
-}
-
-/// What the child says.
-#[derive(Debug, Serialize, Deserialize)]
-pub enum Reply {
-    Ready(Standing),
-    Refused(String),
-    /// The guest asks for the addresses of a name.
-    Lookup {
-        id: u64,
-        name: String,
-    },
-    /// The bytes are what the guest wrote, at most [`MAX_STDERR`] of them.
-    Stderr,
-    /// The bytes are stdout.
-    Ended {
-        outcome: Outcome,
-        duration: Duration,
-        /// A call of the run may go on for ever: the process is no good for another run.
-        is_last: bool,
-    },
-}
 
 /// This process's own.
 const DESCRIPTORS: &str = "/proc/self/fd";
-
-/// How much of stderr goes into one frame.
-pub const MAX_STDERR: usize = 64 << 10;
-
-impl Frame for Order {
-    /// These frames are the worker's own, so the bound is wide: an inherited environment can be large.
-    const MAX_WORDS: usize = 64 << 20;
-}
-
-impl Frame for Reply {
-    /// The longest text in a reply is cut at [`claims::MAX_TEXT`], and each of its bytes takes at most six in JSON.
-    const MAX_WORDS: usize = 64 << 10;
-}
-
-/// The socket as the run sees it. Frames come from the run and from the guest's stderr.
-#[derive(Clone)]
-pub struct Replies(Arc<Mutex<UnixStream>>);
-
-impl Replies {
-    pub fn stderr(&self, bytes: &[u8]) {
-        for part in bytes.chunks(MAX_STDERR) {
-            self.send(&Reply::Stderr, part);
-        }
-    }
-
-    /// A parent that is gone is noticed by who reads from it.
-    pub fn send(&self, reply: &Reply, bytes: &[u8]) {
-        let Ok(words) = wire::words(reply) else { return };
-        let mut stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ = wire::write(&mut *stream, &words, bytes);
-    }
-
-    /// Bytes that are no frame.
-    pub fn raw(&self, bytes: &[u8]) -> io::Result<()> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).write_all(bytes)
-    }
-}
 
 fn receive(stream: &mut UnixStream) -> io::Result<(Order, bytes::Bytes)> {
     // The parent holds messages to their limit.
@@ -151,7 +42,7 @@ pub fn serve() -> io::Result<()> {
     // Not ours alone to lose: if memory is short, the guest goes and the connection to the broker stays.
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     let mut orders = stream.try_clone()?;
-    let replies = Replies(Arc::new(Mutex::new(stream)));
+    let replies = Replies::new(stream);
     let (Order::Setup(setup), _) = receive(&mut orders)? else {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "no setup"));
     };

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use super::engine::Codegen;
 use super::error::{Bound, Error};
 use super::guest::Kind;
-use super::inspect::Inside;
+use super::inside::Inside;
 use super::jobs::{self, Answer, COMMAND, Job, Order};
 use super::refusal::{Cause, Reason, printable};
 use super::{cgroup, source, wire};

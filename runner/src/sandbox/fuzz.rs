@@ -10,7 +10,7 @@ use super::cache::{self, Cache};
 use super::guest::{self, Digest, Form, Known};
 use super::refusal::Refusal;
 use super::wire::{self, Frame};
-use super::{Options, child, claims, jobs, source};
+use super::{Options, claims, jobs, orders, source};
 
 /// A guest's file, up to the point where it would be compiled. A binary that comes out of a packed file or a text is never
 /// itself one of these.
@@ -102,13 +102,13 @@ pub fn frames(bytes: &[u8]) {
     const MOST: u64 = 1 << 10;
     let Some((kind, stream)) = bytes.split_first() else { return };
     match kind % 4 {
-        0 => drop(frame::<child::Order>(stream, |_| MOST)),
+        0 => drop(frame::<orders::Order>(stream, |_| MOST)),
         1 => {
-            let reply = frame::<child::Reply>(stream, |reply| match reply {
-                child::Reply::Stderr | child::Reply::Ended { .. } => MOST,
-                child::Reply::Ready(_) | child::Reply::Refused(_) | child::Reply::Lookup { .. } => 0,
+            let reply = frame::<orders::Reply>(stream, |reply| match reply {
+                orders::Reply::Stderr | orders::Reply::Ended { .. } => MOST,
+                orders::Reply::Ready(_) | orders::Reply::Refused(_) | orders::Reply::Lookup { .. } => 0,
             });
-            if let Some(child::Reply::Ended { outcome, .. }) = reply {
+            if let Some(orders::Reply::Ended { outcome, .. }) = reply {
                 // A believed outcome may be reported once more to the same reader.
                 for cancelled in [false, true] {
                     if let Some(believed) = claims::believable(outcome.clone(), &Options::default(), cancelled) {

@@ -1,18 +1,16 @@
 //! What can be said of a guest without running it.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-use wasmtime::Engine;
+use serde::Serialize;
 
 use super::compiler::{Bounds, Compiler};
 use super::error::Error;
-use super::guest::{self, Kind};
+use super::guest::Kind;
+use super::inside::{Inside, Memory};
 use super::load::{Guest, open};
-use super::program::foreign_imports;
-use super::refusal::{Reason, Refusal, printable};
+use super::refusal::printable;
 use super::source;
 
 /// What a guest is and needs. Sizes in bytes.
@@ -41,30 +39,6 @@ pub struct Sizes {
     pub gzip: u64,
     pub zstd: u64,
 }
-
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Memory {
-    pub initial: u64,
-    /// The most that it says it will use; without it, only the limit holds it.
-    pub maximum: Option<u64>,
-}
-
-/// A guest's inspection by the process that looks into it.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Inside {
-    imports: Vec<String>,
-    exports: Vec<String>,
-    foreign: Vec<String>,
-    memory: Memory,
-    gzip: u64,
-    zstd: u64,
-}
-
-/// zstd's best without a larger window, which a reader would have to be told of; and what is nearly as good, for guests
-/// over which the best would take minutes.
-const ZSTD_BEST: i32 = 19;
-const ZSTD_QUICK: i32 = 9;
-const QUICK_FROM: usize = 4 << 20;
 
 /// Reads a guest and looks at it.
 ///
@@ -98,28 +72,6 @@ pub fn inspect(path: &Path, bounds: Bounds) -> Result<Inspection, Error> {
         imports: by_origin,
         foreign: printable_all(foreign),
     })
-}
-
-/// The part of [`inspect`] that looks into the guest, in the process that may die of it.
-pub fn inside(engine: &Engine, kind: Kind, wasm: &[u8]) -> Result<Inside, Refusal> {
-    let shape = guest::look(kind, wasm)?;
-    let foreign = foreign_imports(engine, kind, &shape).map_err(|error| Refusal::because(Reason::Compile, error))?;
-    let (gzip, zstd) = packed_sizes(wasm).map_err(|error| Refusal::because(Reason::Packed, error))?;
-    Ok(Inside {
-        imports: shape.imports.into_iter().collect(),
-        exports: shape.exports.into_iter().collect(),
-        foreign,
-        memory: Memory { initial: shape.memory.0, maximum: shape.memory.1 },
-        gzip,
-        zstd,
-    })
-}
-
-fn packed_sizes(wasm: &[u8]) -> std::io::Result<(u64, u64)> {
-    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-    gzip.write_all(wasm)?;
-    let level = if wasm.len() < QUICK_FROM { ZSTD_BEST } else { ZSTD_QUICK };
-    Ok((gzip.finish()?.len() as u64, zstd::bulk::compress(wasm, level)?.len() as u64))
 }
 
 fn wasi<'a>(kind: Kind, exports: impl IntoIterator<Item = &'a String>) -> String {

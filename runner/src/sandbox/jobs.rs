@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::engine::{Codegen, compiling_engine};
 use super::guest::{self, Kind};
-use super::inspect::{self, Inside};
+use super::inside::{Inside, inside};
 use super::program::foreign_imports;
 use super::refusal::{Reason, Refusal};
 use super::wall::belong_to;
@@ -122,7 +122,7 @@ fn work(job: Job, bytes: Vec<u8>) -> Result<(Answer, Vec<u8>), Refusal> {
         Job::Compile { kind, codegen } => compile(kind, codegen, &bytes).map(|code| (Answer::Made, code)),
         Job::Inspect { kind, codegen } => {
             let engine = compiling_engine(codegen, kind).map_err(not_compiled)?;
-            inspect::inside(&engine, kind, &bytes).map(|inside| (Answer::Inspected(Box::new(inside)), Vec::new()))
+            inside(&engine, kind, &bytes).map(|found| (Answer::Inspected(Box::new(found)), Vec::new()))
         }
     }
 }

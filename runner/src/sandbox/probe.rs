@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, openat};
 
-use super::child::{Replies, Reply};
+use super::orders::{Replies, Reply};
 use super::wire;
 use crate::task::Outcome;
 

@@ -22,10 +22,10 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio_util::sync::CancellationToken;
 
-use super::child::{MAX_STDERR, Order, Reply, Setup, Told};
 use super::clock::running_for;
 use super::grants::may_resolve;
 use super::names::{self, MAX_LOOKUPS, MAX_NAME};
+use super::orders::{MAX_STDERR, Order, Reply, Setup, Told};
 use super::room::{Folder, Room};
 use super::run::Core;
 use super::stdio::Lines;

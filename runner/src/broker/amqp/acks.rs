@@ -11,7 +11,7 @@ use lapin::options::BasicAckOptions;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::session::{Held, sent};
+use super::held::{Held, sent};
 use crate::broker::Error;
 
 /// The most that is ready and not sent. Also at most a quarter of the prefetch, so that the broker always has places to

@@ -167,7 +167,7 @@ async fn in_time<T>(
 
 impl Receipt {
     pub async fn forget(self) -> Result<(), Error> {
-        let acknowledging = async { super::session::sent(self.acker.ack(BasicAckOptions::default()).await) };
+        let acknowledging = async { super::held::sent(self.acker.ack(BasicAckOptions::default()).await) };
         in_time(|| self.channel.status().connected(), "take an acknowledgement", acknowledging).await
     }
 }

@@ -11,10 +11,9 @@ use lapin::BasicProperties;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::pace::Pace;
 use super::publisher::{Deadline, Publisher};
 use super::{Config, connection_name, retries};
-use crate::broker::outbox::patiently;
+use crate::broker::pauses::{Pace, patiently};
 use crate::broker::{Error, aborted};
 use crate::task::Failure;
 

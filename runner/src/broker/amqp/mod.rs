@@ -10,9 +10,9 @@ mod delays;
 pub mod filter;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod held;
 mod looks;
 pub mod outbox;
-mod pace;
 mod publisher;
 mod retries;
 mod session;

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 
-use super::pace::Pace;
 use super::publisher::{Deadline, Publisher};
 use super::{Url, connection_name, convert};
-use crate::broker::outbox::{Address, Options, patiently};
+use crate::broker::outbox::{Address, Options};
+use crate::broker::pauses::{Pace, patiently};
 use crate::broker::{Error, Kind};
 use crate::task::Properties;
 

@@ -11,9 +11,8 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use lapin::options::{BasicNackOptions, BasicRejectOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{Acker, BasicProperties, Channel, ChannelStatus, Connection, ConnectionStatus};
+use lapin::{Channel, ChannelStatus, Connection, ConnectionStatus};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +21,7 @@ use super::acks::Acks;
 use super::aside::{Aside, Order, Published, What};
 use super::connection::{self, ANSWER_TIMEOUT, LOOK_AFTER, lost, unreceived};
 use super::consumers::{Consumers, Next};
+use super::held::{Held, give_back, reject};
 use super::looks::{Looks, is_stream, look_at};
 use super::retries::{Outlook, Retries};
 use super::{Config, SYSTEM, convert, delays, publisher};
@@ -49,15 +49,6 @@ pub(super) struct Session<'a> {
     looks: Looks,
 }
 
-/// A delivery that is with the worker. Once this is gone, so is the worker's claim on the message.
-pub(super) struct Held {
-    pub(super) acker: Acker,
-    consumer: ShortString,
-    properties: BasicProperties,
-    body: Bytes,
-    lost: CancellationToken,
-}
-
 type Reply = oneshot::Sender<Result<(), Error>>;
 
 /// The result of publishing a message's copy. The original is held until then.
@@ -78,12 +69,6 @@ enum Todo {
 enum Step {
     Go,
     Closed,
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.lost.cancel();
-    }
 }
 
 impl<'a> Session<'a> {
@@ -425,23 +410,4 @@ fn arguments(longest_hold: Duration) -> FieldTable {
     let mut arguments = FieldTable::default();
     arguments.insert("x-consumer-timeout".into(), AMQPValue::LongLongInt(timeout.into()));
     arguments
-}
-
-/// Hands a message over to the broker's own dead-lettering. Without a dead-letter exchange the broker deletes it.
-async fn reject(held: &Held) -> Result<(), Error> {
-    sent(held.acker.reject(BasicRejectOptions { requeue: false }).await)
-}
-
-async fn give_back(held: &Held) -> Result<(), Error> {
-    // Since RabbitMQ 4.3 a nack does not count as an attempt, and a reject does.
-    sent(held.acker.nack(BasicNackOptions { requeue: true, multiple: false }).await)
-}
-
-/// lapin answers `Ok(false)` for a settlement that it did not send.
-pub(super) fn sent(sent: lapin::Result<bool>) -> Result<(), Error> {
-    match sent {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(Error::Lost { source: None }),
-        Err(error) => Err(lost(error)),
-    }
 }

@@ -1,15 +1,44 @@
-//! How soon a connection that publishes is made again.
-//!
-//! A message that could not be published is given back, and comes again at once. If each new connection broke, guests would
-//! run in a tight loop for nothing.
+//! Pauses between tries to connect, for the connection that takes messages and for those that publish.
 
+use std::future::Future;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::broker::supervise::{RECONNECT_INITIAL, RECONNECT_MAX, STEADY};
+use super::error::{Error, Kind};
+use crate::telemetry::chain;
 
-/// The pauses before a connection is made again: none after one that lasted, and ever longer ones after those that did not.
+/// Pauses between two tries to connect: short at first, since a broker that restarts is back in seconds.
+pub(super) const RECONNECT_INITIAL: Duration = Duration::from_millis(250);
+pub(super) const RECONNECT_MAX: Duration = Duration::from_secs(10);
+
+/// A session that ends sooner was none, for these pauses: each hands messages over, which is counted as an attempt.
+pub(super) const STEADY: Duration = Duration::from_secs(1);
+
+/// Tries to connect until it works, another try can't help, or it has taken this long.
+pub(crate) async fn patiently<T, F: Future<Output = Result<T, Error>>>(
+    patience: Duration,
+    mut connect: impl FnMut() -> F,
+) -> Result<T, Error> {
+    let since = Instant::now();
+    let mut pause = RECONNECT_INITIAL;
+    loop {
+        let error = match connect().await {
+            Err(error) if matches!(error.kind(), Kind::Unreachable | Kind::Lost) => error,
+            decided => return decided,
+        };
+        if since.elapsed() + pause > patience {
+            return Err(error);
+        }
+        tracing::warn!(error = %chain(&error), "no connection to publish over; trying again");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RECONNECT_MAX);
+    }
+}
+
+/// The pauses before a connection that publishes is made again: none after one that lasted, and ever longer ones after those
+/// that did not. A message that could not be published is given back, and comes again at once; without a pause, guests would run
+/// in a tight loop for nothing.
 #[derive(Debug, Default)]
 pub struct Pace {
     made: Option<Instant>,

@@ -1,0 +1,44 @@
+//! A delivery that is with the worker, and how it is settled.
+
+use bytes::Bytes;
+use lapin::options::{BasicNackOptions, BasicRejectOptions};
+use lapin::types::ShortString;
+use lapin::{Acker, BasicProperties};
+use tokio_util::sync::CancellationToken;
+
+use super::connection::lost;
+use crate::broker::Error;
+
+/// A delivery that is with the worker. Once this is gone, so is the worker's claim on the message.
+pub struct Held {
+    pub acker: Acker,
+    pub consumer: ShortString,
+    pub properties: BasicProperties,
+    pub body: Bytes,
+    pub lost: CancellationToken,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.lost.cancel();
+    }
+}
+
+/// Hands a message over to the broker's own dead-lettering. Without a dead-letter exchange the broker deletes it.
+pub async fn reject(held: &Held) -> Result<(), Error> {
+    sent(held.acker.reject(BasicRejectOptions { requeue: false }).await)
+}
+
+pub async fn give_back(held: &Held) -> Result<(), Error> {
+    // Since RabbitMQ 4.3 a nack does not count as an attempt, and a reject does.
+    sent(held.acker.nack(BasicNackOptions { requeue: true, multiple: false }).await)
+}
+
+/// lapin answers `Ok(false)` for a settlement that it did not send.
+pub fn sent(sent: lapin::Result<bool>) -> Result<(), Error> {
+    match sent {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Error::Lost { source: None }),
+        Err(error) => Err(lost(error)),
+    }
+}
