@@ -2,8 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use super::Adapter;
+use super::error::Error;
+use super::link::{Ended, Link};
 use super::pauses::{RECONNECT_INITIAL, RECONNECT_MAX, STEADY};
-use super::{Adapter, Ended, Error, Link, Notice, Options};
+use super::subscription::{Notice, Options};
 use crate::telemetry::chain;
 
 /// Keeps a session going until the worker is done, the broker refuses us, or it has been away for too long.

@@ -1,0 +1,43 @@
+//! What the worker asks of an adapter: to settle a delivery, to take nothing more, to look, to end.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::error::Error;
+use crate::task::Settlement;
+
+#[derive(Debug)]
+pub(crate) enum Command {
+    Settle {
+        tag: Tag,
+        settlement: Settlement,
+        reply: Option<oneshot::Sender<Result<(), Error>>>,
+    },
+    /// Take nothing more, and give back what has not been handed to the worker.
+    Cancel,
+    /// Answer with [`super::Notice::Depth`], after all deliveries that came before.
+    Probe,
+    /// End the connection cleanly.
+    Close {
+        reply: oneshot::Sender<Result<(), Error>>,
+    },
+}
+
+/// Names a delivery, together with the connection that it came over: tags start again with every connection, and a
+/// settlement that arrives late must never hit a delivery of the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Tag {
+    pub(super) session: u64,
+    pub(super) number: u64,
+}
+
+/// How long what is under way may still take after the worker was told to stop at once. A broker that is well needs less.
+pub(crate) const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Returns when what is under way has had its time after an abort.
+pub(crate) async fn aborted(abort: &CancellationToken) {
+    abort.cancelled().await;
+    tokio::time::sleep(ABORT_TIMEOUT).await;
+}
