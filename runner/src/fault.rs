@@ -52,7 +52,7 @@ static FAULTS: OnceLock<Vec<Fault>> = OnceLock::new();
 static GUEST_PROCESS: OnceLock<GuestProcess> = OnceLock::new();
 
 /// The orders for guests' processes, which do not see our environment: `guest-process:strict`, and
-/// `guest-process:attempt=ATTEMPT` (see `sandbox/probe.rs`).
+/// `guest-process:attempt=ATTEMPT` (see `sandbox/place/probe.rs`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GuestProcess {
     /// To die at the first system call that is not known.

@@ -1,6 +1,6 @@
 //! The second wall, around guests' processes (`--wall`): what a guest reaches that has taken its process over.
 //!
-//! Each attempt is made natively inside the process that runs guests (`sandbox/probe.rs`), behind the wall and without it.
+//! Each attempt is made natively inside the process that runs guests (`sandbox/place/probe.rs`), behind the wall and without it.
 //! Without it the attempt has to get through, or else it would prove nothing.
 
 use std::path::Path;

@@ -6,11 +6,13 @@ use std::fmt::Debug;
 use std::io::Read as _;
 use std::path::Path;
 
-use super::cache::{self, Cache};
-use super::guest::{self, Digest, Form, Known};
-use super::refusal::Refusal;
+use super::Options;
 use super::wire::{self, Frame};
-use super::{Options, claims, jobs, orders, source};
+use crate::sandbox::load::cache::{self, Cache};
+use crate::sandbox::load::guest::{self, Digest, Form, Known};
+use crate::sandbox::load::refusal::Refusal;
+use crate::sandbox::load::{jobs, source};
+use crate::sandbox::place::{claims, orders};
 
 /// A guest's file, up to the point where it would be compiled. A binary that comes out of a packed file or a text is never
 /// itself one of these.

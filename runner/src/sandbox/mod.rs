@@ -10,42 +10,14 @@
 //!       ◀── report ──  select! { done | timeout | cancelled }  while anything runs; a spinning guest yields
 //! ```
 
-mod cache;
-mod cgroup;
-mod child;
-mod claims;
-mod clock;
-mod compiler;
-mod component;
-mod engine;
-mod error;
+mod abi;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
-mod grants;
-mod ground;
-mod guest;
-mod inside;
-mod inspect;
-mod jobs;
-mod limits;
 mod load;
-mod module;
-mod names;
-mod orders;
-mod probe;
-mod processes;
-mod program;
-mod refusal;
-mod room;
+mod place;
 mod run;
-mod scratch;
-mod seen;
-mod slots;
-mod source;
-mod stdio;
-mod tree;
-mod wall;
 mod wire;
+mod world;
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -56,25 +28,25 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-pub use child::serve;
-pub use compiler::Bounds;
-pub use error::Error;
-pub use grants::{Dir, Endpoint, Grants};
-pub use guest::Digest;
-pub use inspect::{Inspection, Sizes};
-pub use jobs::{COMMAND as COMPILER_COMMAND, serve as serve_job};
-pub use limits::Limits;
-pub use load::{Entry, Loading};
-pub use processes::COMMAND as CHILD_COMMAND;
-pub use room::{Folder, Room};
-pub use stdio::Stderr;
-pub use wall::Wall;
+pub use load::compiler::Bounds;
+pub use load::error::Error;
+pub use load::guest::Digest;
+pub use load::inspect::{Inspection, Sizes};
+pub use load::jobs::{COMMAND as COMPILER_COMMAND, serve as serve_job};
+pub use load::prepare::{Entry, Loading};
+pub use place::child::serve;
+pub use place::processes::COMMAND as CHILD_COMMAND;
+pub use place::wall::Wall;
+pub use world::grants::{Dir, Endpoint, Grants};
+pub use world::limits::Limits;
+pub use world::room::{Folder, Room};
+pub use world::stdio::Stderr;
 
 use crate::task::Report;
-use load::{Prepared, prepare};
-use processes::Processes;
-use slots::Slots;
-use wall::Standing;
+use load::prepare::{self, Prepared};
+use place::processes::Processes;
+use place::slots::Slots;
+use place::wall::Standing;
 
 /// How long past its deadline a guest may go on before it counts as one that can't be stopped. Epochs are checked
 /// between instructions, and one `memory.fill` of 512 MiB is a single instruction: about half a second. Together with
@@ -144,7 +116,7 @@ enum Runs {
 /// As for running it, and when the cache can't be written.
 pub async fn compile(loading: Loading, options: Options) -> Result<Entry, Error> {
     let (guest, bounds) = (loading.guest.clone(), loading.bounds);
-    bounded(&guest, bounds, move || load::compile(&loading, &options)).await
+    bounded(&guest, bounds, move || prepare::compile(&loading, &options)).await
 }
 
 /// Reads a guest and looks at it.
@@ -152,7 +124,7 @@ pub async fn compile(loading: Loading, options: Options) -> Result<Entry, Error>
 /// # Errors
 /// When it is no guest at all. One with foreign imports is described.
 pub async fn inspect(guest: PathBuf, bounds: Bounds) -> Result<Inspection, Error> {
-    bounded(&guest.clone(), bounds, move || inspect::inspect(&guest, bounds)).await
+    bounded(&guest.clone(), bounds, move || load::inspect::inspect(&guest, bounds)).await
 }
 
 /// Does all that comes before a run within the time that compiling has: files can hang as well as compilers.
@@ -181,7 +153,8 @@ impl Sandbox {
     pub async fn load(loading: Loading, options: Options) -> Result<Sandbox, Error> {
         let (isolation, places, wall) = (loading.isolation, loading.concurrency, loading.wall);
         let (guest, bounds) = (loading.guest.clone(), loading.bounds);
-        let Prepared { core, digest, code } = bounded(&guest, bounds, move || prepare(&loading, options)).await?;
+        let Prepared { core, digest, code } =
+            bounded(&guest, bounds, move || prepare::prepare(&loading, options)).await?;
         let (name, deterministic) = (core.name.clone(), core.options.deterministic);
         let room = core.room.clone();
         let runs = match (isolation, code) {

@@ -10,17 +10,17 @@ use wasmtime::{Engine, PoolConcurrencyLimitError, Trap};
 use wasmtime_wasi::p2::pipe::MemoryInputPipe;
 use wasmtime_wasi::{FsPerms, I32Exit, WasiCtxBuilder};
 
-use super::engine::{Ticker, refused_by_the_system};
-use super::grants::{self, Dir, Net, SCRATCH};
-use super::guest::Kind;
-use super::limits::Limits;
-use super::names::Names;
-use super::program::{Ended, Program, World};
-use super::room::Room;
-use super::scratch::Scratch;
-use super::stdio::{Capture, Lines, Stream};
 use super::{Input, Options};
 use crate::fault::{self, Point};
+use crate::sandbox::abi::engine::{Ticker, refused_by_the_system};
+use crate::sandbox::abi::program::{Ended, Program, World};
+use crate::sandbox::load::guest::Kind;
+use crate::sandbox::world::grants::{self, Dir, Net, SCRATCH};
+use crate::sandbox::world::limits::Limits;
+use crate::sandbox::world::names::Names;
+use crate::sandbox::world::room::Room;
+use crate::sandbox::world::scratch::Scratch;
+use crate::sandbox::world::stdio::{Capture, Lines, Stream};
 use crate::task::{Limit, Outcome, Report};
 
 /// What all runs of a guest share.

@@ -20,7 +20,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::{cache, tree};
+use super::cache;
+use crate::sandbox::world::tree;
 
 /// Files as they are now.
 #[derive(Debug)]

@@ -6,9 +6,9 @@ use wasmtime::{Engine, InstancePre, Linker, Module, Store};
 use wasmtime_wasi::p1::{self, WasiP1Ctx};
 use wasmtime_wasi::{WasiCtxBuilder, WasiView as _};
 
-use super::guest::Kind;
-use super::limits::{Limiter, Limits};
 use super::program::{Ended, World, store};
+use crate::sandbox::load::guest::Kind;
+use crate::sandbox::world::limits::{Limiter, Limits};
 
 /// A compiled module with its imports resolved.
 pub struct ModuleProgram(InstancePre<State>);

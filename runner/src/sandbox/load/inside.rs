@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use wasmtime::Engine;
 
 use super::guest::{self, Kind};
-use super::program::foreign_imports;
 use super::refusal::{Reason, Refusal};
+use crate::sandbox::abi::program::foreign_imports;
 
 /// The content of a guest. Sizes in bytes.
 #[derive(Debug, Serialize, Deserialize)]

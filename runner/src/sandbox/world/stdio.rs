@@ -10,7 +10,7 @@ use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError};
 
-use super::orders::Replies;
+use crate::sandbox::place::orders::Replies;
 use crate::streams;
 
 /// Where a guest's stderr goes.

@@ -9,10 +9,10 @@ use wasmtime::{
     WasmBacktraceDetails,
 };
 
-use super::Options;
-use super::clock::Clock;
-use super::guest::Kind;
-use super::limits::MODULE_TABLES;
+use crate::sandbox::Options;
+use crate::sandbox::load::guest::Kind;
+use crate::sandbox::world::clock::Clock;
+use crate::sandbox::world::limits::MODULE_TABLES;
 
 /// The options that a guest's code depends on.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]

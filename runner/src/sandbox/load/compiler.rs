@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
-use super::engine::Codegen;
 use super::error::{Bound, Error};
 use super::guest::Kind;
 use super::inside::Inside;
 use super::jobs::{self, Answer, COMMAND, Job, Order};
 use super::refusal::{Cause, Reason, printable};
-use super::{cgroup, source, wire};
+use super::{cgroup, source};
+use crate::sandbox::abi::engine::Codegen;
+use crate::sandbox::wire;
 
 /// The bounds of compiling a guest, which includes unwrapping and validating it.
 #[derive(Clone, Copy, Debug)]

@@ -12,13 +12,13 @@ use std::sync::{Mutex, PoisonError};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
-use super::engine::{Codegen, compiling_engine};
 use super::guest::{self, Kind};
 use super::inside::{Inside, inside};
-use super::program::foreign_imports;
 use super::refusal::{Reason, Refusal};
-use super::wall::belong_to;
-use super::wire::{self, Frame};
+use crate::sandbox::abi::engine::{Codegen, compiling_engine};
+use crate::sandbox::abi::program::foreign_imports;
+use crate::sandbox::place::wall::belong_to;
+use crate::sandbox::wire::{self, Frame};
 
 /// The hidden command that makes this program do one job.
 pub const COMMAND: &str = "guest-compiler";

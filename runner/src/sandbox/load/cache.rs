@@ -18,9 +18,9 @@ use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
 
 use super::guest::{Digest, Kind};
-use super::program::Compiled;
 use super::seen::Seen;
-use super::tree;
+use crate::sandbox::abi::program::Compiled;
+use crate::sandbox::world::tree;
 
 /// A folder of entries: `KEY/CHECKSUM.cwasm`, where the checksum is the entry's own.
 #[derive(Debug)]

@@ -12,16 +12,18 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use wasmtime::Engine;
 
-use super::engine::engine;
 use super::ground::Ground;
-use super::names::{Names, OfParent};
 use super::orders::{Order, Replies, Reply, Setup};
-use super::program::Program;
-use super::room::Room;
-use super::run::Core;
-use super::stdio::Lines;
 use super::wall::{self, Openings, Standing, Wall};
-use super::{Input, cache, claims, probe, wire};
+use super::{claims, probe};
+use crate::sandbox::abi::engine::engine;
+use crate::sandbox::abi::program::Program;
+use crate::sandbox::load::cache;
+use crate::sandbox::run::Core;
+use crate::sandbox::world::names::{Names, OfParent};
+use crate::sandbox::world::room::Room;
+use crate::sandbox::world::stdio::Lines;
+use crate::sandbox::{Input, wire};
 use crate::task::{Outcome, Report};
 
 /// This process's own.

@@ -7,10 +7,10 @@ use wasmtime::{Engine, Module, ResourceLimiter, Store};
 use wasmtime_wasi::WasiCtxBuilder;
 
 use super::component::{self, ComponentProgram};
-use super::grants::Net;
-use super::guest::Kind;
-use super::limits::Limits;
 use super::module::{self, ModuleProgram};
+use crate::sandbox::load::guest::Kind;
+use crate::sandbox::world::grants::Net;
+use crate::sandbox::world::limits::Limits;
 
 /// What the compiler makes of a guest.
 pub enum Compiled {
@@ -75,7 +75,11 @@ impl Program {
 
 /// The imports that nobody here has. To be asked before compiling, which can take minutes over a guest that could never
 /// run.
-pub fn foreign_imports(engine: &Engine, kind: Kind, shape: &super::guest::Shape) -> wasmtime::Result<Vec<String>> {
+pub fn foreign_imports(
+    engine: &Engine,
+    kind: Kind,
+    shape: &crate::sandbox::load::guest::Shape,
+) -> wasmtime::Result<Vec<String>> {
     match kind {
         Kind::Module => module::foreign_imports(engine, &shape.imports),
         Kind::Component => Ok(component::foreign_imports(&shape.imports)),

@@ -15,10 +15,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::guest::Kind;
 use super::wall::{Standing, Wall};
-use super::wire::{self, Frame};
-use super::{Dir, Options};
+use crate::sandbox::Options;
+use crate::sandbox::load::guest::Kind;
+use crate::sandbox::wire::{self, Frame};
+use crate::sandbox::world::grants::Dir;
 use crate::task::Outcome;
 
 /// From the worker.

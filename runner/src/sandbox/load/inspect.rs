@@ -9,7 +9,7 @@ use super::compiler::{Bounds, Compiler};
 use super::error::Error;
 use super::guest::Kind;
 use super::inside::{Inside, Memory};
-use super::load::{Guest, open};
+use super::prepare::{Guest, open};
 use super::refusal::printable;
 use super::source;
 

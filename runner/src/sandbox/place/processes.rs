@@ -22,16 +22,18 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio_util::sync::CancellationToken;
 
-use super::clock::running_for;
-use super::grants::may_resolve;
-use super::names::{self, MAX_LOOKUPS, MAX_NAME};
+use super::claims;
 use super::orders::{MAX_STDERR, Order, Reply, Setup, Told};
-use super::room::{Folder, Room};
-use super::run::Core;
-use super::stdio::Lines;
 use super::wall::{self, Standing, Wall};
-use super::{Dir, Input, Options, STUCK_AFTER, claims, wire};
 use crate::fault::{self, GuestProcess};
+use crate::sandbox::run::Core;
+use crate::sandbox::world::clock::running_for;
+use crate::sandbox::world::grants::Dir;
+use crate::sandbox::world::grants::may_resolve;
+use crate::sandbox::world::names::{self, MAX_LOOKUPS, MAX_NAME};
+use crate::sandbox::world::room::{Folder, Room};
+use crate::sandbox::world::stdio::Lines;
+use crate::sandbox::{Input, Options, STUCK_AFTER, wire};
 use crate::task::{Outcome, Report};
 
 /// The hidden command that makes this program a child.

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 pub use process::{belong_to, close_to_children, hide_memory};
 
-use super::grants::Dir;
-use super::limits::Limits;
+use crate::sandbox::world::grants::Dir;
+use crate::sandbox::world::limits::Limits;
 use files::Landlock;
 
 /// Whether guests' processes have to be behind the wall.

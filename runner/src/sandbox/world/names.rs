@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Semaphore, oneshot};
 
-use super::orders::{Replies, Reply};
+use crate::sandbox::place::orders::{Replies, Reply};
 
 /// Lookups of one process that may be under way.
 pub const MAX_LOOKUPS: usize = 16;

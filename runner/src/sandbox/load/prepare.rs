@@ -14,18 +14,18 @@ use wasmtime::Engine;
 
 use super::cache::{self, Cache};
 use super::compiler::{Bounds, Compiler};
-use super::engine::{Codegen, engine, refused_by_the_system};
 use super::error::Error;
 use super::guest::{self, Digest, Form, Kind, Known};
-use super::names::Names;
-use super::program::{Compiled, Program};
 use super::refusal::{Cause, Reason};
-use super::room::{self, Room};
-use super::run::Core;
 use super::seen::Seen;
 use super::source::{self, Place, Source};
-use super::wall::Wall;
-use super::{Isolation, Options};
+use crate::sandbox::abi::engine::{Codegen, engine, refused_by_the_system};
+use crate::sandbox::abi::program::{Compiled, Program};
+use crate::sandbox::place::wall::Wall;
+use crate::sandbox::run::Core;
+use crate::sandbox::world::names::Names;
+use crate::sandbox::world::room::{self, Room};
+use crate::sandbox::{Isolation, Options};
 
 /// How a guest is found, checked and brought to run.
 #[derive(Clone, Debug)]

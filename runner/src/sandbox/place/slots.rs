@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::clock::running_for;
 use super::ground::{GivenUp, Ground};
-use super::run::Core;
-use super::stdio::Lines;
-use super::{Input, STUCK_AFTER};
+use crate::sandbox::run::Core;
+use crate::sandbox::world::clock::running_for;
+use crate::sandbox::world::stdio::Lines;
+use crate::sandbox::{Input, STUCK_AFTER};
 use crate::task::{Outcome, Report};
 
 pub struct Slots {

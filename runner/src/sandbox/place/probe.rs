@@ -17,7 +17,7 @@ use std::time::Duration;
 use rustix::fs::{Mode, OFlags, openat};
 
 use super::orders::{Replies, Reply};
-use super::wire;
+use crate::sandbox::wire;
 use crate::task::Outcome;
 
 pub fn attempt(text: &str, parent: u32, replies: &Replies) -> Outcome {

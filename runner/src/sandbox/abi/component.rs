@@ -17,10 +17,10 @@ use wasmtime_wasi::runtime::AbortOnDropJoinHandle;
 use wasmtime_wasi::sockets::WasiSocketsView as _;
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
-use super::grants::Net;
-use super::guest::Kind;
-use super::limits::{Limiter, Limits};
 use super::program::{Ended, World, store};
+use crate::sandbox::load::guest::Kind;
+use crate::sandbox::world::grants::Net;
+use crate::sandbox::world::limits::{Limiter, Limits};
 
 /// A compiled component with its imports resolved.
 pub struct ComponentProgram(CommandPre<State>);

@@ -9,7 +9,7 @@ use rustix::process::{
 use rustix::thread::set_no_new_privs;
 
 use super::Openings;
-use crate::sandbox::limits::Limits;
+use crate::sandbox::world::limits::Limits;
 
 /// Makes this process end with its parent, which has the process id `parent`.
 ///

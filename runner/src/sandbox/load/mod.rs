@@ -1,0 +1,14 @@
+//! From a path to something that runs: read, checked, compiled or taken from the cache, linked.
+
+pub mod cache;
+pub mod cgroup;
+pub mod compiler;
+pub mod error;
+pub mod guest;
+pub mod inside;
+pub mod inspect;
+pub mod jobs;
+pub mod prepare;
+pub mod refusal;
+pub mod seen;
+pub mod source;

@@ -1,0 +1,10 @@
+//! What a run may use and see: limits, grants, folders, streams, names and time.
+
+pub mod clock;
+pub mod grants;
+pub mod limits;
+pub mod names;
+pub mod room;
+pub mod scratch;
+pub mod stdio;
+pub mod tree;
