@@ -53,21 +53,15 @@ pub struct Target {
     pub queue: String,
 }
 
-/// RabbitMQ's `consumer_timeout`. The broker looks once a minute whether an acknowledgement is due.
-const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
-
 impl Work {
     pub fn resolve(work: cli::Work) -> Result<Work, Error> {
         let mode = mode(&work)?;
         let Target { broker, queue } = Target::resolve(&work.broker)?;
         let max_message = work.guest.limits.max_message.as_u64();
         let timeout = work.guest.limits.timeout;
-        if matches!(broker, Url::Amqp(_)) && timeout >= ACKNOWLEDGEMENT_TIMEOUT {
-            tracing::warn!(
-                "--timeout (WQ_TIMEOUT) is {}, and a broker before RabbitMQ 4.3 takes a message back after 30m unless \
-                 its consumer_timeout says otherwise",
-                humantime::format_duration(timeout)
-            );
+        let can = &broker.kind().capabilities;
+        if let Some(caution) = broker.broker().caution_for_timeout(timeout) {
+            tracing::warn!("{caution}");
         }
         // One-shot mode waits like amqp-consume; a drain is about what is there now.
         let wait = work.wait.or(if mode == Mode::Drain { Some(Duration::ZERO) } else { None });
@@ -92,24 +86,20 @@ impl Work {
         let longest_hold = timeout.saturating_mul(rounds.into());
         let rejects = match work.dead_letter_by {
             cli::DeadLetterBy::WqRun => false,
-            cli::DeadLetterBy::Broker if matches!(broker, Url::Sqlite(_)) => {
+            cli::DeadLetterBy::Broker if !can.broker_dead_letters => {
                 return Err(Error::configuration(
-                    "the embedded queue has no dead-letter exchange",
+                    format!("{} has no dead-letter exchange", broker.kind().name),
                     "leave --dead-letter-by out: its dead letters are in --dead-letter-queue",
                 ));
             }
             cli::DeadLetterBy::Broker => {
-                // AMQP tells neither a queue's arguments nor its policies, so that nothing better can be known.
-                tracing::warn!(
-                    queue,
-                    "--dead-letter-by broker: the queue's dead-letter exchange decides what becomes of a message that is \
-                     rejected, and the broker DELETES it if there is none or if no queue is bound to it; wq-run cannot see \
-                     that. `rabbitmqctl list_queues name arguments policy effective_policy_definition` shows it"
-                );
+                if let Some(caution) = broker.broker().caution_for_rejects() {
+                    tracing::warn!(queue, "{caution}");
+                }
                 true
             }
         };
-        let dead_letter_queue = work.dead_letter_queue.unwrap_or_else(|| format!("{queue}.dead"));
+        let dead_letter_queue = work.dead_letter_queue.unwrap_or_else(|| broker.broker().dead_letter_queue(&queue));
         if dead_letter_queue == queue {
             return Err(Error::configuration(
                 "dead letters would come back as messages: --dead-letter-queue is the queue itself",
@@ -198,7 +188,7 @@ fn check_dead_letter_queue(name: &str) -> Result<(), Error> {
 /// Retries wait in queues whose names are made of the queue's: one that could not be made would fail each retry.
 fn check_delay_queues(broker: &Url, queue: &str, policy: &Policy) -> Result<(), Error> {
     let pauses = policy.max_attempts > 1 && !policy.backoff.initial.min(policy.backoff.max).is_zero();
-    let delay_queue = broker.longest_delay_queue(queue, policy.backoff.max);
+    let delay_queue = broker.broker().longest_delay_queue(queue, policy.backoff.max);
     match delay_queue {
         Some(delay_queue) if pauses && delay_queue.len() > MAX_NAME => Err(Error::configuration(
             format!(
@@ -248,9 +238,9 @@ fn check_results(specs: &[sink::Spec], broker: &Url, queue: &str) -> Result<(), 
                     "name another queue (--result queue:NAME, WQ_RESULT)",
                 ));
             }
-            sink::Spec::Publish(Address::Exchange { .. }) if matches!(broker, Url::Sqlite(_)) => {
+            sink::Spec::Publish(Address::Exchange { .. }) if !broker.kind().capabilities.exchanges => {
                 return Err(Error::configuration(
-                    "the embedded queue has no exchanges",
+                    format!("{} has no exchanges", broker.kind().name),
                     "name a queue of the same file: --result queue:NAME (WQ_RESULT)",
                 ));
             }

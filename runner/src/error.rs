@@ -1,6 +1,6 @@
 //! Errors that end the program: what they say, what helps, and the exit status that they lead to.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use crate::telemetry::causes;
 use crate::visible::lines;
@@ -77,9 +77,31 @@ pub enum Error {
     /// The command is done, and only its report is lost.
     #[error("done, but cannot write to stdout: {report}")]
     Unreported { report: String, source: std::io::Error },
+    /// An error of a broker whose kind knows what helps.
+    #[error(transparent)]
+    Hinted(Box<Hinted>),
     /// Some messages were sent, and then one was not.
     #[error("published {confirmed} of {total} messages, and then failed")]
     Unpublished { confirmed: usize, total: usize, source: broker::Error },
+}
+
+/// An error with the hint of another one who knows better.
+#[derive(Debug)]
+pub struct Hinted {
+    error: Error,
+    hint: String,
+}
+
+impl fmt::Display for Hinted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for Hinted {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
+    }
 }
 
 impl Error {
@@ -104,6 +126,7 @@ impl Error {
             Error::Broker(error) | Error::Unpublished { source: error, .. } => broker_status(error),
             Error::Sink(error) => error.broker().map_or(ExitStatus::Configuration, broker_status),
             Error::Io { .. } | Error::Unreported { .. } => ExitStatus::NotDelivered,
+            Error::Hinted(hinted) => hinted.error.exit_status(),
         }
     }
 
@@ -114,6 +137,20 @@ impl Error {
             Error::Broker(error) | Error::Unpublished { source: error, .. } => error.hint(),
             Error::Sink(error) => error.hint(),
             Error::Io { .. } | Error::Unreported { .. } => None,
+            Error::Hinted(hinted) => Some(hinted.hint.clone()),
+        }
+    }
+
+    /// With the hint that this kind of broker has for it, if it has one.
+    pub fn on(self, broker: &broker::Url) -> Error {
+        let cause = match &self {
+            Error::Broker(error) | Error::Unpublished { source: error, .. } => Some(error),
+            Error::Sink(error) => error.broker(),
+            _ => None,
+        };
+        match cause.and_then(|error| broker.broker().hint(error)) {
+            Some(hint) => Error::Hinted(Box::new(Hinted { error: self, hint })),
+            None => self,
         }
     }
 

@@ -61,8 +61,18 @@ pub struct Origin {
     pub redelivered: bool,
     /// The broker's number of this delivery, for the log.
     pub delivery_tag: u64,
-    /// The kind of broker, by the name that OpenTelemetry has for it.
-    pub system: &'static str,
+    pub system: System,
+}
+
+/// What traces say of a kind of broker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct System {
+    /// The name that OpenTelemetry's conventions have for it.
+    pub name: &'static str,
+    /// The attribute that holds the routing key, where the conventions have one.
+    pub routing_key: Option<&'static str>,
+    /// The attribute that holds the broker's number of a delivery, where the conventions have one.
+    pub delivery_tag: Option<&'static str>,
 }
 
 /// Which run of its message this is: 1 is the first.

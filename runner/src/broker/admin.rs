@@ -1,17 +1,12 @@
-//! Queues from the outside: filling them, making them, looking at them. For either kind of broker.
+//! Queues from the outside: filling them, making them, looking at them. The same for every kind of broker.
 
+use std::fmt;
+
+use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Error, Url, amqp, sqlite};
+use super::error::Error;
 use crate::task::{Message, Origin, Properties};
-
-/// How a broker that knows several kinds keeps a queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QueueType {
-    /// Replicated, and counts how often a message was handed over.
-    Quorum,
-    Classic,
-}
 
 /// What is in a queue; `None` where the broker does not tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,101 +27,56 @@ pub struct Got {
     pub origin: Origin,
     /// Why not all of it can be read.
     pub unreadable: Option<String>,
-    pub(super) receipt: Receipt,
+    pub(super) held: Box<dyn Held>,
 }
 
-/// What names it to its broker.
-#[derive(Debug)]
-pub(super) enum Receipt {
-    Amqp(amqp::admin::Receipt),
-    Sqlite(sqlite::admin::Receipt),
+/// What a broker keeps of a message that was taken.
+#[async_trait]
+pub(super) trait Held: fmt::Debug + Send + Sync {
+    async fn forget(self: Box<Self>) -> Result<(), Error>;
 }
 
-/// A closed choice, as with the adapters: the commands do not know which broker they talk to.
-pub enum Admin {
-    Amqp(Box<amqp::admin::Admin>),
-    Sqlite(sqlite::admin::Admin),
-}
-
-impl Admin {
-    pub fn new(url: &Url) -> Admin {
-        match url {
-            Url::Amqp(nodes) => Admin::Amqp(Box::new(amqp::admin::Admin::new(nodes.clone()))),
-            Url::Sqlite(path) => Admin::Sqlite(sqlite::admin::Admin::new(path.clone())),
-        }
-    }
-
+#[async_trait]
+pub trait Admin: Send {
     /// Puts a message into a queue, and returns when the broker has confirmed it.
     ///
     /// # Errors
     /// When the message is not known to be in the queue.
-    pub async fn publish(&mut self, queue: &str, properties: Properties, body: Bytes) -> Result<(), Error> {
-        match self {
-            Admin::Amqp(admin) => admin.publish(queue, properties, body).await,
-            Admin::Sqlite(admin) => admin.publish(queue, properties, body),
-        }
-    }
+    async fn publish(&mut self, queue: &str, properties: Properties, body: Bytes) -> Result<(), Error>;
 
-    /// Makes a durable queue; one that is there already stays as it is.
+    /// Makes a durable queue; one that is there already stays as it is. `queue_type` is one of its kind's.
     ///
     /// # Errors
     /// When there is a queue of that name and another type, or the right is missing.
-    pub async fn declare(&self, queue: &str, kind: QueueType) -> Result<(), Error> {
-        match self {
-            Admin::Amqp(admin) => admin.declare(queue, kind).await,
-            Admin::Sqlite(admin) => admin.declare(queue),
-        }
-    }
+    async fn declare(&mut self, queue: &str, queue_type: &str) -> Result<(), Error>;
 
     /// # Errors
     /// When there is no such queue.
-    pub async fn status(&self, queue: &str) -> Result<Status, Error> {
-        match self {
-            Admin::Amqp(admin) => admin.status(queue).await,
-            Admin::Sqlite(admin) => admin.status(queue),
-        }
-    }
+    async fn status(&mut self, queue: &str) -> Result<Status, Error>;
 
     /// Deletes what is ready, and says how much that was.
     ///
     /// # Errors
     /// When there is no such queue.
-    pub async fn purge(&self, queue: &str) -> Result<u64, Error> {
-        match self {
-            Admin::Amqp(admin) => admin.purge(queue).await,
-            Admin::Sqlite(admin) => admin.purge(queue),
-        }
-    }
+    async fn purge(&mut self, queue: &str) -> Result<u64, Error>;
 
-    /// Takes the next message; `None` if none is ready. It comes again unless it is [forgotten](Admin::forget).
+    /// Takes the next message; `None` if none is ready. It comes again unless it is [forgotten](Got::forget).
     ///
     /// # Errors
     /// When there is no such queue.
-    pub async fn get(&mut self, queue: &str) -> Result<Option<Got>, Error> {
-        match self {
-            Admin::Amqp(admin) => admin.get(queue).await,
-            Admin::Sqlite(admin) => admin.get(queue),
-        }
-    }
-
-    /// Lets the queue forget a message. Certain only after [`Admin::close`].
-    ///
-    /// # Errors
-    /// When the message is not known to be gone.
-    pub async fn forget(&mut self, got: Got) -> Result<(), Error> {
-        match (self, got.receipt) {
-            (Admin::Amqp(_), Receipt::Amqp(receipt)) => receipt.forget().await,
-            (Admin::Sqlite(admin), Receipt::Sqlite(receipt)) => admin.forget(&receipt),
-            _ => Err(Error::Lost { source: Some("the message is another broker's".into()) }),
-        }
-    }
+    async fn get(&mut self, queue: &str) -> Result<Option<Got>, Error>;
 
     /// # Errors
     /// When something may not have arrived.
-    pub async fn close(self) -> Result<(), Error> {
-        match self {
-            Admin::Amqp(admin) => admin.close().await,
-            Admin::Sqlite(admin) => admin.close(),
-        }
+    async fn close(self: Box<Self>) -> Result<(), Error>;
+}
+
+impl Got {
+    /// Lets the queue forget the message. Certain only after [`Admin::close`].
+    ///
+    /// # Errors
+    /// When the message is not known to be gone.
+    pub async fn forget(self) -> Result<(), Error> {
+        self.held.forget().await
     }
 }

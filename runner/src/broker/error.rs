@@ -100,19 +100,17 @@ impl Error {
         }
     }
 
+    /// What helps, whatever the kind of broker. A kind may know better.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Error::Unreachable { .. } => {
                 "is it running, and are host and port right? They come from --broker (BROKER_URL)".into()
             }
             Error::Credentials { .. } => {
-                "user and password come from --broker (BROKER_URL, BROKER_URL_FILE): amqp://USER:PASSWORD@HOST:PORT"
-                    .into()
+                "user and password come from --broker (BROKER_URL, BROKER_URL_FILE)".into()
             }
             Error::Forbidden { .. } => {
-                "`rabbitmqctl list_permissions` shows the rights of a user; the virtual host is the path of --broker \
-                 (BROKER_URL), `/` if there is none"
-                    .into()
+                "the right is given to the user by whoever runs the broker; the user comes from --broker (BROKER_URL)".into()
             }
             Error::MissingQueue { queue, .. } => {
                 format!("`wq-run queue declare --queue {queue}` makes it; the name comes from --queue (QUEUE)")
@@ -149,9 +147,7 @@ impl Error {
                  from --queue (QUEUE)"
                     .into()
             }
-            Error::Unavailable { .. } => {
-                "`rabbitmqctl cluster_status` shows the nodes that are down; a classic queue lives on one node".into()
-            }
+            Error::Unavailable { .. } => "the broker may have lost a part of itself, and get it back".into(),
             Error::Lost { .. }
             | Error::Unanswered { .. }
             | Error::Aborted

@@ -12,7 +12,7 @@ pub fn url(bytes: &[u8]) {
     const PASSWORD: &str = "s3cret-Of-Mine";
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(url) = text.parse::<Url>() {
-        let _ = (url.to_string(), url.longest_delay_queue("q", std::time::Duration::MAX));
+        let _ = (url.to_string(), url.broker().longest_delay_queue("q", std::time::Duration::MAX));
     }
     if text.to_lowercase().contains(&PASSWORD.to_lowercase()) {
         return;

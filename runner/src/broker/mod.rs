@@ -13,6 +13,7 @@
 //!
 //! Both channels are unbounded, and bounded all the same: deliveries by the prefetch, settlements by the deliveries.
 
+mod adapter;
 pub mod admin;
 pub mod amqp;
 mod command;
@@ -22,6 +23,7 @@ mod failure;
 pub(crate) mod fake;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod kinds;
 mod link;
 pub mod outbox;
 mod pauses;
@@ -34,9 +36,11 @@ use std::sync::atomic::Ordering;
 
 use tokio::sync::watch;
 
+pub use adapter::{BrokerKind, Capabilities};
 pub(crate) use command::{ABORT_TIMEOUT, Command, Tag, aborted};
 pub use error::{Error, Kind};
-pub(crate) use link::{Ended, Handed, Link};
+pub use kinds::KINDS;
+pub(crate) use link::{Handed, Link};
 pub use outbox::{Address, Outbox};
 pub use subscription::{Delivery, Depth, Notice, Options, Receipt, Subscription};
 pub use url::{Url, UrlError};
@@ -47,22 +51,9 @@ use self::supervise::supervise;
 /// same limit.
 pub const MAX_NAME: usize = 255;
 
-/// The kinds of broker. Everything that differs between them is behind their `session`.
-pub(crate) enum Adapter {
-    Amqp(amqp::Adapter),
-    Sqlite(sqlite::Adapter),
-}
-
 /// Connects to a queue; messages come after [`Subscription::begin`]. Connection errors arrive as notices.
 pub fn subscribe(url: &Url, options: Options) -> Subscription {
-    let adapter = match url {
-        Url::Amqp(nodes) => Adapter::Amqp(amqp::Adapter::new(nodes.clone(), options.clone())),
-        Url::Sqlite(path) => Adapter::Sqlite(sqlite::Adapter::new(path.clone(), options.clone())),
-    };
-    start(adapter, options)
-}
-
-pub(crate) fn start(adapter: Adapter, options: Options) -> Subscription {
+    let adapter = url.broker().adapter(options.clone());
     let (begun, begun_rx) = watch::channel(false);
     let (link, notices, commands) = Link::channel(begun_rx);
     let wanted = link.wanted.clone();

@@ -1,12 +1,13 @@
-//! Publishing results, with all that makes a result known to have arrived. For either kind of broker.
+//! Publishing results, with all that makes a result known to have arrived. The same for every kind of broker.
 
 use std::fmt;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-use super::{Error, Url, amqp, sqlite};
+use super::error::Error;
 use crate::task::Properties;
 
 /// Where a message is published to.
@@ -32,9 +33,29 @@ pub struct Options {
 }
 
 /// A way out that is open. Shared by all sinks and runs.
-pub enum Outbox {
-    Amqp(amqp::outbox::Outbox),
-    Sqlite(sqlite::outbox::Outbox),
+#[async_trait]
+pub trait Outbox: fmt::Debug + Send + Sync {
+    /// Looks whether an address is there.
+    ///
+    /// # Errors
+    /// When it is not.
+    async fn look_for(&self, to: &Address) -> Result<(), Error>;
+
+    /// Publishes a message once, and returns when the broker has taken responsibility for it.
+    ///
+    /// # Errors
+    /// When it is not known that the message is where it should be. It may be there all the same, so that whoever tries
+    /// again may make a duplicate.
+    async fn publish(
+        &self,
+        to: &Address,
+        properties: Properties,
+        headers: &Map<String, Value>,
+        body: Bytes,
+    ) -> Result<(), Error>;
+
+    /// Ends the connection, if there is one. All that was published is confirmed.
+    async fn close(&self) {}
 }
 
 // === impl Address ===
@@ -57,62 +78,5 @@ impl fmt::Display for Address {
             Address::Exchange { name, key } => write!(f, "the exchange `{name}` with the routing key `{key}`"),
             Address::Reply(queue) => write!(f, "the requester's queue `{queue}`"),
         }
-    }
-}
-
-// === impl Outbox ===
-
-impl Outbox {
-    /// Opens the way to a broker, for as long as `connect_timeout` lets it try.
-    ///
-    /// # Errors
-    /// When there is none.
-    pub async fn open(url: &Url, options: Options) -> Result<Outbox, Error> {
-        match url {
-            Url::Amqp(nodes) => amqp::outbox::Outbox::open(nodes.clone(), options).await.map(Outbox::Amqp),
-            Url::Sqlite(path) => sqlite::outbox::Outbox::open(path.clone(), &options).await.map(Outbox::Sqlite),
-        }
-    }
-
-    /// Looks whether an address is there.
-    ///
-    /// # Errors
-    /// When it is not.
-    pub async fn look_for(&self, to: &Address) -> Result<(), Error> {
-        match self {
-            Outbox::Amqp(outbox) => outbox.look_for(to).await,
-            Outbox::Sqlite(outbox) => outbox.look_for(to).await,
-        }
-    }
-
-    /// Publishes a message once, and returns when the broker has taken responsibility for it.
-    ///
-    /// # Errors
-    /// When it is not known that the message is where it should be. It may be there all the same, so that whoever tries
-    /// again may make a duplicate.
-    pub async fn publish(
-        &self,
-        to: &Address,
-        properties: Properties,
-        headers: &Map<String, Value>,
-        body: Bytes,
-    ) -> Result<(), Error> {
-        match self {
-            Outbox::Amqp(outbox) => outbox.publish(to, &properties, headers, &body).await,
-            Outbox::Sqlite(outbox) => outbox.publish(to, properties, headers.clone(), body).await,
-        }
-    }
-
-    /// Ends the connection. All that was published is confirmed.
-    pub async fn close(&self) {
-        if let Outbox::Amqp(outbox) = self {
-            outbox.close().await;
-        }
-    }
-}
-
-impl fmt::Debug for Outbox {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Outbox")
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Adapter;
+use super::adapter::Adapter;
 use super::error::Error;
 use super::link::{Ended, Link};
 use super::pauses::{RECONNECT_INITIAL, RECONNECT_MAX, STEADY};
@@ -10,7 +10,7 @@ use super::subscription::{Notice, Options};
 use crate::telemetry::chain;
 
 /// Keeps a session going until the worker is done, the broker refuses us, or it has been away for too long.
-pub(super) async fn supervise(mut adapter: Adapter, mut link: Link, options: Options) {
+pub(super) async fn supervise(mut adapter: Box<dyn Adapter>, mut link: Link, options: Options) {
     let mut away_since = Instant::now();
     let mut patience = options.connect_timeout;
     let mut pause = RECONNECT_INITIAL;
@@ -23,10 +23,7 @@ pub(super) async fn supervise(mut adapter: Adapter, mut link: Link, options: Opt
         link.session += 1;
         link.established = false;
         let began = Instant::now();
-        let ended = match &mut adapter {
-            Adapter::Amqp(adapter) => adapter.session(&mut link).await,
-            Adapter::Sqlite(adapter) => adapter.session(&mut link).await,
-        };
+        let ended = adapter.session(&mut link).await;
         let error = match ended {
             Ended::Closed => return,
             Ended::Refused(error) => return link.notify(Notice::Failed(error)),

@@ -1,67 +1,68 @@
 //! A broker's address, as it is typed.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
+use std::sync::Arc;
 
-use super::amqp;
+use super::adapter::{Broker, BrokerKind};
+use super::admin::Admin;
+use super::error::Error;
+use super::kinds::KINDS;
+use super::outbox::{self, Outbox};
 
-/// `--broker`: the scheme says which kind of broker it is. Never shows a password.
-///
-/// The nodes of a cluster can be listed with commas; they are tried in this order.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Url {
-    Amqp(Vec<amqp::Url>),
-    Sqlite(PathBuf),
+/// `--broker`: its beginning says which kind of broker it is. Never shows a password.
+#[derive(Clone)]
+pub struct Url {
+    kind: &'static BrokerKind,
+    broker: Arc<dyn Broker>,
 }
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum UrlError {
-    #[error("a broker is `amqp://…`, `amqps://…` or `sqlite:PATH`")]
+    #[error("a broker is {}", forms())]
     Scheme,
-    #[error("`sqlite:` needs a path: sqlite:PATH")]
-    NoPath,
     /// The reason never holds a part of the URL, which has a password in it.
     #[error("{0}")]
-    Amqp(String),
+    Address(String),
 }
 
 impl FromStr for Url {
     type Err = UrlError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if let Some(path) = text.strip_prefix("sqlite:") {
-            let path = path.strip_prefix("//").unwrap_or(path);
-            return if path.is_empty() { Err(UrlError::NoPath) } else { Ok(Url::Sqlite(path.into())) };
-        }
-        if text.starts_with("amqp://") || text.starts_with("amqps://") {
-            let nodes = text.split(',').map(str::parse).collect::<Result<_, _>>();
-            return nodes.map(Url::Amqp).map_err(UrlError::Amqp);
-        }
-        Err(UrlError::Scheme)
+        let is_of = |kind: &BrokerKind| kind.forms.iter().any(|form| text.starts_with(form.prefix));
+        let kind = KINDS.iter().copied().find(|kind| is_of(kind)).ok_or(UrlError::Scheme)?;
+        let broker = (kind.parse)(text).map_err(UrlError::Address)?;
+        Ok(Url { kind, broker })
     }
 }
 
 impl Url {
-    /// The name of the delay queue in which a retry waits for so long, where the broker has such queues.
-    pub fn longest_delay_queue(&self, queue: &str, pause: Duration) -> Option<String> {
-        match self {
-            Url::Amqp(_) => Some(amqp::delay_queue_for(queue, pause)),
-            Url::Sqlite(_) => None,
-        }
+    pub fn kind(&self) -> &'static BrokerKind {
+        self.kind
+    }
+
+    pub(crate) fn broker(&self) -> &dyn Broker {
+        &*self.broker
+    }
+
+    /// What commands do with the broker's queues. It connects when it has something to do.
+    pub fn admin(&self) -> Box<dyn Admin> {
+        self.broker.admin()
+    }
+
+    /// Opens the way to the broker for results, for as long as `connect_timeout` lets it try.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn outbox(&self, options: outbox::Options) -> Result<Arc<dyn Outbox>, Error> {
+        self.broker.outbox(options).await
     }
 }
 
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Url::Amqp(nodes) => {
-                let nodes: Vec<String> = nodes.iter().map(ToString::to_string).collect();
-                write!(f, "{}", nodes.join(","))
-            }
-            Url::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
-        }
+        write!(f, "{}", self.broker)
     }
 }
 
@@ -71,24 +72,55 @@ impl fmt::Debug for Url {
     }
 }
 
+/// How addresses are written, in short and as a list.
+fn forms() -> String {
+    let forms = KINDS.iter().flat_map(|kind| kind.forms).map(|form| {
+        let rest = if form.prefix.ends_with("//") { "…" } else { form.rest };
+        format!("`{}{rest}`", form.prefix)
+    });
+    listed(&forms.collect::<Vec<_>>())
+}
+
+/// `a, b or c`
+fn listed(parts: &[String]) -> String {
+    match parts {
+        [] => String::new(),
+        [only] => only.clone(),
+        [first @ .., last] => format!("{} or {last}", first.join(", ")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn parsed(text: &str) -> Result<(&'static str, String), UrlError> {
+        text.parse::<Url>().map(|url| (url.kind().system.name, url.to_string()))
+    }
+
     #[test]
     fn the_scheme_says_which_broker_it_is() {
-        assert_eq!("sqlite:q.db".parse(), Ok(Url::Sqlite("q.db".into())));
-        assert_eq!("sqlite:///var/q.db".parse(), Ok(Url::Sqlite("/var/q.db".into())));
-        assert!(matches!("amqp://h".parse(), Ok(Url::Amqp(_))));
-        assert_eq!("sqlite:".parse::<Url>(), Err(UrlError::NoPath));
-        assert_eq!("redis://h".parse::<Url>(), Err(UrlError::Scheme));
-        assert_eq!("".parse::<Url>(), Err(UrlError::Scheme));
+        assert_eq!(parsed("sqlite:q.db"), Ok(("sqlite", "sqlite:q.db".into())));
+        assert_eq!(parsed("sqlite:///var/q.db"), Ok(("sqlite", "sqlite:/var/q.db".into())));
+        assert_eq!(parsed("amqp://h"), Ok(("rabbitmq", "amqp://guest@h:5672".into())));
+        assert_eq!(parsed("sqlite:"), Err(UrlError::Address("`sqlite:` needs a path: sqlite:PATH".into())));
+        for other in ["redis://h", "amqp:h", ""] {
+            assert_eq!(parsed(other), Err(UrlError::Scheme), "{other}");
+        }
+        assert_eq!(UrlError::Scheme.to_string(), "a broker is `amqp://…`, `amqps://…` or `sqlite:PATH`");
+    }
+
+    #[test]
+    fn an_address_belongs_to_one_kind_only() {
+        let prefixes: Vec<&str> = KINDS.iter().flat_map(|kind| kind.forms).map(|form| form.prefix).collect();
+        for (at, prefix) in prefixes.iter().enumerate() {
+            assert!(prefixes.iter().enumerate().all(|(other, text)| other == at || !text.starts_with(prefix)));
+        }
     }
 
     #[test]
     fn the_nodes_of_a_cluster_are_listed_with_commas() {
-        let Ok(Url::Amqp(nodes)) = "amqp://a,amqps://u:p@b/v".parse() else { panic!("two nodes") };
-        assert_eq!(nodes.iter().map(amqp::Url::address).collect::<Vec<_>>(), ["a:5672", "b:5671"]);
+        assert_eq!(parsed("amqp://a,amqps://u:p@b/v").unwrap().1, "amqp://guest@a:5672,amqps://u@b:5671/v");
         assert!("amqp://a,b".parse::<Url>().is_err());
         assert!("amqp://a,".parse::<Url>().is_err());
     }
@@ -98,9 +130,15 @@ mod tests {
         let url: Url = "amqp://user:s3cret@host:1234/v".parse().unwrap();
         assert_eq!(url.to_string(), "amqp://user@host:1234/v");
         assert!(!format!("{url:?}").contains("s3cret"));
-        for bad in ["amqp://u:s3cret@h/a/b", "amqp://u:s3cret@h:99999/", "amqp://u:s3cret@h/?heartbeat=x"] {
-            let error = bad.parse::<Url>().unwrap_err();
-            assert!(!error.to_string().contains("s3cret"), "{bad}: {error}");
+        let urls = KINDS.iter().flat_map(|kind| kind.forms).filter(|form| form.prefix.ends_with("//"));
+        for prefix in urls.map(|form| form.prefix) {
+            for rest in ["h", "h/a/b", "h:99999/", "h/?heartbeat=x", "[h"] {
+                let shown = match format!("{prefix}u:s3cret@{rest}").parse::<Url>() {
+                    Ok(url) => format!("{url} {url:?}"),
+                    Err(error) => format!("{error} {error:?}"),
+                };
+                assert!(!shown.contains("s3cret"), "{prefix}…{rest}: {shown}");
+            }
         }
     }
 }

@@ -6,17 +6,20 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::{can_read, report};
-use crate::broker::admin::Admin;
 use crate::cli;
 use crate::config::Target;
 use crate::error::{Error, ExitStatus};
 use crate::task::Properties;
 
 pub async fn run(args: cli::Publish) -> Result<u8, Error> {
-    let Target { broker, queue } = Target::resolve(&args.broker)?;
+    let target = Target::resolve(&args.broker)?;
     let bodies = bodies(&args)?;
+    publish(&target, &args, bodies).await.map_err(|error| error.on(&target.broker))
+}
+
+async fn publish(Target { broker, queue }: &Target, args: &cli::Publish, bodies: Vec<Bytes>) -> Result<u8, Error> {
     let total = bodies.len();
-    let mut admin = Admin::new(&broker);
+    let mut admin = broker.admin();
     for (confirmed, body) in bodies.into_iter().enumerate() {
         let properties = Properties {
             // Every message gets an identity here, so that its results can be told apart from those of a copy.
@@ -26,7 +29,7 @@ pub async fn run(args: cli::Publish) -> Result<u8, Error> {
             content_type: args.content_type.clone(),
             ..Properties::default()
         };
-        if let Err(source) = admin.publish(&queue, properties, body).await {
+        if let Err(source) = admin.publish(queue, properties, body).await {
             return Err(if confirmed == 0 { source.into() } else { Error::Unpublished { confirmed, total, source } });
         }
     }

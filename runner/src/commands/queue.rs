@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::Value;
 
 use super::{report, say};
-use crate::broker::admin::{Admin, Got, QueueType, Status};
+use crate::broker::admin::{Admin, Got, Status};
 use crate::cli;
 use crate::config::Target;
 use crate::envelope;
@@ -13,19 +13,26 @@ use crate::error::{Error, ExitStatus};
 use crate::streams;
 
 pub async fn run(args: cli::Queue) -> Result<u8, Error> {
+    let (cli::Queue::Declare { broker, .. }
+    | cli::Queue::Status { broker }
+    | cli::Queue::Get { broker, .. }
+    | cli::Queue::Purge { broker }) = &args;
+    let target = Target::resolve(broker)?;
+    run_on(&target, args).await.map_err(|error| error.on(&target.broker))
+}
+
+async fn run_on(Target { broker, queue }: &Target, args: cli::Queue) -> Result<u8, Error> {
     match args {
-        cli::Queue::Declare { broker, kind } => {
-            let Target { broker, queue } = Target::resolve(&broker)?;
-            let kind = match kind {
-                cli::QueueType::Quorum => QueueType::Quorum,
-                cli::QueueType::Classic => QueueType::Classic,
+        cli::Queue::Declare { kind, .. } => {
+            let queue_type = match kind {
+                cli::QueueType::Quorum => "quorum",
+                cli::QueueType::Classic => "classic",
             };
-            Admin::new(&broker).declare(&queue, kind).await?;
+            broker.admin().declare(queue, queue_type).await?;
             report(format!("declared {queue}"))?;
         }
-        cli::Queue::Status { broker } => {
-            let Target { broker, queue } = Target::resolve(&broker)?;
-            let Status { ready, running, delayed, workers } = Admin::new(&broker).status(&queue).await?;
+        cli::Queue::Status { .. } => {
+            let Status { ready, running, delayed, workers } = broker.admin().status(queue).await?;
             // A line a number, so that awk and people can read it.
             say(&format!("queue {queue}\nready {ready}"))?;
             for (name, value) in [("running", running), ("delayed", delayed), ("workers", workers)] {
@@ -34,10 +41,9 @@ pub async fn run(args: cli::Queue) -> Result<u8, Error> {
                 }
             }
         }
-        cli::Queue::Get { broker, count, all, json, on_empty } => {
-            let Target { broker, queue } = Target::resolve(&broker)?;
-            let mut admin = Admin::new(&broker);
-            let got = get(&mut admin, &queue, if all { u64::MAX } else { count }, json).await;
+        cli::Queue::Get { count, all, json, on_empty, .. } => {
+            let mut admin = broker.admin();
+            let got = get(&mut *admin, queue, if all { u64::MAX } else { count }, json).await;
             // Also after an error: what was printed before it is to be forgotten, and nothing else.
             let closed = admin.close().await;
             let got = got?;
@@ -46,9 +52,8 @@ pub async fn run(args: cli::Queue) -> Result<u8, Error> {
                 return Ok(ExitStatus::Empty.code());
             }
         }
-        cli::Queue::Purge { broker } => {
-            let Target { broker, queue } = Target::resolve(&broker)?;
-            let purged = Admin::new(&broker).purge(&queue).await?;
+        cli::Queue::Purge { .. } => {
+            let purged = broker.admin().purge(queue).await?;
             report(format!("purged {purged} from {queue}"))?;
         }
     }
@@ -56,7 +61,7 @@ pub async fn run(args: cli::Queue) -> Result<u8, Error> {
 }
 
 /// Prints up to so many messages, each of which the queue forgets only after it is printed. Says how many.
-async fn get(admin: &mut Admin, queue: &str, count: u64, json: bool) -> Result<u64, Error> {
+async fn get(admin: &mut dyn Admin, queue: &str, count: u64, json: bool) -> Result<u64, Error> {
     let mut printed = 0;
     while printed < count {
         let Some(got) = admin.get(queue).await? else { break };
@@ -65,7 +70,7 @@ async fn get(admin: &mut Admin, queue: &str, count: u64, json: bool) -> Result<u
             streams::err::push(format!("wq-run: only a part of the message can be read: {reason}\n").as_bytes());
         }
         print(&got, json).map_err(|source| Error::Io { doing: "write the message to stdout".into(), source })?;
-        admin.forget(got).await?;
+        got.forget().await?;
         printed += 1;
     }
     Ok(printed)

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{can_write, unwatched};
-use crate::broker::{self, Outbox, outbox};
+use crate::broker::{self, outbox};
 use crate::cli;
 use crate::config::Work;
 use crate::error::{Error, ExitStatus, broker_status};
@@ -28,7 +28,9 @@ pub async fn run(args: cli::Work) -> Result<u8, Error> {
     // It connects while the guest is loaded, and takes nothing before the worker says so.
     let subscription = broker::subscribe(&config.broker, config.subscription);
     let ready = tokio::select! {
-        ready = get_ready(config.loading, config.sandbox, &config.results, &config.broker, config.outbox) => ready.map_err(Err),
+        ready = get_ready(config.loading, config.sandbox, &config.results, &config.broker, config.outbox) => {
+            ready.map_err(|error| Err(error.on(&config.broker)))
+        }
         // Compiling can take minutes, and nothing is in hand yet.
         signal = shutdown::requested(&mut phases) => Err(Ok(signal.exit_code())),
     };
@@ -57,7 +59,7 @@ pub async fn run(args: cli::Work) -> Result<u8, Error> {
         tracing::error!(error = %chain(error), "the connection did not end cleanly: acknowledgements may be lost");
     }
     if let StopReason::BrokerFailed(error) = reason {
-        return Err(error.into());
+        return Err(Error::from(error).on(&config.broker));
     }
     Ok(status(mode, &reason, counts, closed.is_ok(), config.fail_on_empty).code())
 }
@@ -72,7 +74,7 @@ async fn get_ready(
 ) -> Result<(Sandbox, Sinks), Error> {
     let sandbox = Sandbox::load(loading, options).await?;
     let outbox = match outbox {
-        Some(options) => Some(Outbox::open(broker, options).await?),
+        Some(options) => Some(broker.outbox(options).await?),
         None => None,
     };
     Ok((sandbox, Sinks::open(results, outbox).await?))

@@ -41,7 +41,7 @@ pub enum Sink {
     Stdout,
     Directory(Directory),
     Queue(Queue),
-    Reply(Arc<Outbox>),
+    Reply(Arc<dyn Outbox>),
     None,
     /// For the tests of the worker, which look at what was written when.
     #[cfg(test)]
@@ -142,7 +142,7 @@ impl Spec {
 #[derive(Debug, Default)]
 pub struct Sinks {
     sinks: Vec<Sink>,
-    outbox: Option<Arc<Outbox>>,
+    outbox: Option<Arc<dyn Outbox>>,
 }
 
 impl Sinks {
@@ -151,8 +151,7 @@ impl Sinks {
     ///
     /// # Errors
     /// When results could not be delivered there.
-    pub async fn open(specs: &[Spec], outbox: Option<Outbox>) -> Result<Sinks, Error> {
-        let outbox = outbox.map(Arc::new);
+    pub async fn open(specs: &[Spec], outbox: Option<Arc<dyn Outbox>>) -> Result<Sinks, Error> {
         let no_outbox = || broker::Error::Lost { source: Some("no connection was made for results".into()) };
         let way = || outbox.clone().ok_or_else(no_outbox);
         let mut sinks = Vec::new();
@@ -225,7 +224,7 @@ impl Sink {
                 Box::pin(directory.write(&record.file_name, fallback, body)).await.map_err(Cause::from)
             }
             Sink::Queue(queue) => Box::pin(queue.write(record)).await.map_err(Cause::from),
-            Sink::Reply(outbox) => Box::pin(reply::write(outbox, record)).await.map_err(Cause::from),
+            Sink::Reply(outbox) => Box::pin(reply::write(&**outbox, record)).await.map_err(Cause::from),
             Sink::None => Ok(()),
             #[cfg(test)]
             Sink::Memory(written) => {

@@ -9,20 +9,20 @@ use crate::telemetry::chain;
 
 #[derive(Debug)]
 pub struct Queue {
-    outbox: Arc<Outbox>,
+    outbox: Arc<dyn Outbox>,
     to: Address,
 }
 
 impl Queue {
     /// # Errors
     /// When there is no such queue or exchange. Whether an exchange has a way to a queue shows only with a message.
-    pub async fn open(outbox: Arc<Outbox>, to: Address) -> Result<Queue, Error> {
+    pub async fn open(outbox: Arc<dyn Outbox>, to: Address) -> Result<Queue, Error> {
         outbox.look_for(&to).await?;
         Ok(Queue { outbox, to })
     }
 
     pub async fn write(&self, record: &Record) -> Result<(), Error> {
-        publish(&self.outbox, &self.to, record).await
+        publish(&*self.outbox, &self.to, record).await
     }
 }
 
@@ -32,7 +32,7 @@ impl fmt::Display for Queue {
     }
 }
 
-pub(super) async fn publish(outbox: &Outbox, to: &Address, record: &Record) -> Result<(), Error> {
+pub(super) async fn publish(outbox: &dyn Outbox, to: &Address, record: &Record) -> Result<(), Error> {
     let (exchange, key) = to.parts();
     let id = record.properties.message_id.as_deref();
     let span = record.span.publish(record.system, exchange, key, id, record.body.len());

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use super::Headers;
-use crate::task::{Attempt, Message, Origin, Properties};
+use crate::task::{Attempt, Message, Origin, Properties, System};
 use crate::telemetry::trace::Span;
 
 /// One result: what a guest wrote to stdout for one message, with its name and its properties.
@@ -23,7 +23,7 @@ pub struct Record {
     /// The message's span: publishing the result is a part of it.
     pub span: Span,
     /// The kind of broker.
-    pub system: &'static str,
+    pub system: System,
 }
 
 /// What is known of a result before the run that it comes from: everything but its body.
@@ -33,7 +33,7 @@ pub struct Identity {
     headers: Headers,
     reply_to: Option<String>,
     file_name: String,
-    system: &'static str,
+    system: System,
 }
 
 /// Who we are, in the `app_id` of what we publish.

@@ -11,7 +11,7 @@ pub fn address(reply_to: Option<&str>) -> Option<Address> {
 
 /// # Errors
 /// [`Error::NoRequester`] when whoever asked has gone, and as any publishing.
-pub async fn write(outbox: &Outbox, record: &Record) -> Result<(), Error> {
+pub async fn write(outbox: &dyn Outbox, record: &Record) -> Result<(), Error> {
     let to = address(record.reply_to.as_deref()).ok_or(Error::NoRequester { reply_to: String::new() })?;
     queue::publish(outbox, &to, record).await
 }

@@ -10,7 +10,7 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use serde_json::{Map, Value};
 
 use super::otlp;
-use crate::task::{Message, Origin};
+use crate::task::{Message, Origin, System};
 
 /// The headers that carry a trace, by the W3C's recommendation.
 const TRACEPARENT: &str = "traceparent";
@@ -73,16 +73,14 @@ impl Span {
             ("messaging.message.conversation_id", &properties.correlation_id),
         ];
         let mut attributes = vec![
-            KeyValue::new("messaging.system", *system),
+            KeyValue::new("messaging.system", system.name),
             KeyValue::new("messaging.operation.name", "process"),
             KeyValue::new("messaging.operation.type", "process"),
             KeyValue::new("messaging.destination.name", destination.clone()),
             KeyValue::new("messaging.message.body.size", i64::try_from(message.body.len()).unwrap_or(i64::MAX)),
         ];
-        if *system == "rabbitmq" {
-            attributes.push(KeyValue::new("messaging.rabbitmq.destination.routing_key", routing_key.clone()));
-            attributes.push(KeyValue::new("messaging.rabbitmq.message.delivery_tag", delivery_tag.cast_signed()));
-        }
+        attributes.extend(system.routing_key.map(|name| KeyValue::new(name, routing_key.clone())));
+        attributes.extend(system.delivery_tag.map(|name| KeyValue::new(name, delivery_tag.cast_signed())));
         for (name, value) in optional {
             attributes.extend(value.clone().map(|value| KeyValue::new(name, value)));
         }
@@ -101,26 +99,17 @@ impl Span {
     }
 
     /// The publishing of a result.
-    pub fn publish(
-        &self,
-        system: &'static str,
-        exchange: &str,
-        routing_key: &str,
-        id: Option<&str>,
-        size: usize,
-    ) -> Span {
+    pub fn publish(&self, system: System, exchange: &str, routing_key: &str, id: Option<&str>, size: usize) -> Span {
         self.child(|| {
             let destination = published_to(exchange, routing_key);
             let mut attributes = vec![
-                KeyValue::new("messaging.system", system),
+                KeyValue::new("messaging.system", system.name),
                 KeyValue::new("messaging.operation.name", "publish"),
                 KeyValue::new("messaging.operation.type", "send"),
                 KeyValue::new("messaging.destination.name", destination.clone()),
                 KeyValue::new("messaging.message.body.size", i64::try_from(size).unwrap_or(i64::MAX)),
             ];
-            if system == "rabbitmq" {
-                attributes.push(KeyValue::new("messaging.rabbitmq.destination.routing_key", routing_key.to_owned()));
-            }
+            attributes.extend(system.routing_key.map(|name| KeyValue::new(name, routing_key.to_owned())));
             attributes.extend(id.map(|id| KeyValue::new("messaging.message.id", id.to_owned())));
             (format!("publish {destination}"), SpanKind::Producer, attributes)
         })
@@ -131,7 +120,7 @@ impl Span {
         self.child(|| {
             let destination = consumed_from(&origin.exchange, &origin.routing_key, &origin.queue);
             let attributes = vec![
-                KeyValue::new("messaging.system", origin.system),
+                KeyValue::new("messaging.system", origin.system.name),
                 KeyValue::new("messaging.operation.name", settlement),
                 KeyValue::new("messaging.operation.type", "settle"),
                 KeyValue::new("messaging.destination.name", destination.clone()),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions, QueuePurgeOptions};
@@ -11,8 +12,9 @@ use lapin::{Acker, Channel, Connection};
 use super::connection::{self, lost, queue_error};
 use super::publisher::{Deadline, Publisher, name};
 use super::{SYSTEM, Url, convert};
-use crate::broker::admin::{self, Got, QueueType, Status};
-use crate::broker::{Address, Error};
+use crate::broker::admin::{self, Got, Status};
+use crate::broker::error::Error;
+use crate::broker::outbox::Address;
 use crate::task::{Message, Origin, Properties};
 
 /// For each message; what a worker has `--publish-timeout` for.
@@ -30,7 +32,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Names a message on the channel over which it was taken.
 #[derive(Debug)]
-pub struct Receipt {
+struct Held {
     acker: Acker,
     channel: Channel,
 }
@@ -40,7 +42,17 @@ impl Admin {
         Admin { nodes, publisher: None, getter: None }
     }
 
-    pub async fn publish(&mut self, queue: &str, properties: Properties, body: Bytes) -> Result<(), Error> {
+    async fn open(&self) -> Result<(Connection, Channel), Error> {
+        let connection = connection::connect(&self.nodes, "wq-run queue").await?;
+        let opening = async { connection.create_channel().await.map_err(lost) };
+        let channel = in_time(|| connection.status().connected(), "open a channel", opening).await?;
+        Ok((connection, channel))
+    }
+}
+
+#[async_trait]
+impl admin::Admin for Admin {
+    async fn publish(&mut self, queue: &str, properties: Properties, body: Bytes) -> Result<(), Error> {
         let publisher = match self.publisher.take() {
             Some(publisher) => publisher,
             None => Publisher::connect(&self.nodes, "wq-run publish").await?,
@@ -52,7 +64,7 @@ impl Admin {
         publisher.publish(&Address::Queue(queue.to_owned()), native, &body, Deadline::after(PUBLISH_TIMEOUT)).await
     }
 
-    pub async fn close(self) -> Result<(), Error> {
+    async fn close(self: Box<Self>) -> Result<(), Error> {
         if let Some((connection, channel)) = self.getter {
             // Answered in order, after the acknowledgements. What was taken and not acknowledged is ready again.
             connection::close_channel(&channel).await?;
@@ -65,7 +77,7 @@ impl Admin {
         Ok(())
     }
 
-    pub async fn get(&mut self, queue: &str) -> Result<Option<Got>, Error> {
+    async fn get(&mut self, queue: &str) -> Result<Option<Got>, Error> {
         let getter = match self.getter.take() {
             Some(getter) => getter,
             None => self.open().await?,
@@ -87,29 +99,20 @@ impl Admin {
                 delivery_tag,
                 system: SYSTEM,
             };
-            Got {
-                message,
-                origin,
-                unreadable: None,
-                receipt: admin::Receipt::Amqp(Receipt { acker, channel: channel.clone() }),
-            }
+            Got { message, origin, unreadable: None, held: Box::new(Held { acker, channel: channel.clone() }) }
         }))
     }
 
-    pub async fn declare(&self, queue: &str, kind: QueueType) -> Result<(), Error> {
+    async fn declare(&mut self, queue: &str, queue_type: &str) -> Result<(), Error> {
         let (connection, channel) = self.open().await?;
         let mut arguments = FieldTable::default();
-        let kind = match kind {
-            QueueType::Quorum => "quorum",
-            QueueType::Classic => "classic",
-        };
-        arguments.insert("x-queue-type".into(), AMQPValue::LongString(kind.into()));
+        arguments.insert("x-queue-type".into(), AMQPValue::LongString(queue_type.into()));
         let declaring = channel.queue_declare(name(queue)?, QueueDeclareOptions::durable(), arguments);
         answered(&channel, "make a queue", queue, declaring, "declare").await?;
         connection::close(&connection).await
     }
 
-    pub async fn status(&self, queue: &str) -> Result<Status, Error> {
+    async fn status(&mut self, queue: &str) -> Result<Status, Error> {
         let (connection, channel) = self.open().await?;
         let options = QueueDeclareOptions::durable().passive();
         let looking = channel.queue_declare(name(queue)?, options, FieldTable::default());
@@ -124,19 +127,12 @@ impl Admin {
         Ok(status)
     }
 
-    pub async fn purge(&self, queue: &str) -> Result<u64, Error> {
+    async fn purge(&mut self, queue: &str) -> Result<u64, Error> {
         let (connection, channel) = self.open().await?;
         let purging = channel.queue_purge(name(queue)?, QueuePurgeOptions::default());
         let purged = answered(&channel, "purge a queue", queue, purging, "purge").await?;
         connection::close(&connection).await?;
         Ok(purged.into())
-    }
-
-    async fn open(&self) -> Result<(Connection, Channel), Error> {
-        let connection = connection::connect(&self.nodes, "wq-run queue").await?;
-        let opening = async { connection.create_channel().await.map_err(lost) };
-        let channel = in_time(|| connection.status().connected(), "open a channel", opening).await?;
-        Ok((connection, channel))
     }
 }
 
@@ -165,8 +161,9 @@ async fn in_time<T>(
     }
 }
 
-impl Receipt {
-    pub async fn forget(self) -> Result<(), Error> {
+#[async_trait]
+impl admin::Held for Held {
+    async fn forget(self: Box<Self>) -> Result<(), Error> {
         let acknowledging = async { super::held::sent(self.acker.ack(BasicAckOptions::default()).await) };
         in_time(|| self.channel.status().connected(), "take an acknowledgement", acknowledging).await
     }

@@ -11,6 +11,7 @@ pub mod filter;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod held;
+pub mod kind;
 mod looks;
 pub mod outbox;
 mod publisher;
@@ -23,20 +24,28 @@ mod url;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use delays::delay_queue_for;
 pub use url::Url;
+
+use async_trait::async_trait;
 
 use self::retries::Retries;
 use self::session::Session;
-use super::error::Kind;
-use super::{Ended, Error, Link, Options};
+use super::adapter;
+use super::error::{Error, Kind};
+use super::link::{Ended, Link};
+use super::subscription::Options;
+use crate::task::System;
 
 /// For everything until messages can come. A quorum queue without a leader lets a consumer wait for as long as that
 /// lasts, which must not look like an empty queue.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// In traces.
-const SYSTEM: &str = "rabbitmq";
+const SYSTEM: System = System {
+    name: "rabbitmq",
+    routing_key: Some("messaging.rabbitmq.destination.routing_key"),
+    delivery_tag: Some("messaging.rabbitmq.message.delivery_tag"),
+};
 
 pub(crate) struct Adapter {
     config: Arc<Config>,
@@ -53,9 +62,11 @@ impl Adapter {
     pub(crate) fn new(nodes: Vec<Url>, options: Options) -> Adapter {
         Adapter { config: Arc::new(Config { nodes, options }), retries: Retries::default() }
     }
+}
 
-    /// One connection's life, from the first frame to the last. Commands are answered in all of it.
-    pub(crate) async fn session(&mut self, link: &mut Link) -> Ended {
+#[async_trait]
+impl adapter::Adapter for Adapter {
+    async fn session(&mut self, link: &mut Link) -> Ended {
         let config = self.config.clone();
         let name = config.connection_name();
         let connecting = config.in_time(connection::connect(&config.nodes, &name));

@@ -3,17 +3,19 @@
 //! Not the connection that takes messages, since a broker in need stops reading from the ones that publish; and not the
 //! one for retries and dead letters either, which belongs to the task that settles and would hold it up.
 
+use std::fmt;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 
 use super::publisher::{Deadline, Publisher};
 use super::{Url, connection_name, convert};
-use crate::broker::outbox::{Address, Options};
+use crate::broker::error::{Error, Kind};
+use crate::broker::outbox::{self, Address, Options};
 use crate::broker::pauses::{Pace, patiently};
-use crate::broker::{Error, Kind};
 use crate::task::Properties;
 
 pub struct Outbox {
@@ -36,33 +38,6 @@ impl Outbox {
         Ok(Outbox { nodes, options, publisher })
     }
 
-    pub async fn look_for(&self, to: &Address) -> Result<(), Error> {
-        self.publisher().await?.look_for(to).await
-    }
-
-    pub async fn publish(
-        &self,
-        to: &Address,
-        properties: &Properties,
-        headers: &Map<String, Value>,
-        body: &Bytes,
-    ) -> Result<(), Error> {
-        let native = convert::native(properties, convert::field_table(headers))
-            .map_err(|reason| Error::Unpublished { reason })?;
-        // One bound for all of it: many runs may wait for the same connection, and each of them only for so long.
-        let deadline = Deadline::after(self.options.publish_timeout);
-        let publisher = deadline.connected(self.publisher()).await?;
-        // Not tried again, whatever comes of it: it may have arrived.
-        publisher.publish(to, native, body, deadline).await
-    }
-
-    pub async fn close(&self) {
-        // Everything is confirmed by now. A caller that holds the lock, because it still connects, was given up.
-        if let Ok(connected) = self.publisher.try_lock() {
-            let _ = connected.publisher.close().await;
-        }
-    }
-
     async fn publisher(&self) -> Result<Arc<Publisher>, Error> {
         let mut connected = self.publisher.lock().await;
         if !connected.publisher.usable() {
@@ -72,6 +47,36 @@ impl Outbox {
             connected.pace.made();
         }
         Ok(connected.publisher.clone())
+    }
+}
+
+#[async_trait]
+impl outbox::Outbox for Outbox {
+    async fn look_for(&self, to: &Address) -> Result<(), Error> {
+        self.publisher().await?.look_for(to).await
+    }
+
+    async fn publish(
+        &self,
+        to: &Address,
+        properties: Properties,
+        headers: &Map<String, Value>,
+        body: Bytes,
+    ) -> Result<(), Error> {
+        let native = convert::native(&properties, convert::field_table(headers))
+            .map_err(|reason| Error::Unpublished { reason })?;
+        // One bound for all of it: many runs may wait for the same connection, and each of them only for so long.
+        let deadline = Deadline::after(self.options.publish_timeout);
+        let publisher = deadline.connected(self.publisher()).await?;
+        // Not tried again, whatever comes of it: it may have arrived.
+        publisher.publish(to, native, &body, deadline).await
+    }
+
+    async fn close(&self) {
+        // Everything is confirmed by now. A caller that holds the lock, because it still connects, was given up.
+        if let Ok(connected) = self.publisher.try_lock() {
+            let _ = connected.publisher.close().await;
+        }
     }
 }
 
@@ -85,4 +90,10 @@ async fn connect(nodes: &[Url], options: &Options) -> Result<Publisher, Error> {
         }
         _ => error,
     })
+}
+
+impl fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Outbox")
+    }
 }

@@ -9,6 +9,7 @@ mod error;
 mod file;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+pub mod kind;
 pub mod outbox;
 mod row;
 mod store;
@@ -18,15 +19,19 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use self::store::{Held, Lease, Store, Taken};
-use super::error::Kind;
-use super::{ABORT_TIMEOUT, Command, Ended, Error, Handed, Link, Options};
-use crate::task::{Origin, Properties, Settlement};
+use super::adapter;
+use super::command::{ABORT_TIMEOUT, Command};
+use super::error::{Error, Kind};
+use super::link::{Ended, Handed, Link};
+use super::subscription::{Depth, Options};
+use crate::task::{Origin, Properties, Settlement, System};
 use crate::telemetry::chain;
 
 /// How long a message stays with a worker that does not answer any more.
@@ -50,7 +55,7 @@ const RENEW_AGAIN: Duration = Duration::from_secs(1);
 const CLOSE_WITHIN: Duration = ABORT_TIMEOUT;
 
 /// In traces.
-const SYSTEM: &str = "sqlite";
+const SYSTEM: System = System { name: "sqlite", routing_key: None, delivery_tag: None };
 
 pub(crate) struct Adapter {
     path: PathBuf,
@@ -111,8 +116,11 @@ impl Adapter {
     pub(crate) fn new(path: PathBuf, options: Options) -> Adapter {
         Adapter { path, options, was_open: false, failing_since: None }
     }
+}
 
-    pub(crate) async fn session(&mut self, link: &mut Link) -> Ended {
+#[async_trait]
+impl adapter::Adapter for Adapter {
+    async fn session(&mut self, link: &mut Link) -> Ended {
         if link.begin().await.is_closed() {
             return Ended::Closed;
         }
@@ -132,7 +140,9 @@ impl Adapter {
             Err(error) => self.failed(error),
         }
     }
+}
 
+impl Adapter {
     /// A file that was there may be on its way back: deleted and made again, or moved here a moment later.
     fn not_opened(&self, error: Error) -> Ended {
         let may_come_back = match error {
@@ -344,7 +354,7 @@ impl Session {
         Ok(true)
     }
 
-    async fn depth(&mut self) -> Result<super::Depth, Error> {
+    async fn depth(&mut self) -> Result<Depth, Error> {
         let queue = self.options.queue.clone();
         self.with_store(move |store| {
             store.require_in_place()?;

@@ -1,16 +1,18 @@
 //! Results in a queue file: in another queue of the same file.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use super::store::Store;
 use super::{SLICE, blocking};
-use crate::broker::outbox::Options;
-use crate::broker::{Address, Error};
+use crate::broker::error::Error;
+use crate::broker::outbox::{self, Address, Options};
 use crate::fault::{self, Point};
 use crate::task::Properties;
 
@@ -29,30 +31,6 @@ impl Outbox {
         let name = queue.clone();
         let store = blocking(move || Store::open(&path, &name, SLICE)).await?;
         Ok(Outbox { store: Arc::new(Mutex::new(store)), path: outbox_path, queue, publish_timeout })
-    }
-
-    pub async fn look_for(&self, to: &Address) -> Result<(), Error> {
-        let to = to.clone();
-        self.with_store(move |store| store.require_queue(queue(&to)?).map_err(|error| named(&to, error))).await
-    }
-
-    pub async fn publish(
-        &self,
-        to: &Address,
-        properties: Properties,
-        headers: Map<String, Value>,
-        body: Bytes,
-    ) -> Result<(), Error> {
-        let to = to.clone();
-        self.with_store(move |store| {
-            fault::reach(Point::Published);
-            store.publish(queue(&to)?, &properties, &headers, &body).map_err(|error| named(&to, error))?;
-            // Only what is in the file that everybody sees is published.
-            store.require_in_place()?;
-            fault::reach(Point::Confirmed);
-            Ok(())
-        })
-        .await
     }
 
     /// Repeats a call while another process is writing, for `publish_timeout` at most. Dropping the future ends the wait.
@@ -81,6 +59,33 @@ impl Outbox {
     }
 }
 
+#[async_trait]
+impl outbox::Outbox for Outbox {
+    async fn look_for(&self, to: &Address) -> Result<(), Error> {
+        let to = to.clone();
+        self.with_store(move |store| store.require_queue(queue(&to)?).map_err(|error| named(&to, error))).await
+    }
+
+    async fn publish(
+        &self,
+        to: &Address,
+        properties: Properties,
+        headers: &Map<String, Value>,
+        body: Bytes,
+    ) -> Result<(), Error> {
+        let (to, headers) = (to.clone(), headers.clone());
+        self.with_store(move |store| {
+            fault::reach(Point::Published);
+            store.publish(queue(&to)?, &properties, &headers, &body).map_err(|error| named(&to, error))?;
+            // Only what is in the file that everybody sees is published.
+            store.require_in_place()?;
+            fault::reach(Point::Confirmed);
+            Ok(())
+        })
+        .await
+    }
+}
+
 fn queue(to: &Address) -> Result<&str, Error> {
     match to {
         Address::Queue(queue) | Address::Reply(queue) => Ok(queue),
@@ -94,5 +99,11 @@ fn named(to: &Address, error: Error) -> Error {
     match (to, error) {
         (Address::Reply(reply_to), Error::MissingQueue { .. }) => Error::NoRequester { reply_to: reply_to.clone() },
         (_, error) => error,
+    }
+}
+
+impl fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Outbox")
     }
 }

@@ -1,0 +1,108 @@
+//! RabbitMQ in the table of kinds, and what can be done at one of its addresses.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::outbox::Outbox;
+use super::{SYSTEM, Url, admin, delays};
+use crate::broker::adapter::{Adapter, Broker, BrokerKind, Capabilities, Form};
+use crate::broker::admin::Admin;
+use crate::broker::error::Error;
+use crate::broker::outbox;
+use crate::broker::subscription::Options;
+
+pub static KIND: BrokerKind = BrokerKind {
+    name: "RabbitMQ",
+    system: SYSTEM,
+    forms: &[Form { prefix: "amqp://", rest: "USER:PASSWORD@HOST:PORT/VHOST" }, Form { prefix: "amqps://", rest: "…" }],
+    capabilities: Capabilities {
+        // Quorum queues up to 4.2 count it.
+        release_uncounted: false,
+        broker_dead_letters: true,
+        exchanges: true,
+        reply: true,
+        text_only: false,
+        max_message: None,
+        lease: None,
+        longest_hold: None,
+        longest_pause: None,
+    },
+    queue_types: &["quorum", "classic"],
+    parse,
+};
+
+/// The default of `consumer_timeout`. The broker looks once a minute whether an acknowledgement is due.
+const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+
+/// The nodes of a cluster, in the order in which they are tried.
+struct Nodes(Vec<Url>);
+
+fn parse(text: &str) -> Result<Arc<dyn Broker>, String> {
+    let nodes = text.split(',').map(str::parse).collect::<Result<_, _>>()?;
+    Ok(Arc::new(Nodes(nodes)))
+}
+
+#[async_trait]
+impl Broker for Nodes {
+    fn adapter(&self, options: Options) -> Box<dyn Adapter> {
+        Box::new(super::Adapter::new(self.0.clone(), options))
+    }
+
+    fn admin(&self) -> Box<dyn Admin> {
+        Box::new(admin::Admin::new(self.0.clone()))
+    }
+
+    async fn outbox(&self, options: outbox::Options) -> Result<Arc<dyn outbox::Outbox>, Error> {
+        Ok(Arc::new(Outbox::open(self.0.clone(), options).await?))
+    }
+
+    fn longest_delay_queue(&self, queue: &str, pause: Duration) -> Option<String> {
+        Some(delays::delay_queue_for(queue, pause))
+    }
+
+    fn hint(&self, error: &Error) -> Option<String> {
+        let hint = match error {
+            Error::Credentials { .. } => {
+                "user and password come from --broker (BROKER_URL, BROKER_URL_FILE): amqp://USER:PASSWORD@HOST:PORT"
+            }
+            Error::Forbidden { .. } => {
+                "`rabbitmqctl list_permissions` shows the rights of a user; the virtual host is the path of --broker \
+                 (BROKER_URL), `/` if there is none"
+            }
+            Error::Unavailable { .. } => {
+                "`rabbitmqctl cluster_status` shows the nodes that are down; a classic queue lives on one node"
+            }
+            _ => return None,
+        };
+        Some(hint.into())
+    }
+
+    fn caution_for_timeout(&self, timeout: Duration) -> Option<String> {
+        (timeout >= ACKNOWLEDGEMENT_TIMEOUT).then(|| {
+            format!(
+                "--timeout (WQ_TIMEOUT) is {}, and a broker before RabbitMQ 4.3 takes a message back after 30m unless its \
+                 consumer_timeout says otherwise",
+                humantime::format_duration(timeout)
+            )
+        })
+    }
+
+    // AMQP tells neither a queue's arguments nor its policies, so that nothing better can be known.
+    fn caution_for_rejects(&self) -> Option<&'static str> {
+        Some(
+            "--dead-letter-by broker: the queue's dead-letter exchange decides what becomes of a message that is rejected, and \
+             the broker DELETES it if there is none or if no queue is bound to it; wq-run cannot see that. `rabbitmqctl \
+             list_queues name arguments policy effective_policy_definition` shows it",
+        )
+    }
+}
+
+impl fmt::Display for Nodes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nodes: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&nodes.join(","))
+    }
+}

@@ -1,0 +1,67 @@
+//! The embedded queue in the table of kinds, and what can be done with one of its files.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::outbox::Outbox;
+use super::{LEASE, SYSTEM, admin};
+use crate::broker::adapter::{Adapter, Broker, BrokerKind, Capabilities, Form};
+use crate::broker::admin::Admin;
+use crate::broker::error::Error;
+use crate::broker::outbox;
+use crate::broker::subscription::Options;
+
+pub static KIND: BrokerKind = BrokerKind {
+    name: "the embedded queue",
+    system: SYSTEM,
+    forms: &[Form { prefix: "sqlite:", rest: "PATH" }],
+    capabilities: Capabilities {
+        release_uncounted: true,
+        broker_dead_letters: false,
+        exchanges: false,
+        reply: true,
+        text_only: false,
+        // SQLite's longest blob.
+        max_message: Some(1_000_000_000),
+        lease: Some(LEASE),
+        longest_hold: None,
+        longest_pause: None,
+    },
+    queue_types: &[],
+    parse,
+};
+
+struct File(PathBuf);
+
+fn parse(text: &str) -> Result<Arc<dyn Broker>, String> {
+    let path = text.strip_prefix("sqlite:").unwrap_or(text);
+    let path = path.strip_prefix("//").unwrap_or(path);
+    if path.is_empty() {
+        return Err("`sqlite:` needs a path: sqlite:PATH".into());
+    }
+    Ok(Arc::new(File(path.into())))
+}
+
+#[async_trait]
+impl Broker for File {
+    fn adapter(&self, options: Options) -> Box<dyn Adapter> {
+        Box::new(super::Adapter::new(self.0.clone(), options))
+    }
+
+    fn admin(&self) -> Box<dyn Admin> {
+        Box::new(admin::Admin::new(self.0.clone()))
+    }
+
+    async fn outbox(&self, options: outbox::Options) -> Result<Arc<dyn outbox::Outbox>, Error> {
+        Ok(Arc::new(Outbox::open(self.0.clone(), &options).await?))
+    }
+}
+
+impl fmt::Display for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sqlite:{}", self.0.display())
+    }
+}
