@@ -6,12 +6,14 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::PossibleValuesParser;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgGroup, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 pub use guest::{Compiling, Guest, Isolation, Limits, Wall};
 
+use crate::broker::{BrokerKind, kinds};
 use crate::settle::ExitMap;
 use crate::sink;
 
@@ -98,9 +100,7 @@ pub enum LogFormat {
 
 #[derive(Debug, Args)]
 pub struct Broker {
-    /// The broker: amqp://USER:PASSWORD@HOST:PORT/VHOST, amqps://… (several after commas: the nodes of a cluster) or
-    /// sqlite:PATH; BROKER_URL_FILE names a file with it
-    #[arg(short = 'u', long = "broker", value_name = "URL", env = "BROKER_URL", hide_env_values = true, help_heading = QUEUE)]
+    #[arg(short = 'u', long = "broker", value_name = "URL", env = "BROKER_URL", hide_env_values = true, help = broker_help(), help_heading = QUEUE)]
     pub broker: Option<String>,
 
     /// The queue
@@ -270,9 +270,8 @@ pub enum Queue {
     Declare {
         #[command(flatten)]
         broker: Broker,
-        /// The kind of queue, on brokers that have several
-        #[arg(long = "type", value_name = "TYPE", default_value = "quorum")]
-        kind: QueueType,
+        #[arg(long = "type", value_name = "TYPE", value_parser = PossibleValuesParser::new(kinds::queue_types()), help = type_help())]
+        queue_type: Option<String>,
     },
     /// Say what is in a queue
     Status {
@@ -315,16 +314,24 @@ pub enum DeadLetterBy {
     Broker,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum QueueType {
-    Quorum,
-    Classic,
+fn broker_help() -> String {
+    format!(
+        "The broker: {}; several addresses after commas are the nodes of a cluster; BROKER_URL_FILE names a file with the \
+         address",
+        kinds::addresses()
+    )
+}
+
+fn type_help() -> String {
+    let of = |kind: &&BrokerKind| format!("{} on {}", kind.queue_types[0], kind.name);
+    let defaults: Vec<String> = kinds::KINDS.iter().filter(|kind| !kind.queue_types.is_empty()).map(of).collect();
+    format!("The type of the queue, on brokers that have several [default: {}]", defaults.join(", "))
 }
 
 /// No wait is longer than this, so that sums of times can't overflow.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
-/// RabbitMQ takes messages that expire in 49 days at most.
+/// Not every broker keeps a message for longer: one of them takes 49 days at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -1,13 +1,15 @@
 //! From what was typed to what is used: the command line and the environment, checked once. Below this, nothing
 //! validates.
 
+mod ability;
 mod guest;
 
+pub use ability::queue_type_on;
 pub use guest::bounds;
 
 use std::time::Duration;
 
-use crate::broker::{self, Address, MAX_NAME, Url, outbox};
+use crate::broker::{self, Address, MAX_NAME, Url, kinds, outbox};
 use crate::cli;
 use crate::error::Error;
 use crate::sandbox::{self, Loading, Stderr};
@@ -59,7 +61,6 @@ impl Work {
         let Target { broker, queue } = Target::resolve(&work.broker)?;
         let max_message = work.guest.limits.max_message.as_u64();
         let timeout = work.guest.limits.timeout;
-        let can = &broker.kind().capabilities;
         if let Some(caution) = broker.broker().caution_for_timeout(timeout) {
             tracing::warn!("{caution}");
         }
@@ -84,39 +85,30 @@ impl Work {
         // The last of those at hand waits for all others, each of which may take as long as it can.
         let rounds = prefetch.div_ceil(work.concurrency.max(1));
         let longest_hold = timeout.saturating_mul(rounds.into());
-        let rejects = match work.dead_letter_by {
-            cli::DeadLetterBy::WqRun => false,
-            cli::DeadLetterBy::Broker if !can.broker_dead_letters => {
-                return Err(Error::configuration(
-                    format!("{} has no dead-letter exchange", broker.kind().name),
-                    "leave --dead-letter-by out: its dead letters are in --dead-letter-queue",
-                ));
-            }
-            cli::DeadLetterBy::Broker => {
-                if let Some(caution) = broker.broker().caution_for_rejects() {
-                    tracing::warn!(queue, "{caution}");
-                }
-                true
-            }
+        let policy = Policy {
+            max_attempts: work.max_attempts,
+            exits: work.exit_map.unwrap_or_default(),
+            backoff: Backoff { initial: work.backoff_initial, max: work.backoff_max, factor: work.backoff_factor },
+            rejects: matches!(work.dead_letter_by, cli::DeadLetterBy::Broker),
         };
-        let dead_letter_queue = work.dead_letter_queue.unwrap_or_else(|| broker.broker().dead_letter_queue(&queue));
+        ability::check(broker.kind(), &policy, &work.result, longest_hold)?;
+        if policy.rejects
+            && let Some(caution) = broker.broker().caution_for_rejects()
+        {
+            tracing::warn!(queue, "{caution}");
+        }
+        let dead_letter_queue = work.dead_letter_queue.unwrap_or_else(|| (broker.kind().dead_letter_queue)(&queue));
         if dead_letter_queue == queue {
             return Err(Error::configuration(
                 "dead letters would come back as messages: --dead-letter-queue is the queue itself",
                 "name another queue (--dead-letter-queue, WQ_DEAD_LETTER_QUEUE)",
             ));
         }
-        if !rejects {
+        if !policy.rejects {
             check_dead_letter_queue(&dead_letter_queue)?;
         }
-        let policy = Policy {
-            max_attempts: work.max_attempts,
-            exits: work.exit_map.unwrap_or_default(),
-            backoff: Backoff { initial: work.backoff_initial, max: work.backoff_max, factor: work.backoff_factor },
-            rejects,
-        };
         check_delay_queues(&broker, &queue, &policy)?;
-        check_results(&work.result, &broker, &queue)?;
+        check_results(&work.result, &queue)?;
         if work.result_content_type.as_ref().is_some_and(|text| text.len() > 255) {
             return Err(Error::configuration(
                 "the content type of results is longer than 255 bytes",
@@ -220,8 +212,8 @@ fn check_metadata(grants: &sandbox::Grants) -> Result<(), Error> {
     })
 }
 
-/// Sinks that would undo each other, or that this broker does not have.
-fn check_results(specs: &[sink::Spec], broker: &Url, queue: &str) -> Result<(), Error> {
+/// Sinks that would undo each other.
+fn check_results(specs: &[sink::Spec], queue: &str) -> Result<(), Error> {
     const HINT: &str = "see --result (WQ_RESULT)";
     for (at, spec) in specs.iter().enumerate() {
         // A sink that is named twice would get each result twice.
@@ -236,12 +228,6 @@ fn check_results(specs: &[sink::Spec], broker: &Url, queue: &str) -> Result<(), 
                 return Err(Error::configuration(
                     "results would come back as messages: the result's queue is the queue itself",
                     "name another queue (--result queue:NAME, WQ_RESULT)",
-                ));
-            }
-            sink::Spec::Publish(Address::Exchange { .. }) if !broker.kind().capabilities.exchanges => {
-                return Err(Error::configuration(
-                    format!("{} has no exchanges", broker.kind().name),
-                    "name a queue of the same file: --result queue:NAME (WQ_RESULT)",
                 ));
             }
             _ => {}
@@ -291,8 +277,7 @@ impl Target {
 
 /// The flag and its variable first, then the variable's other name, then a file.
 fn broker_url(typed: &cli::Broker) -> Result<Url, Error> {
-    const HINT: &str =
-        "set --broker (BROKER_URL, or BROKER_URL_FILE): amqp://USER:PASSWORD@HOST:PORT/VHOST, amqps://… or sqlite:PATH";
+    let hint = || format!("set --broker (BROKER_URL, or BROKER_URL_FILE): {}", kinds::addresses());
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let text = if let Some(url) = typed.broker.clone().filter(|url| !url.is_empty()) {
         url
@@ -305,10 +290,10 @@ fn broker_url(typed: &cli::Broker) -> Result<Url, Error> {
         })?;
         text.trim().to_owned()
     } else {
-        return Err(Error::configuration("no broker is named", HINT));
+        return Err(Error::configuration("no broker is named", hint()));
     };
     // The text itself is never shown: it holds a password.
-    text.parse().map_err(|error| Error::configuration(format!("the broker's URL can't be used: {error}"), HINT))
+    text.parse().map_err(|error| Error::configuration(format!("the broker's URL can't be used: {error}"), hint()))
 }
 
 fn mode(work: &cli::Work) -> Result<Mode, Error> {

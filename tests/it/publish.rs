@@ -61,8 +61,7 @@ fn a_message_that_the_broker_refuses_is_not_reported_as_sent() {
 fn a_queue_can_be_declared_looked_at_and_purged() {
     on_every_queue(|queue| {
         // A second declaration changes nothing.
-        let kind = if let Broker::Classic(_) = queue.broker { "classic" } else { "quorum" };
-        run(&mut queue.command(&["queue", "declare", "--type", kind])).exits(0);
+        queue.declare(&queue.name);
         queue.publish(&["a", "b", "c"]);
         let status = run(&mut queue.command(&["queue", "status"]));
         assert!(status.exits(0).out().starts_with(&format!("queue {}\nready 3\n", queue.name)), "{}", status.out());

@@ -149,6 +149,25 @@ fn a_command_line_that_is_not_understood_is_exit_2() {
     }
 }
 
+#[test]
+fn what_the_embedded_queue_cannot_do_is_refused_before_a_message_is_taken() {
+    let queue = Queue::new(Broker::Sqlite(tempfile::tempdir().unwrap()));
+    queue.publish(&["untouched"]);
+    for (flags, flag) in [
+        (["--dead-letter-by", "broker"], "leave --dead-letter-by out"),
+        (["--result", "exchange:e/k"], "--result queue:NAME"),
+    ] {
+        run(queue.command(&["work", &guest("echo")]).args(flags)).exits(78).says("the embedded queue").says(flag);
+    }
+    for queue_type in ["classic", "quorum"] {
+        let refused = run(&mut queue.command(&["queue", "declare", "-q", "other", "--type", queue_type]));
+        refused.exits(78).says("the embedded queue").says("leave --type out");
+    }
+    run(&mut queue.command(&["queue", "status", "-q", "other"])).exits(78).says("there is no queue `other`");
+    let told = run(&mut queue.command(&["work", &guest("environ")])).exits(0).out();
+    assert!(told.contains("WQ_REDELIVERED=false"), "{told}");
+}
+
 type Environment<'a> = &'a [(&'a str, &'a str)];
 
 #[test]

@@ -234,3 +234,59 @@ fn the_readmes_results_are_those_that_can_be_asked_for() {
         assert_eq!(spec.to_string(), typed);
     }
 }
+
+#[test]
+fn the_readmes_brokers_are_those_of_the_table_of_kinds() {
+    use bytesize::ByteSize;
+    use wq_run::broker::{BrokerKind, KINDS};
+
+    let readme = readme();
+    let row = |label: &str, cell: &dyn Fn(&BrokerKind) -> String| {
+        let cells = KINDS.iter().map(|kind| format!(" {} |", cell(kind)));
+        format!("| {label} |{}", cells.collect::<String>())
+    };
+    let code = |text: &str| format!("`{text}`");
+    let yes = |can: bool| if can { "yes" } else { "no" }.to_owned();
+    let longest = |bound: Option<std::time::Duration>| {
+        bound.map_or("any".to_owned(), |bound| humantime::format_duration(bound).to_string())
+    };
+    let forms = |kind: &BrokerKind| kind.forms.iter().map(|form| code(&format!("{}{}", form.prefix, form.rest)));
+    let types = |kind: &BrokerKind| match kind.queue_types {
+        [] => "one type".to_owned(),
+        [default] => code(default),
+        [default, others @ ..] => {
+            let others = others.iter().map(|other| format!(", {}", code(other)));
+            format!("{} (the default){}", code(default), others.collect::<String>())
+        }
+    };
+    let lease = |kind: &BrokerKind| match kind.capabilities.lease {
+        None => "with the end of its connection".to_owned(),
+        Some(lease) => format!("after {}", humantime::format_duration(lease)),
+    };
+    let size = |kind: &BrokerKind| match kind.capabilities.max_message {
+        None => "by its settings".to_owned(),
+        Some(size) => ByteSize(size).display().si().to_string(),
+    };
+    let expected = [
+        format!("| |{}", KINDS.iter().map(|kind| format!(" {} |", kind.name)).collect::<String>()),
+        format!("| --- |{}", " --- |".repeat(KINDS.len())),
+        row("`--broker`", &|kind| forms(kind).collect::<Vec<_>>().join(", ")),
+        row("`queue declare --type`", &types),
+        row("`--dead-letter-by broker`", &|kind| yes(kind.capabilities.broker_dead_letters)),
+        row("`--dead-letter-queue`, the default", &|kind| code(&(kind.dead_letter_queue)("QUEUE"))),
+        row("`--result exchange:NAME/KEY`", &|kind| yes(kind.capabilities.exchanges)),
+        row("`--result reply`", &|kind| yes(kind.capabilities.reply)),
+        row("a message given back is never counted", &|kind| yes(kind.capabilities.release_uncounted)),
+        row("messages of a worker that died come back", &lease),
+        row("`--timeout`, the longest", &|kind| longest(kind.capabilities.longest_hold)),
+        row("`--backoff-max`, the longest", &|kind| longest(kind.capabilities.longest_pause)),
+        row("bodies", &|kind| if kind.capabilities.text_only { "text, others in base64" } else { "bytes" }.to_owned()),
+        row("the largest message", &size),
+    ];
+    let (_, section) = readme.split_once("\n### Brokers\n").expect("a section about brokers");
+    let table: Vec<&str> = section.lines().skip_while(|line| !line.starts_with('|')).collect();
+    for (at, line) in expected.iter().enumerate() {
+        assert_eq!(table.get(at), Some(&line.as_str()), "the README's table of brokers");
+    }
+    assert!(!table[expected.len()].starts_with('|'), "one row too many: {}", table[expected.len()]);
+}

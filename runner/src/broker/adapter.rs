@@ -28,6 +28,8 @@ pub struct BrokerKind {
     pub capabilities: Capabilities,
     /// What `queue declare --type` takes, the default first. Empty if its queues are all of one type.
     pub queue_types: &'static [&'static str],
+    /// Where dead letters of a queue go if nothing else is said: a name that the broker takes.
+    pub dead_letter_queue: fn(&str) -> String,
     /// Reads an address that starts with one of the prefixes. The reason of a refusal never holds a part of the address,
     /// which may have a password in it.
     pub(crate) parse: fn(&str) -> Result<Arc<dyn Broker>, String>,
@@ -79,11 +81,6 @@ pub(crate) trait Broker: fmt::Display + Send + Sync {
     /// What helps against an error of this kind of broker, where it knows better than [`Error::hint`].
     fn hint(&self, _error: &Error) -> Option<String> {
         None
-    }
-
-    /// Where dead letters of a queue go if nothing else is said.
-    fn dead_letter_queue(&self, queue: &str) -> String {
-        format!("{queue}.dead")
     }
 
     /// The longest name among the queues in which retries wait for up to so long; `None` if they need no queues.

@@ -44,11 +44,12 @@ pub trait Admin: Send {
     /// When the message is not known to be in the queue.
     async fn publish(&mut self, queue: &str, properties: Properties, body: Bytes) -> Result<(), Error>;
 
-    /// Makes a durable queue; one that is there already stays as it is. `queue_type` is one of its kind's.
+    /// Makes a durable queue; one that is there already stays as it is. `queue_type` is one of its kind's, or
+    /// `None` where that has none.
     ///
     /// # Errors
     /// When there is a queue of that name and another type, or the right is missing.
-    async fn declare(&mut self, queue: &str, queue_type: &str) -> Result<(), Error>;
+    async fn declare(&mut self, queue: &str, queue_type: Option<&str>) -> Result<(), Error>;
 
     /// # Errors
     /// When there is no such queue.

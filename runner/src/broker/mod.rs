@@ -23,7 +23,7 @@ mod failure;
 pub(crate) mod fake;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
-mod kinds;
+pub mod kinds;
 mod link;
 pub mod outbox;
 mod pauses;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::adapter::{Broker, BrokerKind};
 use super::admin::Admin;
 use super::error::Error;
-use super::kinds::KINDS;
+use super::kinds::{self, KINDS};
 use super::outbox::{self, Outbox};
 
 /// `--broker`: its beginning says which kind of broker it is. Never shows a password.
@@ -19,7 +19,7 @@ pub struct Url {
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum UrlError {
-    #[error("a broker is {}", forms())]
+    #[error("a broker is {}", kinds::schemes())]
     Scheme,
     /// The reason never holds a part of the URL, which has a password in it.
     #[error("{0}")]
@@ -69,24 +69,6 @@ impl fmt::Display for Url {
 impl fmt::Debug for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")
-    }
-}
-
-/// How addresses are written, in short and as a list.
-fn forms() -> String {
-    let forms = KINDS.iter().flat_map(|kind| kind.forms).map(|form| {
-        let rest = if form.prefix.ends_with("//") { "…" } else { form.rest };
-        format!("`{}{rest}`", form.prefix)
-    });
-    listed(&forms.collect::<Vec<_>>())
-}
-
-/// `a, b or c`
-fn listed(parts: &[String]) -> String {
-    match parts {
-        [] => String::new(),
-        [only] => only.clone(),
-        [first @ .., last] => format!("{} or {last}", first.join(", ")),
     }
 }
 

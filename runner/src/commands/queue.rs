@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{report, say};
 use crate::broker::admin::{Admin, Got, Status};
 use crate::cli;
-use crate::config::Target;
+use crate::config::{Target, queue_type_on};
 use crate::envelope;
 use crate::error::{Error, ExitStatus};
 use crate::streams;
@@ -23,11 +23,8 @@ pub async fn run(args: cli::Queue) -> Result<u8, Error> {
 
 async fn run_on(Target { broker, queue }: &Target, args: cli::Queue) -> Result<u8, Error> {
     match args {
-        cli::Queue::Declare { kind, .. } => {
-            let queue_type = match kind {
-                cli::QueueType::Quorum => "quorum",
-                cli::QueueType::Classic => "classic",
-            };
+        cli::Queue::Declare { queue_type, .. } => {
+            let queue_type = queue_type_on(broker.kind(), queue_type.as_deref())?;
             broker.admin().declare(queue, queue_type).await?;
             report(format!("declared {queue}"))?;
         }

@@ -60,8 +60,7 @@ impl Queue<'_> {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let name = format!("q{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let queue = Queue { name, broker };
-        let kind = if let Broker::Classic(_) = queue.broker { "classic" } else { "quorum" };
-        run(&mut queue.command(&["queue", "declare", "--type", kind])).exits(0);
+        queue.declare(&queue.name);
         queue
     }
 
@@ -119,9 +118,18 @@ impl Queue<'_> {
     /// Makes another queue of the same kind. The test has to leave it empty, or look at what it leaves.
     pub fn beside(&self, name: &str) -> String {
         let name = format!("{}.{name}", self.name);
-        let kind = if let Broker::Classic(_) = self.broker { "classic" } else { "quorum" };
-        run(self.command(&["queue", "declare", "--type", kind]).env("QUEUE", &name)).exits(0);
+        self.declare(&name);
         name
+    }
+
+    /// Makes a queue of the same kind.
+    pub fn declare(&self, name: &str) {
+        let types: &[&str] = match self.broker {
+            Broker::Quorum(_) => &["--type", "quorum"],
+            Broker::Classic(_) => &["--type", "classic"],
+            Broker::Sqlite(_) => &[],
+        };
+        run(self.command(&["queue", "declare"]).args(types).env("QUEUE", name)).exits(0);
     }
 
     /// Makes another queue with arguments of its own.

@@ -103,10 +103,12 @@ impl admin::Admin for Admin {
         }))
     }
 
-    async fn declare(&mut self, queue: &str, queue_type: &str) -> Result<(), Error> {
+    async fn declare(&mut self, queue: &str, queue_type: Option<&str>) -> Result<(), Error> {
         let (connection, channel) = self.open().await?;
         let mut arguments = FieldTable::default();
-        arguments.insert("x-queue-type".into(), AMQPValue::LongString(queue_type.into()));
+        if let Some(queue_type) = queue_type {
+            arguments.insert("x-queue-type".into(), AMQPValue::LongString(queue_type.into()));
+        }
         let declaring = channel.queue_declare(name(queue)?, QueueDeclareOptions::durable(), arguments);
         answered(&channel, "make a queue", queue, declaring, "declare").await?;
         connection::close(&connection).await

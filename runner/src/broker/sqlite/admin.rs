@@ -63,8 +63,7 @@ impl admin::Admin for Admin {
         store.require_in_place()
     }
 
-    /// All of its queues are of one type.
-    async fn declare(&mut self, queue: &str, _queue_type: &str) -> Result<(), Error> {
+    async fn declare(&mut self, queue: &str, _queue_type: Option<&str>) -> Result<(), Error> {
         let mut store = Store::create(&self.path, queue, BUSY)?;
         store.declare(queue)?;
         store.require_in_place()

@@ -31,6 +31,7 @@ pub static KIND: BrokerKind = BrokerKind {
         longest_pause: None,
     },
     queue_types: &[],
+    dead_letter_queue: |queue| format!("{queue}.dead"),
     parse,
 };
 

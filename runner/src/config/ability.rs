@@ -1,0 +1,136 @@
+//! What is asked of a broker, held against what its kind can do.
+
+use std::time::Duration;
+
+use crate::broker::{Address, BrokerKind};
+use crate::error::Error;
+use crate::settle::Policy;
+use crate::sink;
+
+/// Refuses a setting that this kind of broker cannot honour. `longest_hold` is how long a message may be with the worker.
+pub fn check(kind: &BrokerKind, policy: &Policy, results: &[sink::Spec], longest_hold: Duration) -> Result<(), Error> {
+    let name = kind.name;
+    let can = &kind.capabilities;
+    if policy.rejects && !can.broker_dead_letters {
+        return Err(Error::configuration(
+            format!("{name} puts no dead letters aside by itself"),
+            "leave --dead-letter-by out: wq-run puts them into --dead-letter-queue (WQ_DEAD_LETTER_QUEUE)",
+        ));
+    }
+    for spec in results {
+        match spec {
+            sink::Spec::Publish(Address::Exchange { .. }) if !can.exchanges => {
+                return Err(Error::configuration(
+                    format!("{name} has no exchanges"),
+                    "name one of its queues: --result queue:NAME (WQ_RESULT)",
+                ));
+            }
+            sink::Spec::Reply if !can.reply => {
+                return Err(Error::configuration(
+                    format!("{name} has no way back to who asked"),
+                    "name one of its queues: --result queue:NAME (WQ_RESULT)",
+                ));
+            }
+            _ => {}
+        }
+    }
+    if let Some(longest) = can.longest_hold.filter(|longest| longest_hold > *longest) {
+        return Err(Error::configuration(
+            format!(
+                "{name} leaves a message with a worker for {} at most, and this worker may need {}",
+                humantime::format_duration(longest),
+                humantime::format_duration(longest_hold)
+            ),
+            "a shorter --timeout (WQ_TIMEOUT) fits; it counts once for each message that --prefetch lets wait for another",
+        ));
+    }
+    if let Some(longest) = can.longest_pause.filter(|longest| policy.longest_pause() > *longest) {
+        return Err(Error::configuration(
+            format!("{name} holds a retry back for {} at most", humantime::format_duration(longest)),
+            "a shorter --backoff-max fits",
+        ));
+    }
+    Ok(())
+}
+
+/// The type of a queue that is to be made; `None` where all queues are of one type.
+///
+/// # Errors
+/// When this kind of broker has no such type.
+pub fn queue_type_on(kind: &BrokerKind, typed: Option<&str>) -> Result<Option<&'static str>, Error> {
+    let Some(typed) = typed else { return Ok(kind.queue_types.first().copied()) };
+    let known = kind.queue_types.iter().copied().find(|known| *known == typed);
+    known.map(Some).ok_or_else(|| {
+        let hint = match kind.queue_types {
+            [] => "leave --type out: all of its queues are of one type".into(),
+            types => format!("see --type: it has {}", types.join(" and ")),
+        };
+        Error::configuration(format!("{} has no queues of the type `{typed}`", kind.name), hint)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::{Capabilities, KINDS};
+    use crate::settle::{Backoff, ExitMap};
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// A broker that can do only what each has to.
+    fn poor() -> BrokerKind {
+        let capabilities = Capabilities {
+            release_uncounted: false,
+            broker_dead_letters: false,
+            exchanges: false,
+            reply: false,
+            text_only: true,
+            max_message: Some(1),
+            lease: None,
+            longest_hold: Some(12 * HOUR),
+            longest_pause: Some(HOUR),
+        };
+        BrokerKind { name: "the poor one", capabilities, queue_types: &["standard", "fifo"], ..*KINDS[0] }
+    }
+
+    fn policy() -> Policy {
+        let backoff = Backoff { initial: HOUR, max: HOUR, factor: 2.0 };
+        Policy { max_attempts: 3, exits: ExitMap::default(), backoff, rejects: false }
+    }
+
+    fn refused(policy: &Policy, results: &[&str], longest_hold: Duration) -> Option<String> {
+        let results: Vec<sink::Spec> = results.iter().map(|spec| spec.parse().unwrap()).collect();
+        let error = check(&poor(), policy, &results, longest_hold).err()?;
+        assert!(error.to_string().contains("the poor one"), "{error}");
+        error.hint()
+    }
+
+    #[test]
+    fn what_a_broker_cannot_do_is_refused_with_a_hint_that_names_the_flag() {
+        let says = |refused: Option<String>, flag| assert!(refused.is_some_and(|hint| hint.contains(flag)), "{flag}");
+        says(refused(&Policy { rejects: true, ..policy() }, &[], HOUR), "--dead-letter-by");
+        says(refused(&policy(), &["exchange:e/k"], HOUR), "--result");
+        says(refused(&policy(), &["stdout", "reply"], HOUR), "--result");
+        says(refused(&policy(), &[], 13 * HOUR), "--timeout");
+        let longer = Backoff { max: 2 * HOUR, ..policy().backoff };
+        says(refused(&Policy { backoff: longer, ..policy() }, &[], HOUR), "--backoff-max");
+    }
+
+    #[test]
+    fn what_a_broker_can_do_is_not_refused() {
+        assert_eq!(refused(&policy(), &["queue:q", "stdout"], 12 * HOUR), None);
+        // The only attempt is followed by no pause.
+        let longer = Backoff { initial: 2 * HOUR, max: 2 * HOUR, factor: 1.0 };
+        assert_eq!(refused(&Policy { backoff: longer, max_attempts: 1, ..policy() }, &[], HOUR), None);
+    }
+
+    #[test]
+    fn the_type_of_a_queue_is_one_that_its_broker_has() {
+        assert_eq!(queue_type_on(&poor(), None).unwrap(), Some("standard"));
+        assert_eq!(queue_type_on(&poor(), Some("fifo")).unwrap(), Some("fifo"));
+        assert!(queue_type_on(&poor(), Some("quorum")).unwrap_err().hint().unwrap().contains("--type"));
+        let plain = BrokerKind { queue_types: &[], ..poor() };
+        assert_eq!(queue_type_on(&plain, None).unwrap(), None);
+        assert!(queue_type_on(&plain, Some("fifo")).unwrap_err().hint().unwrap().contains("--type"));
+    }
+}
