@@ -12,7 +12,7 @@ use crate::settle::ExitMap;
 /// `--exit-map`: an accepted map gives each exit code an action, and a refusal shows the text that is wrong.
 pub fn exit_map(bytes: &[u8]) {
     use crate::settle::{Backoff, Policy};
-    use crate::task::{Attempt, Outcome, Report};
+    use crate::task::{Attempt, Outcome};
 
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let exits = match text.parse::<ExitMap>() {
@@ -26,8 +26,7 @@ pub fn exit_map(bytes: &[u8]) {
     let policy = Policy { max_attempts: 3, exits, backoff, rejects: false };
     for code in 0..=u8::MAX {
         let outcome = if code == 0 { Outcome::Succeeded } else { Outcome::Exited(code) };
-        let report = Report::bare(outcome, Default::default());
-        policy.decide(&report, "", Attempt { number: 1, max: 3 }, std::time::SystemTime::UNIX_EPOCH, 0.0);
+        policy.decide(&outcome.into(), "", "", Attempt { number: 1, max: 3 }, std::time::SystemTime::UNIX_EPOCH, 0.0);
     }
 }
 

@@ -1,10 +1,10 @@
-//! The policy: which settlement follows from which outcome. Pure; the table of the contract, and nothing else.
+//! The policy: which settlement follows from which verdict. Pure; the table of the contract, and nothing else.
 
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
-use crate::task::{Attempt, Failure, Limit, Outcome, Report, Settlement};
+use crate::task::{Attempt, Failure, Outcome, Settlement, Verdict};
 
 #[derive(Clone, Debug)]
 pub struct Policy {
@@ -40,9 +40,9 @@ pub struct Backoff {
 // === impl Policy ===
 
 impl Policy {
-    /// Whether this outcome counts as the task done: its output is delivered and its message acknowledged.
-    pub fn succeeds(&self, outcome: &Outcome) -> bool {
-        self.action(outcome) == Action::Ack
+    /// Whether this counts as the task done: its output is delivered and its message acknowledged.
+    pub fn succeeds(&self, verdict: &Verdict) -> bool {
+        self.action(verdict) == Action::Ack
     }
 
     /// Whether a message is not run any more, since that many runs of it ended without an outcome.
@@ -65,14 +65,22 @@ impl Policy {
 
     /// Decides about a message after its run.
     ///
-    /// `jitter` is a random number in `0.0..1.0`; it is an argument so that this function stays pure.
-    pub fn decide(&self, report: &Report, guest: &str, attempt: Attempt, now: SystemTime, jitter: f64) -> Settlement {
+    /// `stderr` is the last of what the guest wrote there. `jitter` is a random number in `0.0..1.0`; it is an argument so that this function stays pure.
+    pub fn decide(
+        &self,
+        verdict: &Verdict,
+        stderr: &str,
+        guest: &str,
+        attempt: Attempt,
+        now: SystemTime,
+        jitter: f64,
+    ) -> Settlement {
         let failure = || {
             Box::new(Failure {
-                outcome: report.outcome.name(),
-                exit_code: report.outcome.exit_code(),
-                error: report.outcome.to_string(),
-                stderr: report.stderr_tail.clone(),
+                outcome: verdict.name(),
+                exit_code: verdict.exit_code(),
+                error: verdict.to_string(),
+                stderr: stderr.to_owned(),
                 guest: guest.to_owned(),
                 attempt: attempt.number,
                 at: now,
@@ -82,7 +90,7 @@ impl Policy {
             true => Settlement::Reject { failure: failure() },
             false => Settlement::DeadLetter { failure: failure() },
         };
-        match self.action(&report.outcome) {
+        match self.action(verdict) {
             Action::Ack => Settlement::Ack,
             Action::Release => Settlement::Release,
             Action::DeadLetter => put_aside(),
@@ -93,22 +101,29 @@ impl Policy {
         }
     }
 
-    fn action(&self, outcome: &Outcome) -> Action {
+    fn action(&self, verdict: &Verdict) -> Action {
+        match verdict {
+            Verdict::Run(outcome) => self.after_run(outcome),
+            // The same the next time.
+            Verdict::Abandoned(_)
+            | Verdict::TooLarge(_)
+            | Verdict::Unreadable(_)
+            | Verdict::Undecodable(_)
+            | Verdict::Undeliverable(_) => Action::DeadLetter,
+            Verdict::Refused(..) | Verdict::HostFault(_) => Action::Release,
+        }
+    }
+
+    fn after_run(&self, outcome: &Outcome) -> Action {
         match outcome {
             Outcome::Succeeded => self.exits.action(0),
             Outcome::Exited(code) => self.exits.action(*code),
-            Outcome::Trapped(_) | Outcome::TimedOut(_) | Outcome::Stuck(_) | Outcome::Crashed(_) => Action::Retry,
-            // The same message is as large the next time.
-            Outcome::LimitExceeded(Limit::Message(_)) => Action::DeadLetter,
-            Outcome::LimitExceeded(_) => Action::Retry,
-            Outcome::Abandoned(_) | Outcome::Undeliverable(_) | Outcome::Undecodable(_) | Outcome::Unreadable(_) => {
-                Action::DeadLetter
-            }
-            Outcome::Withdrawn
-            | Outcome::Interrupted
-            | Outcome::HostFault(_)
-            | Outcome::Blocked(_)
-            | Outcome::Refused(..) => Action::Release,
+            Outcome::Trapped(_)
+            | Outcome::TimedOut(_)
+            | Outcome::Stuck(_)
+            | Outcome::Crashed(_)
+            | Outcome::LimitExceeded(_) => Action::Retry,
+            Outcome::Withdrawn | Outcome::Interrupted | Outcome::HostFault(_) | Outcome::Blocked(_) => Action::Release,
         }
     }
 }
@@ -182,7 +197,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::task::{Refused, Undeliverable};
+    use crate::task::{Limit, Refused, Undeliverable};
 
     fn policy() -> Policy {
         Policy {
@@ -193,54 +208,54 @@ mod tests {
         }
     }
 
-    fn settlement(outcome: Outcome, number: u32) -> &'static str {
-        let report = Report::bare(outcome, Duration::ZERO);
-        policy().decide(&report, "sha256:00", Attempt { number, max: 3 }, SystemTime::UNIX_EPOCH, 0.5).name()
+    fn settlement(verdict: &Verdict, number: u32) -> &'static str {
+        policy().decide(verdict, "", "sha256:00", Attempt { number, max: 3 }, SystemTime::UNIX_EPOCH, 0.5).name()
     }
 
     #[test]
     fn the_contract_table_holds() {
         let table = [
-            (Outcome::Succeeded, "ack", "ack"),
-            (Outcome::Exited(3), "dead-letter", "dead-letter"),
-            (Outcome::Exited(65), "dead-letter", "dead-letter"),
-            (Outcome::Exited(6), "release", "release"),
-            (Outcome::Exited(4), "retry", "dead-letter"),
-            (Outcome::Exited(75), "retry", "dead-letter"),
-            (Outcome::Exited(1), "retry", "dead-letter"),
-            (Outcome::Trapped(String::new()), "retry", "dead-letter"),
-            (Outcome::TimedOut(Duration::ZERO), "retry", "dead-letter"),
-            (Outcome::Stuck(Duration::ZERO), "retry", "dead-letter"),
-            (Outcome::LimitExceeded(Limit::Memory(1)), "retry", "dead-letter"),
-            (Outcome::LimitExceeded(Limit::Stdout(1)), "retry", "dead-letter"),
-            (Outcome::LimitExceeded(Limit::Message(1)), "dead-letter", "dead-letter"),
-            (Outcome::LimitExceeded(Limit::Fuel(1)), "retry", "dead-letter"),
-            (Outcome::Crashed(String::new()), "retry", "dead-letter"),
-            (Outcome::Abandoned(3), "dead-letter", "dead-letter"),
-            (Outcome::Undeliverable(Undeliverable::TooLarge(String::new())), "dead-letter", "dead-letter"),
-            (Outcome::Undeliverable(Undeliverable::NoReplyTo), "dead-letter", "dead-letter"),
-            (Outcome::Undeliverable(Undeliverable::Unwritable(String::new())), "dead-letter", "dead-letter"),
-            (Outcome::Unreadable(String::new()), "dead-letter", "dead-letter"),
-            (Outcome::Undeliverable(Undeliverable::NoRequester(String::new())), "dead-letter", "dead-letter"),
-            (Outcome::Undecodable(String::new()), "dead-letter", "dead-letter"),
-            (Outcome::Refused(Refused::Configuration, String::new()), "release", "release"),
-            (Outcome::Withdrawn, "release", "release"),
-            (Outcome::Interrupted, "release", "release"),
-            (Outcome::HostFault(String::new()), "release", "release"),
-            (Outcome::Blocked(128), "release", "release"),
+            (Verdict::Run(Outcome::Succeeded), "ack", "ack"),
+            (Verdict::Run(Outcome::Exited(3)), "dead-letter", "dead-letter"),
+            (Verdict::Run(Outcome::Exited(65)), "dead-letter", "dead-letter"),
+            (Verdict::Run(Outcome::Exited(6)), "release", "release"),
+            (Verdict::Run(Outcome::Exited(4)), "retry", "dead-letter"),
+            (Verdict::Run(Outcome::Exited(75)), "retry", "dead-letter"),
+            (Verdict::Run(Outcome::Exited(1)), "retry", "dead-letter"),
+            (Verdict::Run(Outcome::Trapped(String::new())), "retry", "dead-letter"),
+            (Verdict::Run(Outcome::TimedOut(Duration::ZERO)), "retry", "dead-letter"),
+            (Verdict::Run(Outcome::Stuck(Duration::ZERO)), "retry", "dead-letter"),
+            (Verdict::Run(Outcome::LimitExceeded(Limit::Memory(1))), "retry", "dead-letter"),
+            (Verdict::Run(Outcome::LimitExceeded(Limit::Stdout(1))), "retry", "dead-letter"),
+            (Verdict::TooLarge(1), "dead-letter", "dead-letter"),
+            (Verdict::Run(Outcome::LimitExceeded(Limit::Fuel(1))), "retry", "dead-letter"),
+            (Verdict::Run(Outcome::Crashed(String::new())), "retry", "dead-letter"),
+            (Verdict::Abandoned(3), "dead-letter", "dead-letter"),
+            (Verdict::Undeliverable(Undeliverable::TooLarge(String::new())), "dead-letter", "dead-letter"),
+            (Verdict::Undeliverable(Undeliverable::NoReplyTo), "dead-letter", "dead-letter"),
+            (Verdict::Undeliverable(Undeliverable::Unwritable(String::new())), "dead-letter", "dead-letter"),
+            (Verdict::Unreadable(String::new()), "dead-letter", "dead-letter"),
+            (Verdict::Undeliverable(Undeliverable::NoRequester(String::new())), "dead-letter", "dead-letter"),
+            (Verdict::Undecodable(String::new()), "dead-letter", "dead-letter"),
+            (Verdict::Refused(Refused::Configuration, String::new()), "release", "release"),
+            (Verdict::Run(Outcome::Withdrawn), "release", "release"),
+            (Verdict::Run(Outcome::Interrupted), "release", "release"),
+            (Verdict::Run(Outcome::HostFault(String::new())), "release", "release"),
+            (Verdict::Run(Outcome::Blocked(128)), "release", "release"),
+            (Verdict::HostFault(String::new()), "release", "release"),
         ];
-        for (outcome, first, last) in table {
-            assert_eq!(settlement(outcome.clone(), 1), first, "{outcome:?} at the first attempt");
-            assert_eq!(settlement(outcome.clone(), 3), last, "{outcome:?} at the last attempt");
+        for (verdict, first, last) in table {
+            assert_eq!(settlement(&verdict, 1), first, "{verdict:?} at the first attempt");
+            assert_eq!(settlement(&verdict, 3), last, "{verdict:?} at the last attempt");
         }
     }
 
     #[test]
     fn what_is_left_to_the_broker_is_called_a_rejection() {
         let policy = Policy { rejects: true, ..policy() };
-        let report = Report::bare(Outcome::Exited(1), Duration::ZERO);
+        let failed = Verdict::Run(Outcome::Exited(1));
         let decide =
-            |number| policy.decide(&report, "", Attempt { number, max: 3 }, SystemTime::UNIX_EPOCH, 0.5).name();
+            |number| policy.decide(&failed, "", "", Attempt { number, max: 3 }, SystemTime::UNIX_EPOCH, 0.5).name();
         assert_eq!([decide(1), decide(3)], ["retry", "reject"]);
     }
 

@@ -89,7 +89,7 @@ impl Attempt {
     }
 }
 
-/// How a run ended.
+/// How a run of a guest ended. The sandbox knows no other ends, and no queue.
 ///
 /// A guest that fails is an outcome and not an error: no `?` can carry it past the settlement.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,23 +110,34 @@ pub enum Outcome {
     Interrupted,
     /// The guest took down the process that ran it; the worker was another one. What is known of its end.
     Crashed(String),
-    /// Not run: so many earlier runs have ended with nobody to tell of it, most likely because the guest took its worker
-    /// down with it.
-    Abandoned(u32),
     /// The host failed, not the guest: what went wrong.
     HostFault(String),
-    /// Where the result should go is refused to us, or not there: the same for the next message.
-    Refused(Refused, String),
-    /// The result of this message can never be delivered.
-    Undeliverable(Undeliverable),
-    /// The body is not in the encoding that the message names: what is wrong with it. The guest was not run.
-    Undecodable(String),
-    /// The queue holds the message in a form that cannot be read: what is wrong with it. The guest was not run.
-    Unreadable(String),
     /// The guest neither finished nor could be stopped; its thread is still computing.
     Stuck(Duration),
     /// Not run: so many threads wait for files of earlier runs that this process should take no further message.
     Blocked(usize),
+}
+
+/// How a delivery ended: with the outcome of its run, or in one of the ways that only a message of a queue can end.
+/// The policy decides on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Run(Outcome),
+    /// Not run: so many earlier runs have ended with nobody to tell of it, most likely because the guest took its worker
+    /// down with it.
+    Abandoned(u32),
+    /// The message is larger than `--max-message`, which is this many bytes. The guest was not run.
+    TooLarge(u64),
+    /// The queue holds the message in a form that cannot be read: what is wrong with it. The guest was not run.
+    Unreadable(String),
+    /// The body is not in the encoding that the message names: what is wrong with it. The guest was not run.
+    Undecodable(String),
+    /// The result of this message can never be delivered.
+    Undeliverable(Undeliverable),
+    /// Where the result should go is refused to us, or not there: the same for the next message.
+    Refused(Refused, String),
+    /// The host failed before or after the run: what went wrong.
+    HostFault(String),
 }
 
 /// A limit that a guest can go over, with the value that it had: bytes, unless it says otherwise.
@@ -135,8 +146,6 @@ pub enum Limit {
     /// Over all memories and tables of the instance together.
     Memory(u64),
     Stdout(u64),
-    /// The message is larger than `--max-message`; the guest was not run.
-    Message(u64),
     /// Units of wasmtime's fuel, about one an instruction.
     Fuel(u64),
     Stack(u64),
@@ -158,7 +167,6 @@ impl Limit {
         match self {
             Limit::Memory(_) => "memory",
             Limit::Stdout(_) => "output",
-            Limit::Message(_) => "message",
             Limit::Fuel(_) => "fuel",
             Limit::Stack(_) => "stack",
             Limit::Resources(_) => "resources",
@@ -175,7 +183,6 @@ impl fmt::Display for Limit {
         match self {
             Limit::Memory(limit) => write!(f, "the guest needed more than {limit} bytes of memory (--max-memory-size)"),
             Limit::Stdout(limit) => write!(f, "the guest wrote more than {limit} bytes to stdout (--max-stdout)"),
-            Limit::Message(limit) => write!(f, "the message is larger than {limit} bytes (--max-message)"),
             Limit::Fuel(limit) => write!(f, "the guest used up {limit} units of fuel (--fuel)"),
             Limit::Stack(limit) => {
                 write!(f, "the guest called too deep for a stack of {limit} bytes (--max-wasm-stack)")
@@ -198,7 +205,7 @@ impl fmt::Display for Limit {
 }
 
 /// Why a result is not taken where it should go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// A queue, an exchange or a binding is missing.
     Configuration,
@@ -207,7 +214,7 @@ pub enum Refused {
 }
 
 /// Why no further try would deliver a result.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Undeliverable {
     /// What the broker says of it.
     TooLarge(String),
@@ -228,16 +235,10 @@ impl Outcome {
             Outcome::Trapped(_) => "trap",
             Outcome::TimedOut(_) | Outcome::Stuck(_) => "timeout",
             Outcome::LimitExceeded(limit) => limit.name(),
-            Outcome::Crashed(_) | Outcome::Abandoned(_) => "crash",
+            Outcome::Crashed(_) => "crash",
             Outcome::Withdrawn => "withdrawn",
             Outcome::Interrupted => "interrupted",
-            Outcome::HostFault(_) | Outcome::Refused(..) | Outcome::Blocked(_) => "host-fault",
-            Outcome::Undeliverable(Undeliverable::TooLarge(_)) => "result-too-large",
-            Outcome::Undeliverable(Undeliverable::Unwritable(_)) => "result-unwritable",
-            Outcome::Undeliverable(Undeliverable::NoReplyTo) => "no-reply-to",
-            Outcome::Undeliverable(Undeliverable::NoRequester(_)) => "no-requester",
-            Outcome::Undecodable(_) => "encoding",
-            Outcome::Unreadable(_) => "unreadable",
+            Outcome::HostFault(_) | Outcome::Blocked(_) => "host-fault",
         }
     }
 
@@ -263,32 +264,85 @@ impl fmt::Display for Outcome {
             Outcome::Crashed(end) => write!(f, "the guest took its process down: {end}"),
             Outcome::Withdrawn => write!(f, "the run was never begun"),
             Outcome::Interrupted => write!(f, "the run was stopped before its end"),
-            Outcome::Abandoned(runs) => {
-                write!(f, "{runs} runs of this message ended together with their worker; it is not run again")
-            }
-            Outcome::HostFault(fault) | Outcome::Refused(_, fault) => write!(f, "{fault}"),
+            Outcome::HostFault(fault) => write!(f, "{fault}"),
             Outcome::Blocked(threads) => write!(
                 f,
                 "{threads} file operations of earlier runs have not returned (a pipe or a network file system in --dir?)"
             ),
-            Outcome::Undeliverable(Undeliverable::TooLarge(reason)) => {
-                write!(f, "the result is too large for its sink: {reason}")
-            }
-            Outcome::Undeliverable(Undeliverable::Unwritable(reason)) => {
-                write!(f, "the result can never be written: {reason}")
-            }
-            Outcome::Undeliverable(Undeliverable::NoReplyTo) => {
-                write!(f, "the result is an answer (--result reply), and the message has no reply_to")
-            }
-            Outcome::Undeliverable(Undeliverable::NoRequester(reply_to)) => {
-                write!(f, "nobody waits for the answer at `{reply_to}` any more")
-            }
-            Outcome::Undecodable(reason) => {
-                write!(f, "the message is not in the encoding that it names (--decode): {reason}")
-            }
-            Outcome::Unreadable(reason) => write!(f, "the message cannot be read: {reason}"),
             Outcome::Stuck(limit) => {
                 write!(f, "the guest could not be stopped after its {} (--timeout)", humantime::format_duration(*limit))
+            }
+        }
+    }
+}
+
+impl Verdict {
+    /// The name in logs, metrics and the `x-wq-outcome` header.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Verdict::Run(outcome) => outcome.name(),
+            Verdict::Abandoned(_) => "crash",
+            Verdict::TooLarge(_) => "message",
+            Verdict::Unreadable(_) => "unreadable",
+            Verdict::Undecodable(_) => "encoding",
+            Verdict::Undeliverable(why) => why.name(),
+            Verdict::Refused(..) | Verdict::HostFault(_) => "host-fault",
+        }
+    }
+
+    pub fn exit_code(&self) -> Option<u8> {
+        match self {
+            Verdict::Run(outcome) => outcome.exit_code(),
+            _ => None,
+        }
+    }
+}
+
+impl From<Outcome> for Verdict {
+    fn from(outcome: Outcome) -> Verdict {
+        Verdict::Run(outcome)
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Verdict::Run(outcome) => write!(f, "{outcome}"),
+            Verdict::Abandoned(runs) => {
+                write!(f, "{runs} runs of this message ended together with their worker; it is not run again")
+            }
+            Verdict::TooLarge(limit) => write!(f, "the message is larger than {limit} bytes (--max-message)"),
+            Verdict::Unreadable(reason) => write!(f, "the message cannot be read: {reason}"),
+            Verdict::Undecodable(reason) => {
+                write!(f, "the message is not in the encoding that it names (--decode): {reason}")
+            }
+            Verdict::Undeliverable(why) => write!(f, "{why}"),
+            Verdict::Refused(_, fault) | Verdict::HostFault(fault) => write!(f, "{fault}"),
+        }
+    }
+}
+
+impl Undeliverable {
+    fn name(&self) -> &'static str {
+        match self {
+            Undeliverable::TooLarge(_) => "result-too-large",
+            Undeliverable::NoReplyTo => "no-reply-to",
+            Undeliverable::Unwritable(_) => "result-unwritable",
+            Undeliverable::NoRequester(_) => "no-requester",
+        }
+    }
+}
+
+impl fmt::Display for Undeliverable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Undeliverable::TooLarge(reason) => write!(f, "the result is too large for its sink: {reason}"),
+            Undeliverable::NoReplyTo => {
+                write!(f, "the result is an answer (--result reply), and the message has no reply_to")
+            }
+            Undeliverable::Unwritable(reason) => write!(f, "the result can never be written: {reason}"),
+            Undeliverable::NoRequester(reply_to) => {
+                write!(f, "nobody waits for the answer at `{reply_to}` any more")
             }
         }
     }

@@ -187,7 +187,7 @@ fn the_readmes_flags_are_those_of_work_with_their_variables_and_defaults() {
 #[test]
 fn the_readmes_guest_exit_codes_are_those_of_the_policy() {
     use wq_run::settle::{Backoff, ExitMap, Policy};
-    use wq_run::task::{Attempt, Outcome, Report};
+    use wq_run::task::{Attempt, Outcome};
     let policy = Policy {
         max_attempts: 3,
         exits: ExitMap::default(),
@@ -197,9 +197,8 @@ fn the_readmes_guest_exit_codes_are_those_of_the_policy() {
     for row in table(&readme(), "### A guest's exit code") {
         for code in row[0].split(", ").filter_map(|code| code.parse::<u8>().ok()) {
             let outcome = if code == 0 { Outcome::Succeeded } else { Outcome::Exited(code) };
-            let report = Report::bare(outcome, Default::default());
             let attempt = Attempt { number: 1, max: 3 };
-            let settlement = policy.decide(&report, "", attempt, std::time::SystemTime::UNIX_EPOCH, 0.0);
+            let settlement = policy.decide(&outcome.into(), "", "", attempt, std::time::SystemTime::UNIX_EPOCH, 0.0);
             assert!(row[1].starts_with(settlement.name()), "{code}: {} is not {}", row[1], settlement.name());
         }
     }

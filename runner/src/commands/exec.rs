@@ -69,15 +69,10 @@ fn status(outcome: &Outcome, signal: Option<Signal>) -> u8 {
         Outcome::TimedOut(_) => TIMEOUT,
         Outcome::LimitExceeded(Limit::Memory(_)) => MEMORY,
         Outcome::LimitExceeded(Limit::Stdout(_)) => OUTPUT,
-        Outcome::LimitExceeded(Limit::Message(_)) => ExitStatus::DeadLettered.code(),
         // The rest of the limits end a guest by a trap.
         Outcome::LimitExceeded(_) => TRAP,
         Outcome::Withdrawn | Outcome::Interrupted => signal.map_or(ExitStatus::Bug.code(), Signal::exit_code),
-        // These are about queues, and never come out of the sandbox.
-        Outcome::Abandoned(_) | Outcome::HostFault(_) | Outcome::Refused(..) | Outcome::Undeliverable(_) => {
-            ExitStatus::NotDelivered.code()
-        }
-        Outcome::Undecodable(_) | Outcome::Unreadable(_) => ExitStatus::DeadLettered.code(),
+        Outcome::HostFault(_) => ExitStatus::NotDelivered.code(),
         Outcome::Stuck(_) | Outcome::Blocked(_) => ExitStatus::Stuck.code(),
     }
 }

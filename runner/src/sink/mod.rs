@@ -17,7 +17,7 @@ pub use record::{Identity, Record};
 use self::directory::Directory;
 use self::queue::Queue;
 use crate::broker::{self, Address, Kind, MAX_NAME, Outbox};
-use crate::task::{Message, Outcome, Refused, Undeliverable};
+use crate::task::{Message, Refused, Undeliverable, Verdict};
 use crate::telemetry::chain;
 
 /// `--result`: which kind of sink, and where.
@@ -74,8 +74,8 @@ enum Cause {
 pub enum Failed {
     /// The connection went away; the next one may do.
     Lost,
-    /// All else, as the outcome that the policy judges.
-    As(Outcome),
+    /// All else, as the policy judges it.
+    As(Verdict),
 }
 
 impl From<directory::Failure> for Cause {
@@ -253,10 +253,10 @@ impl fmt::Display for Sink {
 impl Error {
     /// What follows from it.
     pub fn failed(&self) -> Failed {
-        let undeliverable = |why| Failed::As(Outcome::Undeliverable(why));
+        let undeliverable = |why| Failed::As(Verdict::Undeliverable(why));
         let error = match &self.source {
             Cause::Broker(error) => error,
-            Cause::Io(_) => return Failed::As(Outcome::HostFault(chain(self))),
+            Cause::Io(_) => return Failed::As(Verdict::HostFault(chain(self))),
             Cause::Name(_) => return undeliverable(Undeliverable::Unwritable(chain(self))),
             Cause::TooLarge(_) => return undeliverable(Undeliverable::TooLarge(chain(self))),
         };
@@ -264,9 +264,9 @@ impl Error {
             (broker::Error::TooLarge { reason }, _) => undeliverable(Undeliverable::TooLarge(reason.clone())),
             (broker::Error::NoRequester { reply_to }, _) => undeliverable(Undeliverable::NoRequester(reply_to.clone())),
             (broker::Error::Lost { .. }, _) => Failed::Lost,
-            (_, Kind::Configuration) => Failed::As(Outcome::Refused(Refused::Configuration, chain(self))),
-            (_, Kind::Refused) => Failed::As(Outcome::Refused(Refused::Right, chain(self))),
-            (_, Kind::Lost | Kind::Unreachable) => Failed::As(Outcome::HostFault(chain(self))),
+            (_, Kind::Configuration) => Failed::As(Verdict::Refused(Refused::Configuration, chain(self))),
+            (_, Kind::Refused) => Failed::As(Verdict::Refused(Refused::Right, chain(self))),
+            (_, Kind::Lost | Kind::Unreachable) => Failed::As(Verdict::HostFault(chain(self))),
         }
     }
 

@@ -27,7 +27,7 @@ use crate::sandbox::Sandbox;
 use crate::settle::Policy;
 use crate::shutdown::{Phase, Signal};
 use crate::sink::Sinks;
-use crate::task::{Outcome, Refused, Settlement};
+use crate::task::{Outcome, Refused, Settlement, Verdict};
 use crate::telemetry::chain;
 
 #[derive(Clone, Debug)]
@@ -337,7 +337,7 @@ impl State {
         acts
     }
 
-    fn on_finished(&mut self, Finished { outcome, settled }: Finished, now: Instant, acts: &mut Vec<Act>) {
+    fn on_finished(&mut self, Finished { verdict, settled }: Finished, now: Instant, acts: &mut Vec<Act>) {
         self.running -= 1;
         match settled {
             Settled::Done(Settlement::Ack) => self.counts.acked += 1,
@@ -356,11 +356,13 @@ impl State {
                 self.stop(StopReason::Bug(panic), acts);
             }
         }
-        match outcome {
-            Outcome::HostFault(fault) => self.stop(StopReason::HostFault(fault), acts),
-            Outcome::Blocked(_) => self.stop(StopReason::Stuck, acts),
-            Outcome::Refused(kind, reason) => self.stop(StopReason::Refused(kind, reason), acts),
-            Outcome::Stuck(_) => {
+        match verdict {
+            Verdict::HostFault(fault) | Verdict::Run(Outcome::HostFault(fault)) => {
+                self.stop(StopReason::HostFault(fault), acts)
+            }
+            Verdict::Run(Outcome::Blocked(_)) => self.stop(StopReason::Stuck, acts),
+            Verdict::Refused(kind, reason) => self.stop(StopReason::Refused(kind, reason), acts),
+            Verdict::Run(Outcome::Stuck(_)) => {
                 self.stop(StopReason::Stuck, acts);
                 acts.push(Act::Abort);
             }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
@@ -15,7 +16,7 @@ use crate::fault::{self, Point};
 use crate::sandbox::{Input, Sandbox};
 use crate::settle::Policy;
 use crate::sink::{Failed, Identity, Record, Sinks};
-use crate::task::{Attempt, Limit, Message, Origin, Outcome, Report, Settlement};
+use crate::task::{Attempt, Message, Origin, Outcome, Report, Settlement, Verdict};
 use crate::telemetry::chain;
 use crate::telemetry::trace::{Carried, Span};
 
@@ -35,7 +36,7 @@ pub(super) struct Context {
 
 /// The end of one message's way.
 pub(super) struct Finished {
-    pub(super) outcome: Outcome,
+    pub(super) verdict: Verdict,
     pub(super) settled: Settled,
 }
 
@@ -47,6 +48,14 @@ pub(super) enum Settled {
     Lost,
     Failed(broker::Error),
     Panicked(String),
+}
+
+/// What is left of a run beside its outcome; nothing where there was none.
+#[derive(Default)]
+struct Left {
+    stdout: Bytes,
+    stderr_tail: String,
+    duration: Duration,
 }
 
 /// Takes a message from its delivery to its settlement. There is no other way out of here than through `Finished`, or,
@@ -83,56 +92,59 @@ async fn process_in_span(context: Arc<Context>, delivery: Delivery, span: Span) 
     span.set("wq.attempt", i64::from(attempt.number));
     let running = span.run(context.sandbox.name(), guest);
     let prepared = match unreadable {
-        Some(reason) => Err(Outcome::Unreadable(reason)),
+        Some(reason) => Err(Verdict::Unreadable(reason)),
         None => prepare(&context, message, &origin, attempt, unfinished, running.carried()).await,
     };
-    let mut report = match prepared {
-        Err(outcome) => Report::bare(outcome, Duration::ZERO),
+    let (mut verdict, left) = match prepared {
+        Err(verdict) => (verdict, Left::default()),
         Ok((input, _metadata)) => {
             let cancel = input.cancel.clone();
             let mut run = std::pin::pin!(context.sandbox.run(input));
-            tokio::select! {
+            let Report { outcome, stdout, stderr_tail, duration } = tokio::select! {
                 report = &mut run => report,
                 () = receipt.lost().cancelled() => {
                     cancel.cancel();
                     run.await
                 }
-            }
+            };
+            (Verdict::Run(outcome), Left { stdout, stderr_tail, duration })
         }
     };
-    if !context.policy.succeeds(&report.outcome) {
-        running.fail(report.outcome.name(), || report.outcome.to_string());
+    if !context.policy.succeeds(&verdict) {
+        running.fail(verdict.name(), || verdict.to_string());
     }
     drop(running);
-    if report.outcome == Outcome::Withdrawn {
+    if verdict == Verdict::Run(Outcome::Withdrawn) {
         // Dropping the receipt gives the message back, as it does for one that never got here.
-        return Finished { outcome: report.outcome, settled: Settled::Withdrawn };
+        return Finished { verdict, settled: Settled::Withdrawn };
     }
     // A result whose message is somebody else's by now would be a second one.
     if receipt.lost().is_cancelled() {
-        tracing::warn!(outcome = report.outcome.name(), "the message is no longer ours: its result is discarded");
-        // Being stuck is about the process and not about the message.
-        let outcome = if let Outcome::Stuck(_) = report.outcome { report.outcome } else { Outcome::Interrupted };
+        tracing::warn!(outcome = verdict.name(), "the message is no longer ours: its result is discarded");
         span.fail("lost", || "the message is no longer ours".into());
-        return Finished { outcome, settled: Settled::Lost };
+        // Being stuck is about the process and not about the message.
+        let is_stuck = matches!(verdict, Verdict::Run(Outcome::Stuck(_)));
+        let verdict = if is_stuck { verdict } else { Outcome::Interrupted.into() };
+        return Finished { verdict, settled: Settled::Lost };
     }
     fault::reach(Point::Finished);
-    let stdout_bytes = report.stdout.len();
-    if context.policy.succeeds(&report.outcome) {
-        let record = identity.with(report.stdout.clone(), &span);
+    let stdout_bytes = left.stdout.len();
+    if context.policy.succeeds(&verdict) {
+        let record = identity.with(left.stdout, &span);
         match deliver(&context, &record).await {
             Ok(()) => {}
-            Err(Failed::As(outcome)) => report.outcome = outcome,
+            Err(Failed::As(failed)) => verdict = failed,
             Err(Failed::Lost) => {
                 span.fail("lost", || "the result is not known to be delivered".into());
                 // Dropping the receipt gives the message back, if there still is a connection for that.
-                return Finished { outcome: Outcome::Interrupted, settled: Settled::Lost };
+                return Finished { verdict: Outcome::Interrupted.into(), settled: Settled::Lost };
             }
         }
     }
     fault::reach(Point::Recorded);
-    let settlement = context.policy.decide(&report, guest, attempt, SystemTime::now(), fastrand::f64());
-    if matches!((&settlement, &report.outcome), (Settlement::Release, Outcome::Exited(_))) {
+    let settlement =
+        context.policy.decide(&verdict, &left.stderr_tail, guest, attempt, SystemTime::now(), fastrand::f64());
+    if matches!((&settlement, &verdict), (Settlement::Release, Verdict::Run(Outcome::Exited(_)))) {
         // A guest that gives its message back gets it again at once, and would do so as fast as it can. Holding the
         // message for a moment keeps the loop slow on every kind of broker.
         tokio::select! {
@@ -147,10 +159,10 @@ async fn process_in_span(context: Arc<Context>, delivery: Delivery, span: Span) 
         settling.fail("settle", || chain(error));
     }
     drop(settling);
-    span.set("wq.outcome", report.outcome.name());
+    span.set("wq.outcome", verdict.name());
     span.set("wq.settlement", settlement.name());
     if settlement != Settlement::Ack {
-        span.fail(report.outcome.name(), || report.outcome.to_string());
+        span.fail(verdict.name(), || verdict.to_string());
     }
     fault::reach(Point::Settled);
     let settled = match settled {
@@ -159,11 +171,11 @@ async fn process_in_span(context: Arc<Context>, delivery: Delivery, span: Span) 
         Err(broker::Error::Lost { .. }) => Settled::Lost,
         Err(error) => Settled::Failed(error),
     };
-    log_end(&report, &settled, context.sandbox.name(), guest, stdout_bytes);
-    Finished { outcome: report.outcome, settled }
+    log_end(&verdict, left.duration, &settled, context.sandbox.name(), guest, stdout_bytes);
+    Finished { verdict, settled }
 }
 
-/// All that a run needs of its message; or the outcome of one that is not run.
+/// All that a run needs of its message; or the verdict on one that is not run.
 async fn prepare(
     context: &Context,
     mut message: Message,
@@ -171,26 +183,26 @@ async fn prepare(
     attempt: Attempt,
     unfinished: u32,
     trace: &Carried,
-) -> Result<(Input, Option<Metadata>), Outcome> {
-    let too_large = Outcome::LimitExceeded(Limit::Message(context.max_message));
+) -> Result<(Input, Option<Metadata>), Verdict> {
+    let too_large = Verdict::TooLarge(context.max_message);
     if context.policy.gives_up(unfinished) {
-        return Err(Outcome::Abandoned(unfinished));
+        return Err(Verdict::Abandoned(unfinished));
     }
     if message.body.len() as u64 > context.max_message {
         return Err(too_large);
     }
     if let Some(undeliverable) = context.sinks.undeliverable(&message) {
-        return Err(Outcome::Undeliverable(undeliverable));
+        return Err(Verdict::Undeliverable(undeliverable));
     }
     let fault =
-        |doing: &str, error: &dyn std::error::Error| Outcome::HostFault(format!("cannot {doing}: {}", chain(error)));
+        |doing: &str, error: &dyn std::error::Error| Verdict::HostFault(format!("cannot {doing}: {}", chain(error)));
     let encoding = message.properties.content_encoding.take_if(|encoding| context.decode && decode::knows(encoding));
     if let Some(encoding) = encoding {
         let (body, limit) = (message.body, context.max_message);
         message.body = match blocking::call(move || decode::decode(&encoding, &body, limit)).await {
             Ok(body) => body,
             Err(decode::Error::TooLarge) => return Err(too_large),
-            Err(decode::Error::Corrupt(reason)) => return Err(Outcome::Undecodable(reason)),
+            Err(decode::Error::Corrupt(reason)) => return Err(Verdict::Undecodable(reason)),
         };
     }
     let mut env = environment(&message, origin, attempt, trace);
@@ -216,7 +228,7 @@ async fn deliver(context: &Context, record: &Record) -> Result<(), Failed> {
     let written = tokio::select! {
         biased;
         written = context.sinks.write(record) => written,
-        () = context.abort.cancelled() => return Err(Failed::As(Outcome::Interrupted)),
+        () = context.abort.cancelled() => return Err(Failed::As(Outcome::Interrupted.into())),
     };
     written.map_err(|error| {
         let failed = error.failed();
@@ -227,7 +239,7 @@ async fn deliver(context: &Context, record: &Record) -> Result<(), Failed> {
     })
 }
 
-fn log_end(report: &Report, settled: &Settled, guest: &str, digest: &str, stdout_bytes: usize) {
+fn log_end(verdict: &Verdict, duration: Duration, settled: &Settled, guest: &str, digest: &str, stdout_bytes: usize) {
     let (settlement, error) = match settled {
         Settled::Done(settlement) => (settlement.name(), None),
         Settled::Withdrawn => ("release", None),
@@ -235,9 +247,9 @@ fn log_end(report: &Report, settled: &Settled, guest: &str, digest: &str, stdout
         Settled::Failed(error) => ("failed", Some(chain(&error))),
         Settled::Panicked(panic) => ("failed", Some(panic.clone())),
     };
-    let outcome = report.outcome.name();
-    let exit_code = report.outcome.exit_code();
-    let duration_ms = report.duration.as_millis() as u64;
+    let outcome = verdict.name();
+    let exit_code = verdict.exit_code();
+    let duration_ms = duration.as_millis() as u64;
     if matches!(settled, Settled::Done(Settlement::Ack)) {
         tracing::info!(outcome, exit_code, settlement, duration_ms, stdout_bytes, guest, guest.digest = digest, "done");
     } else {
@@ -250,8 +262,7 @@ fn log_end(report: &Report, settled: &Settled, guest: &str, digest: &str, stdout
             guest,
             guest.digest = digest,
             error,
-            "not done: {}",
-            report.outcome
+            "not done: {verdict}"
         );
     }
 }
@@ -259,7 +270,7 @@ fn log_end(report: &Report, settled: &Settled, guest: &str, digest: &str, stdout
 impl Finished {
     /// The receipt was dropped by the panic, so the message is given back.
     pub(super) fn panicked(error: tokio::task::JoinError) -> Finished {
-        Finished { outcome: Outcome::Interrupted, settled: Settled::Panicked(error.to_string()) }
+        Finished { verdict: Outcome::Interrupted.into(), settled: Settled::Panicked(error.to_string()) }
     }
 }
 

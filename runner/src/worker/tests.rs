@@ -205,7 +205,7 @@ impl World {
                 }
             }
         };
-        self.on(Event::Finished(Finished { outcome, settled }));
+        self.on(Event::Finished(Finished { verdict: outcome.into(), settled }));
     }
 }
 
@@ -333,7 +333,7 @@ fn a_guest_that_can_not_be_stopped_ends_the_worker() {
     let delivery = world.running.pop().expect("it runs");
     drop(delivery);
     let settled = Settled::Done(Settlement::Release);
-    world.on(Event::Finished(Finished { outcome: Outcome::Stuck(Duration::ZERO), settled }));
+    world.on(Event::Finished(Finished { verdict: Outcome::Stuck(Duration::ZERO).into(), settled }));
     assert!(matches!(world.state.stopping, Some(StopReason::Stuck)));
 }
 

@@ -17,16 +17,8 @@ pub fn believable(outcome: Outcome, options: &Options, is_cancelled: bool) -> Op
         Outcome::TimedOut(timeout) => (timeout == options.limits.timeout).then_some(outcome),
         Outcome::LimitExceeded(limit) => is_set(limit, options).then_some(outcome),
         Outcome::Interrupted => is_cancelled.then_some(outcome),
-        // About messages, brokers and processes, of which it knows nothing.
-        Outcome::Withdrawn
-        | Outcome::Crashed(_)
-        | Outcome::Abandoned(_)
-        | Outcome::Refused(..)
-        | Outcome::Undeliverable(_)
-        | Outcome::Undecodable(_)
-        | Outcome::Blocked(_)
-        | Outcome::Unreadable(_)
-        | Outcome::Stuck(_) => None,
+        // About its process and the other ones, of which it knows nothing.
+        Outcome::Withdrawn | Outcome::Crashed(_) | Outcome::Blocked(_) | Outcome::Stuck(_) => None,
     }
 }
 
@@ -43,8 +35,6 @@ fn is_set(limit: Limit, options: &Options) -> bool {
         Limit::Random(bytes) => bytes == random,
         Limit::Instances(count) => count == instances,
         Limit::Scratch(bytes) => Some(bytes) == options.grants.scratch,
-        // Looked at before a run.
-        Limit::Message(_) => false,
     }
 }
 
@@ -70,7 +60,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::task::{Refused, Undeliverable};
 
     #[test]
     fn a_process_cannot_claim_what_only_the_worker_can_know() {
@@ -79,14 +68,9 @@ mod tests {
             Outcome::Withdrawn,
             Outcome::Interrupted,
             Outcome::Crashed("x".into()),
-            Outcome::Abandoned(1),
-            Outcome::Refused(Refused::Right, "x".into()),
-            Outcome::Undeliverable(Undeliverable::NoReplyTo),
-            Outcome::Undecodable("x".into()),
-            Outcome::Unreadable("x".into()),
+            Outcome::Blocked(1),
             Outcome::Stuck(Duration::ZERO),
             Outcome::TimedOut(Duration::ZERO),
-            Outcome::LimitExceeded(Limit::Message(1)),
             Outcome::LimitExceeded(Limit::Memory(1)),
             Outcome::LimitExceeded(Limit::Fuel(1)),
             Outcome::LimitExceeded(Limit::Scratch(0)),
