@@ -9,15 +9,37 @@ use wq_run::error::ExitStatus;
 
 use crate::harness::root;
 
-/// Rows of modules, the lowest first: a module imports only from rows above its own.
-const LAYERS: [&[&str]; 7] = [
-    &["task", "fault", "streams", "blocking", "visible"],
-    &["envelope", "settle", "sandbox", "shutdown", "telemetry"],
-    &["broker"],
-    &["sink"],
-    &["worker"],
-    &["cli", "config", "error"],
-    &["commands", "main", "lib", "fuzz"],
+mod imports;
+
+/// Rows of modules by folder, the lowest first: a module imports only from rows above its own.
+const LAYERS: [(&str, &[&[&str]]); 2] = [
+    (
+        "",
+        &[
+            &["task", "fault", "streams", "blocking", "visible"],
+            &["envelope", "settle", "sandbox", "shutdown", "telemetry"],
+            &["broker"],
+            &["sink"],
+            &["worker"],
+            &["cli"],
+            &["error"],
+            &["config"],
+            &["commands"],
+            &["main", "lib", "fuzz"],
+        ],
+    ),
+    (
+        "sandbox/",
+        &[
+            &["isolation", "known", "spawned", "wire"],
+            &["world"],
+            &["abi"],
+            &["load"],
+            &["run"],
+            &["place"],
+            &["mod", "fuzz"],
+        ],
+    ),
 ];
 
 /// Which crate is named only where.
@@ -58,57 +80,36 @@ fn sources() -> Vec<(String, String)> {
     found.iter().map(|path| (name(path), std::fs::read_to_string(path).unwrap())).collect()
 }
 
-fn layer(module: &str) -> usize {
-    LAYERS
-        .iter()
-        .position(|modules| modules.contains(&module))
-        .unwrap_or_else(|| panic!("the module `{module}` has no layer in tidy.rs"))
-}
-
-/// `crate::NAME`, in code and not in comments. Groups as in `use crate::{a, b}` count too.
-fn imported(source: &str) -> BTreeSet<String> {
-    let code: String =
-        source.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
-    let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
-    let mut names = BTreeSet::new();
-    for after in code.split("crate::").skip(1) {
-        match after.strip_prefix('{') {
-            Some(group) => {
-                let group = group.split(';').next().unwrap_or_default();
-                let mut depth = 0;
-                let mut start = true;
-                for (at, c) in group.char_indices() {
-                    match c {
-                        '{' => depth += 1,
-                        '}' => depth -= 1,
-                        ',' => start = depth == 0,
-                        c if start && c.is_alphabetic() => {
-                            names.insert(word(&group[at..]));
-                            start = false;
-                        }
-                        _ => {}
-                    }
-                }
-            }
-            None => {
-                names.insert(word(after));
-            }
-        }
-    }
-    names
+/// The module of a folder that a file belongs to, and its row.
+fn layer<'a>(file: &'a str, folder: &str, rows: &[&[&str]]) -> Option<(&'a str, usize)> {
+    let module = file.strip_prefix(folder)?.split(['/', '.']).next()?;
+    let row = rows.iter().position(|row| row.contains(&module));
+    Some((module, row.unwrap_or_else(|| panic!("{file}: `{module}` has no layer in tidy.rs"))))
 }
 
 #[test]
 fn a_module_imports_only_from_the_layers_above_it() {
-    for (file, source) in sources() {
-        let module = file.split(['/', '.']).next().unwrap();
-        for name in imported(&source) {
-            assert!(
-                name == module || layer(&name) < layer(module) || layer(module) >= 5 && layer(&name) == layer(module),
-                "{file}: `{module}` is not above `{name}`"
-            );
+    let mut wrong = Vec::new();
+    for (file, imported) in imports::imports(&sources()) {
+        for (folder, rows) in LAYERS {
+            let Some((module, row)) = layer(&file, folder, rows) else { continue };
+            for from in &imported {
+                if layer(from, folder, rows).is_some_and(|(other, above)| other != module && above >= row) {
+                    wrong.push(format!("{file} imports from {from}"));
+                }
+            }
         }
     }
+    assert!(wrong.is_empty(), "from a layer that is not above their own:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_imports_go_in_a_circle() {
+    let circles = imports::circles(&imports::imports(&sources()));
+    // The brokers, the command line and the sinks are being rebuilt.
+    let circles = circles.iter().filter(|files| files.iter().any(|file| file.starts_with("sandbox/")));
+    let circles: Vec<String> = circles.map(|files| files.join(" → ")).collect();
+    assert!(circles.is_empty(), "files that import from each other:\n{}", circles.join("\n"));
 }
 
 #[test]

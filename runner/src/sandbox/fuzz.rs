@@ -6,13 +6,14 @@ use std::fmt::Debug;
 use std::io::Read as _;
 use std::path::Path;
 
-use super::Options;
 use super::wire::{self, Frame};
-use crate::sandbox::load::cache::{self, Cache};
-use crate::sandbox::load::guest::{self, Digest, Form, Known};
-use crate::sandbox::load::refusal::Refusal;
-use crate::sandbox::load::{jobs, source};
+use crate::sandbox::known::{Digest, Known};
+use crate::sandbox::load::cache::Cache;
+use crate::sandbox::load::guest::{self, Form};
+use crate::sandbox::load::refusal::{MAX_GUEST_SIZE, Refusal};
+use crate::sandbox::load::{jobs, notes, source};
 use crate::sandbox::place::{claims, orders};
+use crate::sandbox::world::options::Options;
 
 /// A guest's file, up to the point where it would be compiled. A binary that comes out of a packed file or a text is never
 /// itself one of these.
@@ -53,7 +54,7 @@ pub fn packed_guest(bytes: &[u8]) {
         Err(error) => assert!(stored.is_empty(), "{error}"),
     }
     if let Ok(unpacked) = unpacked {
-        assert!(unpacked.len() as u64 <= source::MAX_GUEST_SIZE);
+        assert!(unpacked.len() as u64 <= MAX_GUEST_SIZE);
         let _ = guest::unwrap(stored.to_vec(), false, Path::new("guest"));
     }
 }
@@ -71,8 +72,8 @@ pub fn cache_entry(bytes: &[u8]) {
     }
     let folder = tempfile::tempdir().unwrap();
     let cache = Cache::fuzzed(folder.path());
-    let Ok(path) = cache::write(&folder.path().join(Cache::FUZZED_KEY), name, content) else { return };
-    if let Some(text) = cache::read(&path) {
+    let Ok(path) = notes::write(&folder.path().join(Cache::FUZZED_KEY), name, content) else { return };
+    if let Some(text) = notes::read(&path) {
         assert!(content.starts_with(text.as_bytes()));
         if let Ok(known) = text.parse::<Known>() {
             assert_eq!(known.to_string().parse(), Ok(known));

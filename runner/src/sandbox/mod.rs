@@ -13,88 +13,44 @@
 mod abi;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod isolation;
+mod known;
 mod load;
 mod place;
 mod run;
+mod spawned;
 mod wire;
 mod world;
 
-use std::borrow::Cow;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use serde::{Deserialize, Serialize};
-use tokio_util::sync::CancellationToken;
-
+pub use isolation::{Isolation, Wall};
+pub use known::Digest;
 pub use load::compiler::Bounds;
 pub use load::error::Error;
-pub use load::guest::Digest;
 pub use load::inspect::{Inspection, Sizes};
 pub use load::jobs::{COMMAND as COMPILER_COMMAND, serve as serve_job};
 pub use load::prepare::{Entry, Loading};
 pub use place::child::serve;
 pub use place::processes::COMMAND as CHILD_COMMAND;
-pub use place::wall::Wall;
+pub use world::clock::STUCK_AFTER;
 pub use world::grants::{Dir, Endpoint, Grants};
 pub use world::limits::Limits;
+pub use world::options::{Input, Options};
 pub use world::room::{Folder, Room};
 pub use world::stdio::Stderr;
 
 use crate::task::Report;
-use load::prepare::{self, Prepared};
+use known::Known;
+use load::prepare::{self, Prepared, prepare};
 use place::processes::Processes;
 use place::slots::Slots;
 use place::wall::Standing;
-
-/// How long past its deadline a guest may go on before it counts as one that can't be stopped. Epochs are checked
-/// between instructions, and one `memory.fill` of 512 MiB is a single instruction: about half a second. Together with
-/// the default of `--shutdown-timeout` this stays below the 30 s that a pod gets.
-pub const STUCK_AFTER: Duration = Duration::from_secs(3);
-
-/// What a guest is run under. It is handed to the processes that run it, so it holds nothing of a broker.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Options {
-    pub limits: Limits,
-    pub grants: Grants,
-    /// Clocks, randomness and floating point are the same in each run of a message.
-    pub deterministic: bool,
-    /// The guest's argv after argv\[0\].
-    pub args: Vec<String>,
-    pub stderr: Stderr,
-}
-
-#[cfg(any(test, fuzzing))]
-impl Default for Options {
-    fn default() -> Options {
-        let (limits, grants) = Default::default();
-        Options { limits, grants, deterministic: false, args: Vec::new(), stderr: Stderr::Log }
-    }
-}
-
-/// What a guest shares with the worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Isolation {
-    /// The process, and nothing else: a slot's thread runs it.
-    Thread,
-    /// Nothing: a child process runs it.
-    Process,
-}
-
-/// What differs from run to run.
-#[derive(Debug)]
-pub struct Input {
-    pub stdin: Bytes,
-    /// In addition to what `Grants` holds.
-    pub env: Vec<(Cow<'static, str>, String)>,
-    /// The same for folders.
-    pub dirs: Vec<Dir>,
-    /// Stops the run, which then ends as `Outcome::Interrupted`.
-    pub cancel: CancellationToken,
-    /// As long as the run waits for a slot, this ends it as `Outcome::Withdrawn`. One that has begun goes on.
-    pub withdraw: CancellationToken,
-}
+use run::Core;
+use world::names::Names;
 
 pub struct Sandbox {
     name: String,
@@ -127,6 +83,22 @@ pub async fn inspect(guest: PathBuf, bounds: Bounds) -> Result<Inspection, Error
     bounded(&guest.clone(), bounds, move || load::inspect::inspect(&guest, bounds)).await
 }
 
+/// A guest that was loaded, with all that its runs share.
+struct Ready {
+    core: Core,
+    digest: Digest,
+    /// Its compiled code, as a file for other processes to map.
+    code: std::io::Result<File>,
+}
+
+fn ready(loading: &Loading, options: Options) -> Result<Ready, Error> {
+    let Prepared { name, known: Known { kind, digest }, engine, program, code } = prepare(loading, &options)?;
+    let core = Core::new(name, kind, options, engine, program, Room::temporary(), Names::System);
+    let core = core.map_err(Error::Thread)?;
+    core.try_grants().map_err(Error::Grant)?;
+    Ok(Ready { core, digest, code })
+}
+
 /// Does all that comes before a run within the time that compiling has: files can hang as well as compilers.
 async fn bounded<T: Send + 'static>(
     guest: &Path,
@@ -153,8 +125,7 @@ impl Sandbox {
     pub async fn load(loading: Loading, options: Options) -> Result<Sandbox, Error> {
         let (isolation, places, wall) = (loading.isolation, loading.concurrency, loading.wall);
         let (guest, bounds) = (loading.guest.clone(), loading.bounds);
-        let Prepared { core, digest, code } =
-            bounded(&guest, bounds, move || prepare::prepare(&loading, options)).await?;
+        let Ready { core, digest, code } = bounded(&guest, bounds, move || ready(&loading, options)).await?;
         let (name, deterministic) = (core.name.clone(), core.options.deterministic);
         let room = core.room.clone();
         let runs = match (isolation, code) {

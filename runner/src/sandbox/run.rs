@@ -12,9 +12,10 @@ use wasmtime_wasi::{FsPerms, I32Exit, WasiCtxBuilder};
 
 use super::{Input, Options};
 use crate::fault::{self, Point};
+use crate::sandbox::abi::call::{Ended, World};
 use crate::sandbox::abi::engine::{Ticker, refused_by_the_system};
-use crate::sandbox::abi::program::{Ended, Program, World};
-use crate::sandbox::load::guest::Kind;
+use crate::sandbox::abi::program::Program;
+use crate::sandbox::known::Kind;
 use crate::sandbox::world::grants::{self, Dir, Net, SCRATCH};
 use crate::sandbox::world::limits::Limits;
 use crate::sandbox::world::names::Names;

@@ -17,8 +17,8 @@ use wasmtime_wasi::runtime::AbortOnDropJoinHandle;
 use wasmtime_wasi::sockets::WasiSocketsView as _;
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
-use super::program::{Ended, World, store};
-use crate::sandbox::load::guest::Kind;
+use super::call::{Ended, World, store};
+use crate::sandbox::known::Kind;
 use crate::sandbox::world::grants::Net;
 use crate::sandbox::world::limits::{Limiter, Limits};
 

@@ -9,10 +9,10 @@ use wasmtime::{
     WasmBacktraceDetails,
 };
 
-use crate::sandbox::Options;
-use crate::sandbox::load::guest::Kind;
+use crate::sandbox::known::Kind;
 use crate::sandbox::world::clock::Clock;
 use crate::sandbox::world::limits::MODULE_TABLES;
+use crate::sandbox::world::options::Options;
 
 /// The options that a guest's code depends on.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]

@@ -1,5 +1,6 @@
 //! How a guest is called: the engine, and a file for each kind of guest.
 
+pub mod call;
 pub mod component;
 pub mod engine;
 pub mod module;

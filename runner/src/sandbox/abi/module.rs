@@ -6,8 +6,8 @@ use wasmtime::{Engine, InstancePre, Linker, Module, Store};
 use wasmtime_wasi::p1::{self, WasiP1Ctx};
 use wasmtime_wasi::{WasiCtxBuilder, WasiView as _};
 
-use super::program::{Ended, World, store};
-use crate::sandbox::load::guest::Kind;
+use super::call::{Ended, World, store};
+use crate::sandbox::known::Kind;
 use crate::sandbox::world::limits::{Limiter, Limits};
 
 /// A compiled module with its imports resolved.

@@ -1,15 +1,14 @@
 //! A guest that is compiled and linked, of either kind: what is left to do for a run is to instantiate and call it.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use wasmtime::component::Component;
-use wasmtime::{Engine, Module, ResourceLimiter, Store};
-use wasmtime_wasi::WasiCtxBuilder;
+use wasmtime::{Engine, Module};
 
+use super::call::{Ended, World};
 use super::component::{self, ComponentProgram};
 use super::module::{self, ModuleProgram};
-use crate::sandbox::load::guest::Kind;
-use crate::sandbox::world::grants::Net;
+use crate::sandbox::known::Kind;
 use crate::sandbox::world::limits::Limits;
 
 /// What the compiler makes of a guest.
@@ -21,18 +20,6 @@ pub enum Compiled {
 pub enum Program {
     Module(ModuleProgram),
     Component(ComponentProgram),
-}
-
-/// What one run gets.
-pub struct World {
-    pub wasi: WasiCtxBuilder,
-    pub net: Arc<Net>,
-}
-
-/// How the guest's code came back, with what its limiter saw.
-pub struct Ended {
-    pub result: wasmtime::Result<()>,
-    pub memory_refused: bool,
 }
 
 impl Compiled {
@@ -75,32 +62,9 @@ impl Program {
 
 /// The imports that nobody here has. To be asked before compiling, which can take minutes over a guest that could never
 /// run.
-pub fn foreign_imports(
-    engine: &Engine,
-    kind: Kind,
-    shape: &crate::sandbox::load::guest::Shape,
-) -> wasmtime::Result<Vec<String>> {
+pub fn foreign_imports(engine: &Engine, kind: Kind, imports: &BTreeSet<String>) -> wasmtime::Result<Vec<String>> {
     match kind {
-        Kind::Module => module::foreign_imports(engine, &shape.imports),
-        Kind::Component => Ok(component::foreign_imports(&shape.imports)),
+        Kind::Module => module::foreign_imports(engine, imports),
+        Kind::Component => Ok(component::foreign_imports(imports)),
     }
-}
-
-/// A store for one run, with its limits set.
-pub fn store<T: 'static>(
-    engine: &Engine,
-    state: T,
-    limits: &Limits,
-    limiter: impl (FnMut(&mut T) -> &mut dyn ResourceLimiter) + Send + Sync + 'static,
-) -> wasmtime::Result<Store<T>> {
-    let mut store = Store::try_new(engine, state)?;
-    store.limiter(limiter);
-    // The first deadline has to be near too: with a far one nothing would yield before it.
-    store.set_epoch_deadline(1);
-    store.epoch_deadline_async_yield_and_update(1);
-    if let Some(fuel) = limits.fuel {
-        store.set_fuel(fuel)?;
-    }
-    store.set_hostcall_fuel(usize::try_from(limits.hostcall).unwrap_or(usize::MAX));
-    Ok(store)
 }

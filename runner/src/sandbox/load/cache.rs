@@ -6,20 +6,20 @@
 //! it depends on: the guest, the engine's version and options, and the processor's features. An entry that fails any of it
 //! is made again.
 
-use std::fs::{File, Metadata, Permissions};
+use std::fs::File;
 use std::hash::{Hash as _, Hasher};
-use std::io::{self, Read as _, Write as _};
+use std::io;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
 
-use super::guest::{Digest, Kind};
+use super::notes::{is_ours_alone, write};
 use super::seen::Seen;
 use crate::sandbox::abi::program::Compiled;
+use crate::sandbox::known::{Digest, Kind};
 use crate::sandbox::world::tree;
 
 /// A folder of entries: `KEY/CHECKSUM.cwasm`, where the checksum is the entry's own.
@@ -107,31 +107,6 @@ impl Cache {
     }
 }
 
-/// Writes a file of the cache: whole, or not at all.
-pub fn write(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
-    std::fs::create_dir_all(folder)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(bytes)?;
-    // Read by all: what an init container made as root, a worker may use.
-    file.as_file().set_permissions(Permissions::from_mode(0o644))?;
-    let path = folder.join(name);
-    file.persist(&path)?;
-    Ok(path)
-}
-
-/// Reads a small file of the cache, if nobody else can have written it.
-pub fn read(path: &Path) -> Option<String> {
-    /// More than any note needs, in bytes.
-    const LONGEST: u64 = 200;
-    let file = tree::open_file(path).ok()?;
-    if !file.metadata().is_ok_and(|metadata| is_ours_alone(&metadata)) {
-        return None;
-    }
-    let mut text = String::new();
-    file.take(LONGEST).read_to_string(&mut text).ok()?;
-    Some(text)
-}
-
 /// A hasher that loses nothing of what it is fed.
 struct Key(Sha256);
 
@@ -148,13 +123,6 @@ impl Hasher for Key {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Whether nobody but we and root can have written a file.
-pub fn is_ours_alone(metadata: &Metadata) -> bool {
-    const WRITABLE_BY_OTHERS: u32 = 0o022;
-    let ours = metadata.uid() == rustix::process::geteuid().as_raw() || metadata.uid() == 0;
-    metadata.is_file() && ours && metadata.mode() & WRITABLE_BY_OTHERS == 0
 }
 
 /// A path to an open file, so that what is read next is what was looked at before.
@@ -193,6 +161,10 @@ pub fn load_bytes(engine: &Engine, kind: Kind, code: &[u8]) -> wasmtime::Result<
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::io::Read as _;
+    use std::os::unix::fs::PermissionsExt as _;
+
     use proptest::prelude::*;
 
     use super::*;

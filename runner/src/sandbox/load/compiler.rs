@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
+use super::cgroup;
 use super::error::{Bound, Error};
-use super::guest::Kind;
 use super::inside::Inside;
 use super::jobs::{self, Answer, COMMAND, Job, Order};
-use super::refusal::{Cause, Reason, printable};
-use super::{cgroup, source};
+use super::refusal::{Cause, MAX_GUEST_SIZE, Reason, printable};
 use crate::sandbox::abi::engine::Codegen;
+use crate::sandbox::known::Kind;
+use crate::sandbox::spawned::{KILLED, PROGRAM};
 use crate::sandbox::wire;
 
 /// The bounds of compiling a guest, which includes unwrapping and validating it.
@@ -48,8 +49,7 @@ const LEAST: u64 = 32 << 20;
 /// How much of a process's stderr is kept for the error, in bytes.
 const LAST_WORDS: u64 = 16 << 10;
 
-/// SIGKILL and SIGABRT
-const KILLED: i32 = 9;
+/// SIGABRT
 const ABORTED: i32 = 6;
 
 impl Compiler {
@@ -67,7 +67,7 @@ impl Compiler {
     /// When it stands for none, and as for every job.
     pub fn unwrap(&self, stored: &[u8], text: bool) -> Result<Vec<u8>, Error> {
         let (_, wasm) = self.made(Job::Unwrap { text, path: self.guest.display().to_string() }, stored)?;
-        if wasm.len() as u64 > source::MAX_GUEST_SIZE { Err(self.nonsense()) } else { Ok(wasm) }
+        if wasm.len() as u64 > MAX_GUEST_SIZE { Err(self.nonsense()) } else { Ok(wasm) }
     }
 
     /// The code of a guest that was found good.
@@ -141,7 +141,7 @@ impl Compiler {
             return Ok(End::Answered(answer, made));
         }
         let order = wire::words(&Order { job, memory, parent: std::process::id(), length: bytes.len() })?;
-        let mut command = Command::new("/proc/self/exe");
+        let mut command = Command::new(PROGRAM);
         command.arg(COMMAND).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // Ctrl-C is for the worker, which ends this with itself.
         command.process_group(0);

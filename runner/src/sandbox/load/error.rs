@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::guest::Digest;
 use super::refusal::{Cause, Reason, Refusal, listed};
+use crate::sandbox::known::Digest;
 
 /// Why a guest was refused. Nothing was taken from a queue then.
 #[derive(Debug, thiserror::Error)]

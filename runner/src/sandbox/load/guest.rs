@@ -4,31 +4,13 @@
 //! process that compiles.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::path::Path;
-use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 use wasmparser::{ExternalKind, Parser, Payload, Validator, WasmFeatures};
 
-use super::refusal::{Reason, Refusal};
-use super::source::{self, MAX_GUEST_SIZE};
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Kind {
-    /// A core module that imports WASI preview 1.
-    Module,
-    /// A component of the world `wasi:cli/command`, WASI 0.2.
-    Component,
-}
-
-/// What there is to know of a guest whose code is in the cache. As text, it is noted for the next start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Known {
-    pub kind: Kind,
-    pub digest: Digest,
-}
+use super::refusal::{MAX_GUEST_SIZE, Reason, Refusal};
+use super::source;
+use crate::sandbox::known::Kind;
 
 /// What a valid binary says of itself.
 #[derive(Debug)]
@@ -39,10 +21,6 @@ pub struct Shape {
     /// Bytes of all its memories at the start, and at most, if it says so.
     pub memory: (u64, Option<u64>),
 }
-
-/// SHA-256 of the binary that is compiled; for a `.wat`, of what the text stands for, and unpacked.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Digest([u8; 32]);
 
 /// What toolchains for wasm32-wasip1 and wasm32-wasip2 emit, and the engine has switched on.
 const FEATURES: WasmFeatures = WasmFeatures::WASM2
@@ -171,73 +149,6 @@ fn shape(wasm: &[u8]) -> Result<Shape, wasmparser::BinaryReaderError> {
     Ok(shape)
 }
 
-// === impl Known ===
-
-impl FromStr for Known {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Known, ()> {
-        let (kind, digest) = text.split_once(' ').ok_or(())?;
-        let kind = [Kind::Module, Kind::Component].into_iter().find(|known| known.name() == kind).ok_or(())?;
-        Ok(Known { kind, digest: digest.parse().map_err(drop)? })
-    }
-}
-
-impl fmt::Display for Known {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.kind.name(), self.digest)
-    }
-}
-
-impl Kind {
-    pub fn name(self) -> &'static str {
-        match self {
-            Kind::Module => "module",
-            Kind::Component => "component",
-        }
-    }
-}
-
-// === impl Digest ===
-
-impl Digest {
-    pub fn of(wasm: &[u8]) -> Digest {
-        Digest(Sha256::digest(wasm).into())
-    }
-}
-
-/// `sha256:` and 64 hexadecimal digits; the digits alone, as sha256sum prints them, are understood too.
-impl FromStr for Digest {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Digest, String> {
-        let digits = text.strip_prefix("sha256:").unwrap_or(text);
-        let wrong = || "a digest is written sha256: and 64 hexadecimal digits".to_owned();
-        if digits.len() != 64 || !digits.is_ascii() {
-            return Err(wrong());
-        }
-        let mut digest = [0; 32];
-        for (byte, pair) in digest.iter_mut().zip(digits.as_bytes().chunks(2)) {
-            let pair = std::str::from_utf8(pair).map_err(|_| wrong())?;
-            *byte = u8::from_str_radix(pair, 16).map_err(|_| wrong())?;
-        }
-        Ok(Digest(digest))
-    }
-}
-
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sha256:")?;
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -258,17 +169,6 @@ mod tests {
     }
 
     #[test]
-    fn what_is_noted_of_a_guest_is_read_as_it_was_and_nothing_else_is() {
-        for kind in [Kind::Module, Kind::Component] {
-            let known = Known { kind, digest: Digest::of(b"a guest") };
-            assert_eq!(known.to_string().parse(), Ok(known));
-        }
-        for text in ["", "component", "component ", "component sha256:12", "script sha256:00"] {
-            assert_eq!(text.parse::<Known>(), Err(()), "{text}");
-        }
-    }
-
-    #[test]
     fn a_text_stands_for_its_binary() {
         let text = r#"(module (func (export "_start")))"#;
         let binary = wat::parse_str(text).unwrap();
@@ -276,18 +176,6 @@ mod tests {
         assert_eq!(unwrap(text.as_bytes().to_vec(), false, Path::new("g.wat")), Ok(binary.clone()));
         assert_eq!(form(&binary, false), Ok(Form::Binary(Kind::Module)));
         assert_eq!(form(b"#!/bin/sh", false), Err(Reason::NotWasm.into()));
-    }
-
-    #[test]
-    fn a_digest_is_read_as_it_is_shown() {
-        let digest = Digest::of(b"a guest");
-        let shown = digest.to_string();
-        assert!(shown.starts_with("sha256:"));
-        assert_eq!(shown.parse(), Ok(digest));
-        assert_eq!(shown["sha256:".len()..].parse(), Ok(digest));
-        for wrong in ["", "sha256:", "sha256:00", &format!("sha256:{}", "é".repeat(32)), &"g".repeat(64)] {
-            assert!(wrong.parse::<Digest>().is_err(), "{wrong}");
-        }
     }
 
     #[test]

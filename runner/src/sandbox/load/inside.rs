@@ -5,9 +5,10 @@ use std::io::Write as _;
 use serde::{Deserialize, Serialize};
 use wasmtime::Engine;
 
-use super::guest::{self, Kind};
+use super::guest;
 use super::refusal::{Reason, Refusal};
 use crate::sandbox::abi::program::foreign_imports;
+use crate::sandbox::known::Kind;
 
 /// The content of a guest. Sizes in bytes.
 #[derive(Debug, Serialize, Deserialize)]
@@ -36,7 +37,8 @@ const QUICK_FROM: usize = 4 << 20;
 /// Looks into a guest.
 pub fn inside(engine: &Engine, kind: Kind, wasm: &[u8]) -> Result<Inside, Refusal> {
     let shape = guest::look(kind, wasm)?;
-    let foreign = foreign_imports(engine, kind, &shape).map_err(|error| Refusal::because(Reason::Compile, error))?;
+    let foreign =
+        foreign_imports(engine, kind, &shape.imports).map_err(|error| Refusal::because(Reason::Compile, error))?;
     let (gzip, zstd) = packed_sizes(wasm).map_err(|error| Refusal::because(Reason::Packed, error))?;
     Ok(Inside {
         imports: shape.imports.into_iter().collect(),

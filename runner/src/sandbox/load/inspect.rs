@@ -7,11 +7,11 @@ use serde::Serialize;
 
 use super::compiler::{Bounds, Compiler};
 use super::error::Error;
-use super::guest::Kind;
 use super::inside::{Inside, Memory};
 use super::prepare::{Guest, open};
 use super::refusal::printable;
 use super::source;
+use crate::sandbox::known::Kind;
 
 /// What a guest is and needs. Sizes in bytes.
 #[derive(Debug, Serialize)]

@@ -12,12 +12,13 @@ use std::sync::{Mutex, PoisonError};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
-use super::guest::{self, Kind};
+use super::guest;
 use super::inside::{Inside, inside};
 use super::refusal::{Reason, Refusal};
 use crate::sandbox::abi::engine::{Codegen, compiling_engine};
 use crate::sandbox::abi::program::foreign_imports;
-use crate::sandbox::place::wall::belong_to;
+use crate::sandbox::known::Kind;
+use crate::sandbox::spawned::{belong_to, go_first};
 use crate::sandbox::wire::{self, Frame};
 
 /// The hidden command that makes this program do one job.
@@ -77,8 +78,7 @@ pub fn serve() -> io::Result<()> {
     let mut stdin = io::stdin().lock();
     let (order, _) = wire::read::<Order>(&mut stdin, |_| 0)?;
     belong_to(order.parent)?;
-    // Not ours alone to lose: if memory is short, this goes and the worker stays.
-    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+    go_first();
     confine(&order)?;
     let (answer, bytes) = match read_guest(&mut stdin, order.length) {
         Ok(bytes) => guarded(|| done(order.job, bytes)),
@@ -131,7 +131,7 @@ fn compile(kind: Kind, codegen: Codegen, wasm: &[u8]) -> Result<Vec<u8>, Refusal
     let shape = guest::look(kind, wasm)?;
     let engine = compiling_engine(codegen, kind).map_err(not_compiled)?;
     // Before it is compiled, which can take minutes over a guest that could never run.
-    let foreign = foreign_imports(&engine, kind, &shape).map_err(not_compiled)?;
+    let foreign = foreign_imports(&engine, kind, &shape.imports).map_err(not_compiled)?;
     if !foreign.is_empty() {
         return Err(Reason::Imports { imports: foreign }.into());
     }

@@ -8,6 +8,7 @@ pub mod guest;
 pub mod inside;
 pub mod inspect;
 pub mod jobs;
+pub mod notes;
 pub mod prepare;
 pub mod refusal;
 pub mod seen;

@@ -15,17 +15,18 @@ use wasmtime::Engine;
 use super::cache::{self, Cache};
 use super::compiler::{Bounds, Compiler};
 use super::error::Error;
-use super::guest::{self, Digest, Form, Kind, Known};
+use super::guest::{self, Form};
+use super::notes;
 use super::refusal::{Cause, Reason};
 use super::seen::Seen;
 use super::source::{self, Place, Source};
 use crate::sandbox::abi::engine::{Codegen, engine, refused_by_the_system};
 use crate::sandbox::abi::program::{Compiled, Program};
-use crate::sandbox::place::wall::Wall;
-use crate::sandbox::run::Core;
-use crate::sandbox::world::names::Names;
-use crate::sandbox::world::room::{self, Room};
-use crate::sandbox::{Isolation, Options};
+use crate::sandbox::isolation::Isolation;
+use crate::sandbox::isolation::Wall;
+use crate::sandbox::known::{Digest, Kind, Known};
+use crate::sandbox::world::options::Options;
+use crate::sandbox::world::room;
 
 /// How a guest is found, checked and brought to run.
 #[derive(Clone, Debug)]
@@ -46,8 +47,11 @@ pub struct Loading {
 
 /// A guest that is ready to run.
 pub struct Prepared {
-    pub core: Core,
-    pub digest: Digest,
+    /// argv\[0\], and the name in the log.
+    pub name: String,
+    pub known: Known,
+    pub engine: Engine,
+    pub program: Program,
     /// Its compiled code, as a file for other processes to map.
     pub code: io::Result<File>,
 }
@@ -80,12 +84,12 @@ struct Code {
     entry: Option<File>,
 }
 
-pub fn prepare(loading: &Loading, options: Options) -> Result<Prepared, Error> {
-    let code = match kept(loading, &options) {
+pub fn prepare(loading: &Loading, options: &Options) -> Result<Prepared, Error> {
+    let code = match kept(loading, options) {
         Some(code) => code,
-        None => read_and_compiled(loading, &options)?,
+        None => read_and_compiled(loading, options)?,
     };
-    let Code { name, known: Known { kind, digest }, engine, compiled, entry } = code;
+    let Code { name, known, engine, compiled, entry } = code;
     let program = Program::link(&engine, &compiled).map_err(|source| unusable(loading, source))?;
     let code = match (loading.isolation, entry) {
         (Isolation::Process, None) => compiled.serialize().map_err(other).and_then(|code| in_memory(&code)),
@@ -96,15 +100,12 @@ pub fn prepare(loading: &Loading, options: Options) -> Result<Prepared, Error> {
     if options.grants.scratch.is_some() {
         tracing::info!("scratch folders are measured while guests run: the kernel holds no quota for them (--scratch)");
     }
-    if kind == Kind::Module && !options.grants.net.is_empty() {
+    if known.kind == Kind::Module && !options.grants.net.is_empty() {
         return Err(Error::Grant(
             "--allow-net: a preview 1 module has no way to open a connection; build the guest for wasm32-wasip2".into(),
         ));
     }
-    let core = Core::new(name, kind, options, engine, program, Room::temporary(), Names::System);
-    let core = core.map_err(Error::Thread)?;
-    core.try_grants().map_err(Error::Grant)?;
-    Ok(Prepared { core, digest, code })
+    Ok(Prepared { name, known, engine, program, code })
 }
 
 /// The code of a guest that is as it was when it was last read, and that is in the cache.
@@ -291,14 +292,14 @@ impl Stored {
             Stored::Binary(known) => Some(*known),
             Stored::Wrapped { note } => {
                 let (folder, key) = note.as_ref()?;
-                cache::read(&folder.join(key))?.parse().ok()
+                notes::read(&folder.join(key))?.parse().ok()
             }
         }
     }
 
     fn remember(&self, known: Known) {
         if let Stored::Wrapped { note: Some((folder, key)) } = self
-            && let Err(error) = cache::write(folder, key, known.to_string().as_bytes())
+            && let Err(error) = notes::write(folder, key, known.to_string().as_bytes())
         {
             tracing::debug!(%error, "the note on a packed guest is not kept (--cache-dir)");
         }

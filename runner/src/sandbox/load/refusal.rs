@@ -6,8 +6,11 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::source::MAX_GUEST_SIZE;
 use crate::visible::lines;
+
+/// More than any guest that people ship (an interpreter with its library is 30 MB), and small enough to hold in memory.
+/// It holds for what is stored and for what comes out of it, so that a few bytes can't unpack to a full memory.
+pub const MAX_GUEST_SIZE: u64 = 256 << 20;
 
 /// A refused guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,14 +14,13 @@
 //! remembered.
 
 use std::fs::{File, Metadata};
-use std::io::{self, Read as _};
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::cache;
-use crate::sandbox::world::tree;
+use super::notes;
 
 /// Files as they are now.
 #[derive(Debug)]
@@ -61,9 +60,6 @@ const WORTH_IT_FROM: u64 = 1 << 20;
 const SETTLED_AFTER: Duration = Duration::from_secs(2);
 
 const FOLDER: &str = "seen";
-
-/// More than anything that is remembered, in bytes.
-const MAX_NOTE: u64 = 200;
 
 impl Seen {
     /// Looks at files, before they are read. `None` if there is nothing to gain, or something wrong, which reading them
@@ -105,12 +101,7 @@ impl Seen {
 
     /// What was noted of them.
     pub fn recall(&self) -> Option<String> {
-        let file = tree::open_file(&self.folder.join(&self.key)).ok()?;
-        if !file.metadata().is_ok_and(|metadata| cache::is_ours_alone(&metadata)) {
-            return None;
-        }
-        let mut note = String::new();
-        file.take(MAX_NOTE).read_to_string(&mut note).ok()?;
+        let note = notes::read(&self.folder.join(&self.key))?;
         let (proof, note) = note.split_once('\n')?;
         (proof == self.proof).then(|| note.to_owned())
     }
@@ -122,7 +113,7 @@ impl Seen {
     pub fn remember(&self, note: &str) -> io::Result<()> {
         if self.settled {
             // In the place of an earlier one for the same file, so that notes do not pile up.
-            cache::write(&self.folder, &self.key, format!("{}\n{note}", self.proof).as_bytes())?;
+            notes::write(&self.folder, &self.key, format!("{}\n{note}", self.proof).as_bytes())?;
         }
         Ok(())
     }

@@ -6,11 +6,7 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use super::error::Error;
-use super::refusal::{Reason, Refusal};
-
-/// More than any guest that people ship (an interpreter with its library is 30 MB), and small enough to hold in memory.
-/// It holds for what is stored and for what comes out of it, so that a few bytes can't unpack to a full memory.
-pub const MAX_GUEST_SIZE: u64 = 256 << 20;
+use super::refusal::{MAX_GUEST_SIZE, Reason, Refusal};
 
 /// A guest's bytes as they are stored, not looked at.
 #[derive(Debug)]

@@ -14,16 +14,19 @@ use wasmtime::Engine;
 
 use super::ground::Ground;
 use super::orders::{Order, Replies, Reply, Setup};
-use super::wall::{self, Openings, Standing, Wall};
+use super::wall::{self, Openings, Standing};
 use super::{claims, probe};
 use crate::sandbox::abi::engine::engine;
 use crate::sandbox::abi::program::Program;
+use crate::sandbox::isolation::Wall;
 use crate::sandbox::load::cache;
 use crate::sandbox::run::Core;
+use crate::sandbox::spawned::{belong_to, go_first};
+use crate::sandbox::wire;
 use crate::sandbox::world::names::{Names, OfParent};
+use crate::sandbox::world::options::Input;
 use crate::sandbox::world::room::Room;
 use crate::sandbox::world::stdio::Lines;
-use crate::sandbox::{Input, wire};
 use crate::task::{Outcome, Report};
 
 /// This process's own.
@@ -41,14 +44,13 @@ fn receive(stream: &mut UnixStream) -> io::Result<(Order, bytes::Bytes)> {
 pub fn serve() -> io::Result<()> {
     let guest = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let stream = UnixStream::from(io::stdout().as_fd().try_clone_to_owned()?);
-    // Not ours alone to lose: if memory is short, the guest goes and the connection to the broker stays.
-    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+    go_first();
     let mut orders = stream.try_clone()?;
     let replies = Replies::new(stream);
     let (Order::Setup(setup), _) = receive(&mut orders)? else {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "no setup"));
     };
-    wall::belong_to(setup.parent)?;
+    belong_to(setup.parent)?;
     let loaded = match load(&setup, &guest) {
         Ok(loaded) => loaded,
         Err(error) => {
@@ -73,7 +75,8 @@ pub fn serve() -> io::Result<()> {
     // From here on there is nothing to open and nothing to map, and still one thread.
     let (engine, program, initial_memory) = loaded;
     let standing = put_up_wall(&setup, initial_memory);
-    let names = Names::of_parent(replies.clone());
+    let to_parent = replies.clone();
+    let names = Names::of_parent(move |id, name| to_parent.send(&Reply::Lookup { id, name }, &[]));
     let Setup { name, kind, options, parent, told, .. } = *setup;
     let core = match Core::new(name, kind, options, engine, program, room, Names::Parent(names.clone())) {
         Ok(core) => core,
@@ -96,7 +99,8 @@ pub fn serve() -> io::Result<()> {
             );
             continue;
         }
-        let stderr = Lines::to_parent(replies.clone(), core.options.limits.stderr);
+        let to_parent = replies.clone();
+        let stderr = Lines::handed_on(move |bytes| to_parent.stderr(bytes), core.options.limits.stderr);
         let report = ground.block_on(core.run(input, &stderr)).unwrap_or_else(|error| {
             Report::bare(Outcome::HostFault(format!("no thread for the guest's files: {error}")), Duration::ZERO)
         });

@@ -1,7 +1,7 @@
 //! Checks the outcome that a guest's process reports. A guest may have taken its process over.
 
-use crate::sandbox::Options;
 use crate::sandbox::world::limits::Limits;
+use crate::sandbox::world::options::Options;
 use crate::task::{Limit, Outcome};
 
 /// The longest text of a trap or a fault. Longer ones are cut.

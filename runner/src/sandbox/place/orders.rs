@@ -15,11 +15,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::wall::{Standing, Wall};
-use crate::sandbox::Options;
-use crate::sandbox::load::guest::Kind;
+use super::wall::Standing;
+use crate::sandbox::isolation::Wall;
+use crate::sandbox::known::Kind;
 use crate::sandbox::wire::{self, Frame};
 use crate::sandbox::world::grants::Dir;
+use crate::sandbox::world::options::Options;
 use crate::task::Outcome;
 
 /// From the worker.

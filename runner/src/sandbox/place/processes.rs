@@ -24,16 +24,20 @@ use tokio_util::sync::CancellationToken;
 
 use super::claims;
 use super::orders::{MAX_STDERR, Order, Reply, Setup, Told};
-use super::wall::{self, Standing, Wall};
+use super::wall::{self, Standing};
 use crate::fault::{self, GuestProcess};
+use crate::sandbox::isolation::Wall;
 use crate::sandbox::run::Core;
+use crate::sandbox::spawned::{KILLED, PROGRAM};
+use crate::sandbox::wire;
+use crate::sandbox::world::clock::STUCK_AFTER;
 use crate::sandbox::world::clock::running_for;
 use crate::sandbox::world::grants::Dir;
 use crate::sandbox::world::grants::may_resolve;
 use crate::sandbox::world::names::{self, MAX_LOOKUPS, MAX_NAME};
+use crate::sandbox::world::options::{Input, Options};
 use crate::sandbox::world::room::{Folder, Room};
 use crate::sandbox::world::stdio::Lines;
-use crate::sandbox::{Input, Options, STUCK_AFTER, wire};
 use crate::task::{Outcome, Report};
 
 /// The hidden command that makes this program a child.
@@ -237,7 +241,7 @@ impl Processes {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let (last_words, stderr) = last_words()?;
-        let process = tokio::process::Command::new("/proc/self/exe")
+        let process = tokio::process::Command::new(PROGRAM)
             .arg(COMMAND)
             // Nothing of ours: the broker's URL is in our environment.
             .env_clear()
@@ -308,8 +312,7 @@ impl Child {
     }
 }
 
-/// SIGKILL and SIGSYS
-const KILLED: i32 = 9;
+/// SIGSYS
 const FORBIDDEN_CALL: i32 = 31;
 
 /// Folders of one run, where the process can reach them. Dropping this puts them back, and their owner removes them.

@@ -11,9 +11,10 @@ use tokio::sync::oneshot;
 
 use super::ground::{GivenUp, Ground};
 use crate::sandbox::run::Core;
+use crate::sandbox::world::clock::STUCK_AFTER;
 use crate::sandbox::world::clock::running_for;
+use crate::sandbox::world::options::Input;
 use crate::sandbox::world::stdio::Lines;
-use crate::sandbox::{Input, STUCK_AFTER};
 use crate::task::{Outcome, Report};
 
 pub struct Slots {

@@ -8,6 +8,11 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+/// How long past its deadline a guest may go on before it counts as one that can't be stopped. Epochs are checked
+/// between instructions, and one `memory.fill` of 512 MiB is a single instruction: about half a second. Together with
+/// the default of `--shutdown-timeout` this stays below the 30 s that a pod gets.
+pub const STUCK_AFTER: Duration = Duration::from_secs(3);
+
 /// A step counts for this much at most.
 const LONGEST_STEP: Duration = Duration::from_secs(1);
 

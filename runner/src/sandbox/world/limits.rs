@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use wasmtime::ResourceLimiter;
 
-use crate::sandbox::load::guest::Kind;
+use crate::sandbox::known::Kind;
 
 /// The limits of one run. All sizes in bytes.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]

@@ -4,6 +4,7 @@ pub mod clock;
 pub mod grants;
 pub mod limits;
 pub mod names;
+pub mod options;
 pub mod room;
 pub mod scratch;
 pub mod stdio;

@@ -7,8 +7,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::sandbox::place::orders::{Replies, Reply};
-
 /// Lookups of one process that may be under way.
 pub const MAX_LOOKUPS: usize = 16;
 
@@ -24,7 +22,8 @@ pub enum Names {
 
 /// Lookups that the parent is asked for.
 pub struct OfParent {
-    replies: Replies,
+    /// Asks for the addresses of a name. The answer is to have this number.
+    ask: Box<dyn Fn(u64, String) + Send + Sync>,
     places: Semaphore,
     next: AtomicU64,
     waiting: Mutex<Waiting>,
@@ -39,9 +38,9 @@ struct Forget<'a> {
 }
 
 impl Names {
-    pub fn of_parent(replies: Replies) -> Arc<OfParent> {
+    pub fn of_parent(ask: impl Fn(u64, String) + Send + Sync + 'static) -> Arc<OfParent> {
         let (next, waiting) = Default::default();
-        Arc::new(OfParent { replies, places: Semaphore::new(MAX_LOOKUPS), next, waiting })
+        Arc::new(OfParent { ask: Box::new(ask), places: Semaphore::new(MAX_LOOKUPS), next, waiting })
     }
 
     /// The addresses of a name that the guest may ask for; `None` if it has none.
@@ -60,7 +59,7 @@ impl OfParent {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.waiting().insert(id, answer);
         let _forgotten = Forget { parent: self, id };
-        self.replies.send(&Reply::Lookup { id, name }, &[]);
+        (self.ask)(id, name);
         answered.await.ok()?
     }
 

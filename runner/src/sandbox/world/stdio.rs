@@ -10,7 +10,6 @@ use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError};
 
-use crate::sandbox::place::orders::Replies;
 use crate::streams;
 
 /// Where a guest's stderr goes.
@@ -27,9 +26,12 @@ enum To {
     Nowhere,
     Log,
     Inherit,
-    /// To the process that asked for this run, which has the log.
-    Parent(Replies),
+    /// To whoever asked for this run and has the log, as it comes.
+    HandedOn(Taker),
 }
+
+/// Takes what a guest writes.
+type Taker = Box<dyn Fn(&[u8]) + Send>;
 
 /// How much of stderr a dead letter carries: enough for a message and the start of a backtrace, small beside the
 /// frame size of a broker (128 KiB), since headers must fit into one frame.
@@ -136,8 +138,8 @@ impl Lines {
 
     /// For a run on behalf of another process. One byte more than the limit is handed on, so that the other end sees
     /// that there was more, and says so.
-    pub fn to_parent(replies: Replies, limit: u64) -> Lines {
-        Lines::with(To::Parent(replies), limit.saturating_add(1))
+    pub fn handed_on(to: impl Fn(&[u8]) + Send + 'static, limit: u64) -> Lines {
+        Lines::with(To::HandedOn(Box::new(to)), limit.saturating_add(1))
     }
 
     fn with(to: To, limit: u64) -> Lines {
@@ -204,7 +206,7 @@ impl LinesState {
         match &self.to {
             To::Nowhere => {}
             To::Inherit => streams::err::push(bytes),
-            To::Parent(replies) => replies.stderr(bytes),
+            To::HandedOn(to) => to(bytes),
             To::Log => {
                 for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
                     for part in piece.chunks(MAX_LINE) {

@@ -12,7 +12,7 @@ use seccompiler::{
     SeccompRule, TargetArch,
 };
 
-use super::Openings;
+use super::openings::Openings;
 
 /// Rules for each call: it matches if one of them does, or if there are none.
 type Calls = BTreeMap<c_long, Vec<SeccompRule>>;

@@ -10,7 +10,7 @@ use landlock::{
     RulesetError, RulesetStatus, Scope,
 };
 
-use super::Openings;
+use super::openings::Openings;
 
 /// The newest version whose rights were tried here.
 const NEWEST: ABI = ABI::V9;

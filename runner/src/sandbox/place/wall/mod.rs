@@ -5,46 +5,15 @@
 
 mod calls;
 mod files;
+mod openings;
 mod process;
-
-use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use process::{belong_to, close_to_children, hide_memory};
+pub use openings::Openings;
+pub use process::{close_to_children, hide_memory};
 
-use crate::sandbox::world::grants::Dir;
-use crate::sandbox::world::limits::Limits;
 use files::Landlock;
-
-/// Whether guests' processes have to be behind the wall.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Wall {
-    /// As much of it as the system has.
-    #[default]
-    Auto,
-    /// All of it, or no guest runs.
-    Required,
-    Off,
-}
-
-/// The needs of a process behind the wall.
-#[derive(Debug)]
-pub struct Openings<'a> {
-    pub dirs: &'a [Dir],
-    /// Folders that runs may write to.
-    pub own: Vec<PathBuf>,
-    /// Folders that runs may read.
-    pub given: Vec<PathBuf>,
-    /// Ports that may be connected to.
-    pub ports: Vec<u16>,
-    pub limits: &'a Limits,
-    /// The initial size of the guest's memory, which may be over its limit. The limiter has to refuse it, and not the system.
-    pub initial_memory: u64,
-    /// Kills the process at each call that is not known, and not only at those that no guest makes. For tests: a call that
-    /// a new version of a library makes has to be seen.
-    pub kill_at_unknown: bool,
-}
 
 /// The parts of the wall that stand, and those that do not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,25 +2,11 @@
 
 use std::io;
 
-use rustix::process::{
-    DumpableBehavior, Resource, Rlimit, Signal, getppid, getrlimit, set_dumpable_behavior,
-    set_parent_process_death_signal, setrlimit,
-};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 use rustix::thread::set_no_new_privs;
 
-use super::Openings;
+use super::openings::Openings;
 use crate::sandbox::world::limits::Limits;
-
-/// Makes this process end with its parent, which has the process id `parent`.
-///
-/// # Errors
-/// When the parent is gone already.
-pub fn belong_to(parent: u32) -> io::Result<()> {
-    set_parent_process_death_signal(Some(Signal::KILL))?;
-    // The signal is sent at the parent's death, so it never comes if the parent has died before.
-    let is_there = getppid().is_some_and(|pid| u32::try_from(pid.as_raw_nonzero().get()) == Ok(parent));
-    if is_there { Ok(()) } else { Err(io::Error::new(io::ErrorKind::NotFound, "the parent is gone")) }
-}
 
 /// Closes all descriptors but the standard ones to the processes that this one starts. The descriptors that wq-run opens
 /// are closed to them anyway. This closes those that wq-run itself was started with.

@@ -1,0 +1,40 @@
+//! What a call of any kind of guest starts with and ends in: its world, its store with the limits set, and its end.
+
+use std::sync::Arc;
+
+use wasmtime::{Engine, ResourceLimiter, Store};
+use wasmtime_wasi::WasiCtxBuilder;
+
+use crate::sandbox::world::grants::Net;
+use crate::sandbox::world::limits::Limits;
+
+/// What one run gets.
+pub struct World {
+    pub wasi: WasiCtxBuilder,
+    pub net: Arc<Net>,
+}
+
+/// How the guest's code came back, with what its limiter saw.
+pub struct Ended {
+    pub result: wasmtime::Result<()>,
+    pub memory_refused: bool,
+}
+
+/// A store for one run, with its limits set.
+pub fn store<T: 'static>(
+    engine: &Engine,
+    state: T,
+    limits: &Limits,
+    limiter: impl (FnMut(&mut T) -> &mut dyn ResourceLimiter) + Send + Sync + 'static,
+) -> wasmtime::Result<Store<T>> {
+    let mut store = Store::try_new(engine, state)?;
+    store.limiter(limiter);
+    // The first deadline has to be near too: with a far one nothing would yield before it.
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_async_yield_and_update(1);
+    if let Some(fuel) = limits.fuel {
+        store.set_fuel(fuel)?;
+    }
+    store.set_hostcall_fuel(usize::try_from(limits.hostcall).unwrap_or(usize::MAX));
+    Ok(store)
+}
