@@ -147,9 +147,15 @@ mod tests {
         let given_up = GivenUp::default();
         let mut ground = Ground::new().unwrap();
         assert!(!ground.may_be_blocked(&Outcome::TimedOut(Duration::ZERO)), "it has no thread");
+        let (begun_tx, begun_rx) = channel::<()>();
         let (end_tx, end_rx) = channel::<()>();
         let stopped = ground.block_on(async {
-            let blocked = tokio::task::spawn_blocking(move || end_rx.recv());
+            let blocked = tokio::task::spawn_blocking(move || {
+                drop(begun_tx);
+                end_rx.recv()
+            });
+            // A thread that the system has not started yet is not counted.
+            assert!(begun_rx.recv().is_err());
             tokio::time::timeout(Duration::from_millis(1), blocked).await.is_err()
         });
         assert_eq!(stopped, Ok(true));
