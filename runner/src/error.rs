@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use crate::telemetry::causes;
+use crate::causes::causes;
 use crate::visible::lines;
 use crate::{broker, sandbox, sink};
 

@@ -3,16 +3,17 @@
 //! The modules in reading order; each uses only those above it. ARCHITECTURE.md has the whole picture.
 
 pub mod blocking;
+pub mod causes;
 pub mod fault;
 pub mod streams;
 pub mod task;
 pub mod visible;
 
 pub mod envelope;
+pub mod observe;
 pub mod sandbox;
 pub mod settle;
 pub mod shutdown;
-pub mod telemetry;
 
 pub mod broker;
 pub mod sink;

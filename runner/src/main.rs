@@ -7,8 +7,9 @@ use std::sync::atomic::AtomicBool;
 
 use wq_run::cli::{Cli, Command, LogFormat};
 use wq_run::error::{Error, ExitStatus};
-use wq_run::telemetry::{self, Format};
-use wq_run::{commands, fault, streams};
+use wq_run::observe::log::{self, Format};
+use wq_run::observe::otlp;
+use wq_run::{causes, commands, fault, streams};
 
 fn main() -> ExitCode {
     keep_freed_memory();
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
         None if matches!(command, Command::Work(_)) => Format::for_stderr(),
         None => Format::Text,
     };
-    telemetry::init(format, if matches!(command, Command::Work(_)) { "info" } else { "warn" });
+    log::init(format, if matches!(command, Command::Work(_)) { "info" } else { "warn" });
     let ready = too_large.map(drop).and_then(|()| streams::err::start());
     let ended = match ready {
         Err(source) => Err(Error::Io { doing: "start".into(), source }),
@@ -41,7 +42,7 @@ fn main() -> ExitCode {
     let status = ended.unwrap_or_else(|error| {
         let status = error.exit_status().code();
         match format {
-            Format::Json => tracing::error!(hint = error.hint(), exit_status = status, "{}", telemetry::chain(&error)),
+            Format::Json => tracing::error!(hint = error.hint(), exit_status = status, "{}", causes::chain(&error)),
             Format::Text => streams::err::push(error.for_people().as_bytes()),
         }
         status
@@ -53,10 +54,10 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<u8, Error> {
     fault::arm().map_err(|fault| Error::Configuration { message: fault, hint: None })?;
     if matches!(command, Command::Work(_)) {
-        telemetry::otlp::init();
+        otlp::init();
     }
     let ended = commands::run(command);
-    telemetry::otlp::flush();
+    otlp::flush();
     ended
 }
 

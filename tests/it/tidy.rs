@@ -16,8 +16,8 @@ const LAYERS: [(&str, &[&[&str]]); 2] = [
     (
         "",
         &[
-            &["task", "fault", "streams", "blocking", "visible"],
-            &["envelope", "settle", "sandbox", "shutdown", "telemetry"],
+            &["task", "fault", "streams", "blocking", "visible", "causes"],
+            &["envelope", "settle", "sandbox", "shutdown", "observe"],
             &["broker"],
             &["sink"],
             &["worker"],
@@ -47,16 +47,16 @@ const HOMES: [(&str, &[&str]); 14] = [
     ("amq_protocol", &["broker/amqp/filter", "broker/amqp/fuzz.rs", "broker/amqp/size.rs"]),
     ("async_rs", &["broker/amqp/transport.rs"]),
     ("wasmtime", &["sandbox/"]),
-    ("wasmtime_wasi", &["sandbox/", "telemetry.rs"]),
-    ("lapin", &["broker/amqp/", "telemetry.rs"]),
+    ("wasmtime_wasi", &["sandbox/", "observe/log.rs"]),
+    ("lapin", &["broker/amqp/", "observe/log.rs"]),
     ("rusqlite", &["broker/sqlite/"]),
     ("rustix", &["broker/sqlite/clock.rs", "sandbox/", "shutdown.rs", "streams"]),
     ("signal_hook", &["main.rs", "shutdown.rs"]),
     ("landlock", &["sandbox/place/wall/"]),
     ("seccompiler", &["sandbox/place/wall/"]),
     ("close_fds", &["sandbox/place/wall/"]),
-    ("opentelemetry", &["telemetry/"]),
-    ("ureq", &["telemetry/"]),
+    ("opentelemetry", &["observe/"]),
+    ("ureq", &["observe/"]),
     ("clap", &["cli.rs", "cli/", "main.rs"]),
 ];
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::error::{Error, Kind};
-use crate::telemetry::chain;
+use crate::causes::chain;
 
 /// Pauses between two tries to connect: short at first, since a broker that restarts is back in seconds.
 pub(super) const RECONNECT_INITIAL: Duration = Duration::from_millis(250);

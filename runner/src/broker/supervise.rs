@@ -7,7 +7,7 @@ use super::error::Error;
 use super::link::{Ended, Link};
 use super::pauses::{RECONNECT_INITIAL, RECONNECT_MAX, STEADY};
 use super::subscription::{Notice, Options};
-use crate::telemetry::chain;
+use crate::causes::chain;
 
 /// Keeps a session going until the worker is done, the broker refuses us, or it has been away for too long.
 pub(super) async fn supervise(mut adapter: Box<dyn Adapter>, mut link: Link, options: Options) {

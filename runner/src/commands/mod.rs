@@ -11,7 +11,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use crate::cli::Command;
 use crate::error::{Error, ExitStatus};
-use crate::{sandbox, shutdown, streams, telemetry};
+use crate::observe::log;
+use crate::{sandbox, shutdown, streams};
 
 /// Runs a command to its end; returns the status that the process exits with.
 pub fn run(command: Command) -> Result<u8, Error> {
@@ -41,7 +42,7 @@ fn block_on(command: impl Future<Output = Result<u8, Error>>) -> Result<u8, Erro
     let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(command)));
     // A guest that could not be stopped, or a reader of our stdout that sleeps, must not keep the process here, also after
     // a panic.
-    telemetry::ending();
+    log::ending();
     runtime.shutdown_background();
     ended.unwrap_or_else(|panic| resume_unwind(panic))
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{can_write, unwatched};
 use crate::broker::{self, outbox};
+use crate::causes::chain;
 use crate::cli;
 use crate::config::Work;
 use crate::error::{Error, ExitStatus, broker_status};
@@ -11,7 +12,6 @@ use crate::sandbox::{self, Loading, Sandbox};
 use crate::shutdown::{self, Signal};
 use crate::sink::{Sinks, Spec};
 use crate::task::Refused;
-use crate::telemetry::chain;
 use crate::worker::{Counts, Mode, StopReason, Stopped, Worker};
 
 /// For a connection over which nothing was taken. That one is cut off is a line in the broker's log, and no more.

@@ -17,8 +17,8 @@ pub use record::{Identity, Record};
 use self::directory::Directory;
 use self::queue::Queue;
 use crate::broker::{self, Address, Kind, MAX_NAME, Outbox};
+use crate::causes::chain;
 use crate::task::{Message, Refused, Undeliverable, Verdict};
-use crate::telemetry::chain;
 
 /// `--result`: which kind of sink, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Record;
 use crate::broker::{Address, Error, Outbox};
-use crate::telemetry::chain;
+use crate::causes::chain;
 
 #[derive(Debug)]
 pub struct Queue {

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use super::Headers;
+use crate::observe::trace::Span;
 use crate::task::{Attempt, Message, Origin, Properties, System};
-use crate::telemetry::trace::Span;
 
 /// One result: what a guest wrote to stdout for one message, with its name and its properties.
 #[derive(Clone, Debug)]

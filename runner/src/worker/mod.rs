@@ -22,13 +22,13 @@ use tokio_util::sync::CancellationToken;
 
 use self::process::{Context, Finished, Settled, process};
 use crate::broker::{self, Delivery, Depth, Notice, Subscription};
+use crate::causes::chain;
 use crate::fault::{self, Point};
 use crate::sandbox::Sandbox;
 use crate::settle::Policy;
 use crate::shutdown::{Phase, Signal};
 use crate::sink::Sinks;
 use crate::task::{Outcome, Refused, Settlement, Verdict};
-use crate::telemetry::chain;
 
 #[derive(Clone, Debug)]
 pub struct Options {

@@ -12,13 +12,13 @@ use super::decode;
 use super::metadata::Metadata;
 use crate::blocking;
 use crate::broker::{self, Delivery};
+use crate::causes::chain;
 use crate::fault::{self, Point};
+use crate::observe::trace::{Carried, Span};
 use crate::sandbox::{Input, Sandbox};
 use crate::settle::Policy;
 use crate::sink::{Failed, Identity, Record, Sinks};
 use crate::task::{Attempt, Message, Origin, Outcome, Report, Settlement, Verdict};
-use crate::telemetry::chain;
-use crate::telemetry::trace::{Carried, Span};
 
 /// What every run needs.
 pub(super) struct Context {

@@ -17,9 +17,9 @@ use super::connection::{self, Refusal, lost, queue_error, refusal};
 use super::{Url, convert, delays};
 use crate::broker::failure::Next;
 use crate::broker::{Address, Error};
+use crate::causes::chain;
 use crate::fault::{self, Point};
 use crate::task::Failure;
-use crate::telemetry::chain;
 
 /// Direct replies: not a queue, but a way back over the connection of whoever asked. With a longer name in `reply_to`.
 const DIRECT_REPLY: &str = "amq.rabbitmq.reply-to.";

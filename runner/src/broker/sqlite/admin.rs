@@ -12,8 +12,8 @@ use super::store::{self, Lease, Store, Taken};
 use super::{LEASE, SYSTEM};
 use crate::broker::admin::{self, Got, Status};
 use crate::broker::error::Error;
+use crate::causes::chain;
 use crate::task::{Origin, Properties};
-use crate::telemetry::chain;
 
 /// How long a command waits for processes that write.
 const BUSY: Duration = Duration::from_secs(30);

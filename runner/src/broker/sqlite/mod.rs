@@ -31,8 +31,8 @@ use super::command::{ABORT_TIMEOUT, Command};
 use super::error::{Error, Kind};
 use super::link::{Ended, Handed, Link};
 use super::subscription::{Depth, Options};
+use crate::causes::chain;
 use crate::task::{Origin, Properties, Settlement, System};
-use crate::telemetry::chain;
 
 /// How long a message stays with a worker that does not answer any more.
 const LEASE: Duration = Duration::from_secs(15);

@@ -1,10 +1,6 @@
-//! The log: to stderr, since stdout is the guest's. Spans: to a collector, where one is named.
-
-pub mod otlp;
-pub mod trace;
+//! The log: to stderr, since stdout is the guest's.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
-use std::error::Error;
 use std::io::{self, IsTerminal as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -103,26 +99,4 @@ impl io::Write for Line {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// An error with its causes on one line.
-pub fn chain(error: &dyn Error) -> String {
-    causes(error).fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}
-
-/// The causes of an error, without those that its own text holds already, as some libraries have it.
-pub fn causes(error: &dyn Error) -> impl Iterator<Item = String> {
-    let mut said = error.to_string();
-    let mut next = error.source();
-    std::iter::from_fn(move || {
-        loop {
-            let cause = next?;
-            next = cause.source();
-            let text = cause.to_string();
-            if !said.ends_with(&text) {
-                said.clone_from(&text);
-                return Some(text);
-            }
-        }
-    })
 }

@@ -12,7 +12,7 @@ use opentelemetry_sdk::trace::SdkTracerProvider;
 use ureq::Agent;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
-use super::chain;
+use crate::causes::chain;
 
 /// How long the end of the process may wait for the last spans: a collector that does not answer costs no more. It is less
 /// than what the last resort of a shutdown leaves.
