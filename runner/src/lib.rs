@@ -5,6 +5,7 @@
 pub mod blocking;
 pub mod causes;
 pub mod fault;
+pub mod locks;
 pub mod streams;
 pub mod task;
 pub mod visible;

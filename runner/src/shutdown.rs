@@ -8,7 +8,7 @@ use std::io::{self, Read as _};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -17,6 +17,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::low_level;
 use tokio::sync::watch;
 
+use crate::locks::lock;
 use crate::streams;
 
 /// How long the process may take to end after its guests were told to stop. It is more than the 3 s that a guest has
@@ -124,7 +125,7 @@ pub fn end_process_1_at_once(status: u8) -> io::Result<()> {
 }
 
 fn watching(status: u8) -> io::Result<Watching> {
-    let mut watching = WATCHING.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut watching = lock(&WATCHING);
     if let Some(watching) = &*watching {
         return Ok(watching.clone());
     }

@@ -7,12 +7,14 @@ pub mod err;
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::Errno;
+
+use crate::locks::lock;
 
 /// Why results can't be written, or input can't be read.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -68,7 +70,7 @@ fn usable(number: u8, descriptor: BorrowedFd<'_>, useless: OFlags) -> Result<(),
 /// When a part of it may not have been written.
 pub fn print(bytes: &[u8]) -> io::Result<()> {
     static TURN: Mutex<()> = Mutex::new(());
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = lock(&TURN);
     write_all(io::stdout().as_fd(), bytes)
 }
 

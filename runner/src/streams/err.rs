@@ -7,12 +7,13 @@
 use std::io;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Notify;
 
 use super::write_all;
+use crate::locks::{anyway, lock};
 
 /// How much of the log waits to be written before more is dropped.
 const LOG_LIMIT: usize = 1 << 20;
@@ -144,7 +145,7 @@ impl Queue {
 
     /// A panic while the lock is held leaves plain bytes and numbers behind.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn push(&self, mut state: MutexGuard<'_, State>, bytes: &[u8]) {
@@ -190,7 +191,7 @@ impl Queue {
         let mut state = self.lock();
         while state.waiting.is_empty() {
             state.sleeps = true;
-            state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = anyway(self.filled.wait(state));
         }
         state.sleeps = false;
         std::mem::swap(&mut state.waiting, batch);
@@ -210,7 +211,7 @@ impl Queue {
             if left.is_zero() {
                 return;
             }
-            (state, _) = self.written.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
+            (state, _) = anyway(self.written.wait_timeout(state, left));
         }
     }
 }

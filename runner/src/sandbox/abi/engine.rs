@@ -1,6 +1,6 @@
 //! The engine: what WebAssembly may be here, and the clock that makes a spinning guest yield.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -9,6 +9,7 @@ use wasmtime::{
     WasmBacktraceDetails,
 };
 
+use crate::locks::{anyway, lock};
 use crate::sandbox::known::Kind;
 use crate::sandbox::world::clock::Clock;
 use crate::sandbox::world::limits::MODULE_TABLES;
@@ -179,12 +180,12 @@ impl Ticker {
 
     /// Returns when something runs; `false` when the sandbox is gone.
     fn wait_for_runs(&self) -> bool {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = lock(&self.state);
         let idle = |state: &mut TickerState| {
             state.sleeps = state.running == 0 && !state.closed;
             state.sleeps
         };
-        let state = self.changed.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner);
+        let state = anyway(self.changed.wait_while(state, idle));
         !state.closed
     }
 
@@ -198,7 +199,7 @@ impl Ticker {
     }
 
     fn change(&self, change: impl FnOnce(&mut TickerState)) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         change(&mut state);
         // Between ticks it looks by itself, and to wake nobody would be two system calls for each run.
         let sleeps = state.sleeps;

@@ -7,7 +7,7 @@ use std::any::Any;
 use std::io::{self, Read, Write as _};
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::guest;
 use super::inside::{Inside, inside};
 use super::refusal::{Reason, Refusal};
+use crate::locks::lock;
 use crate::sandbox::abi::engine::{Codegen, compiling_engine};
 use crate::sandbox::abi::program::foreign_imports;
 use crate::sandbox::known::Kind;
@@ -153,14 +154,14 @@ static PANIC: Mutex<Option<String>> = Mutex::new(None);
 fn guarded(job: impl FnOnce() -> (Answer, Vec<u8>)) -> (Answer, Vec<u8>) {
     std::panic::set_hook(Box::new(|panic| {
         // The first one is the cause; others follow from it.
-        PANIC.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| panic.to_string());
+        lock(&PANIC).get_or_insert_with(|| panic.to_string());
     }));
     let done = std::panic::catch_unwind(AssertUnwindSafe(job));
     drop(std::panic::take_hook());
     match done {
         Ok(made) => made,
         Err(payload) => {
-            let seen = PANIC.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let seen = lock(&PANIC).take();
             (Answer::Panicked(seen.unwrap_or_else(|| words(payload.as_ref()))), Vec::new())
         }
     }

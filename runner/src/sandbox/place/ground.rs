@@ -7,11 +7,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use tokio::runtime::{Builder, Runtime};
 
+use crate::locks::lock;
 use crate::task::{Limit, Outcome};
 
 /// More threads than the files of one run need at the same time. With more, some of them must be stuck.
@@ -110,7 +111,7 @@ impl GivenUp {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<AtomicUsize>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -10,12 +10,13 @@ use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::wall::Standing;
+use crate::locks::lock;
 use crate::sandbox::isolation::Wall;
 use crate::sandbox::known::Kind;
 use crate::sandbox::wire::{self, Frame};
@@ -115,12 +116,12 @@ impl Replies {
     /// A parent that is gone is noticed by who reads from it.
     pub fn send(&self, reply: &Reply, bytes: &[u8]) {
         let Ok(words) = wire::words(reply) else { return };
-        let mut stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stream = lock(&self.0);
         let _ = wire::write(&mut *stream, &words, bytes);
     }
 
     /// Bytes that are no frame.
     pub fn raw(&self, bytes: &[u8]) -> io::Result<()> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).write_all(bytes)
+        lock(&self.0).write_all(bytes)
     }
 }

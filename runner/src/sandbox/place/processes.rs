@@ -9,7 +9,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -26,6 +26,7 @@ use super::claims;
 use super::orders::{MAX_STDERR, Order, Reply, Setup, Told};
 use super::wall::{self, Standing};
 use crate::fault::{self, GuestProcess};
+use crate::locks::lock;
 use crate::sandbox::isolation::Wall;
 use crate::sandbox::run::Core;
 use crate::sandbox::spawned::{KILLED, PROGRAM};
@@ -135,7 +136,7 @@ impl Processes {
         let run = Run { env, dirs, stdin, cancel };
         let mut starts = 0;
         loop {
-            let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let idle = lock(&self.idle).pop();
             let is_fresh = idle.is_none();
             let child = match idle {
                 Some(child) => Ok(child),
@@ -269,7 +270,7 @@ impl Processes {
     }
 
     pub fn keep(&self, child: Child) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(child);
+        lock(&self.idle).push(child);
     }
 }
 

@@ -4,12 +4,13 @@
 
 use std::collections::VecDeque;
 use std::panic::resume_unwind;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use super::ground::{GivenUp, Ground};
+use crate::locks::{anyway, lock};
 use crate::sandbox::run::Core;
 use crate::sandbox::world::clock::STUCK_AFTER;
 use crate::sandbox::world::clock::running_for;
@@ -208,7 +209,7 @@ impl Line {
                 return None;
             }
             state.idle += 1;
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = anyway(self.changed.wait(state));
             state.idle -= 1;
         }
     }
@@ -222,11 +223,6 @@ fn withdraw_from(progress: &Mutex<Progress>) -> bool {
         *progress = Progress::Withdrawn;
     }
     waits
-}
-
-/// A panic while the lock is held leaves nothing half done.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

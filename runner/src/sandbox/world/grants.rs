@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use wasmtime_wasi::sockets::SocketAddrUse;
 use wasmtime_wasi::{Deterministic, HostMonotonicClock, HostWallClock, WasiCtxBuilder};
 
 use super::names::Names;
+use crate::locks::lock;
 
 /// What a guest may see of the host. Nothing, by default.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -80,7 +81,7 @@ impl Net {
 
     /// Notes an address that a granted name has.
     pub fn resolved(&self, name: &str, address: IpAddr) {
-        let mut resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut resolved = lock(&self.resolved);
         for endpoint in self.endpoints.iter().filter(|endpoint| endpoint.host.eq_ignore_ascii_case(name)) {
             resolved.insert(SocketAddr::new(address, endpoint.port));
         }
@@ -94,8 +95,7 @@ impl Net {
                 let granted = |endpoint: &Endpoint| {
                     endpoint.port == address.port() && endpoint.host.parse() == Ok(address.ip().to_canonical())
                 };
-                self.endpoints.iter().any(granted)
-                    || self.resolved.lock().unwrap_or_else(PoisonError::into_inner).contains(&address)
+                self.endpoints.iter().any(granted) || lock(&self.resolved).contains(&address)
             }
             _ => false,
         }

@@ -10,12 +10,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
 
 use super::tree;
+use crate::locks::lock;
 
 /// The beginning of a room's name.
 const PREFIX: &str = "wq-run-room-";
@@ -95,11 +96,11 @@ impl Room {
 
     /// Removes the room. Folders that are still in use go with it.
     pub fn close(&self) {
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner).take();
+        lock(&self.opened).take();
     }
 
     fn opened(&self) -> io::Result<Arc<Opened>> {
-        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut opened = lock(&self.opened);
         if let Some(opened) = &*opened {
             return Ok(opened.clone());
         }
