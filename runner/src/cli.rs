@@ -1,5 +1,6 @@
 //! What can be typed, and its help. No decisions: `config.rs` makes them.
 
+mod durations;
 mod guest;
 
 use std::ffi::OsString;
@@ -13,6 +14,7 @@ use clap::{ArgGroup, Args, CommandFactory as _, FromArgMatches as _, Parser, Sub
 
 pub use guest::{Compiling, Guest, Isolation, Limits, Wall};
 
+use self::durations::{duration, pause};
 use crate::broker::{BrokerKind, kinds};
 use crate::settle::ExitMap;
 use crate::sink;
@@ -328,33 +330,6 @@ fn type_help() -> String {
     format!("The type of the queue, on brokers that have several [default: {}]", defaults.join(", "))
 }
 
-/// No wait is longer than this, so that sums of times can't overflow.
-const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-
-/// Not every broker keeps a message for longer: one of them takes 49 days at most.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-
-fn duration(text: &str) -> Result<Duration, String> {
-    if text == "0" {
-        return Ok(Duration::ZERO);
-    }
-    if text.parse::<f64>().is_ok() {
-        return Err(format!("`{text}` of what? Write {text}s, {text}m or {text}h"));
-    }
-    match humantime::parse_duration(text) {
-        Ok(duration) if duration > LONGEST => Err("the longest duration is 100 years (36500d)".into()),
-        Ok(duration) => Ok(duration),
-        Err(error) => Err(format!("{error}; a duration is written 90s, 25m or 1h30m")),
-    }
-}
-
-fn pause(text: &str) -> Result<Duration, String> {
-    match duration(text)? {
-        pause if pause > LONGEST_PAUSE => Err("the longest pause is 30 days (30d)".into()),
-        pause => Ok(pause),
-    }
-}
-
 fn factor(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|factor| (1.0..=100.0).contains(factor)).ok_or_else(|| "a factor is from 1 to 100".into())
 }
@@ -385,26 +360,6 @@ mod tests {
         };
         assert!(shutdown::LAST_RESORT_AFTER > sandbox::STUCK_AFTER);
         assert!(work.shutdown_timeout + shutdown::LAST_RESORT_AFTER < POD);
-    }
-
-    #[test]
-    fn durations_need_a_unit() {
-        assert_eq!(duration("0"), Ok(Duration::ZERO));
-        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
-        assert!(duration("90").unwrap_err().contains("90s"));
-        assert!(duration("soon").is_err());
-    }
-
-    #[test]
-    fn durations_are_bounded() {
-        assert_eq!(duration("36500d"), Ok(LONGEST));
-        for endless in ["36501d", "300000000000y", "18446744073709551615s"] {
-            assert!(duration(endless).unwrap_err().contains("100 years"), "{endless}");
-        }
-        assert_eq!(pause("30d"), Ok(LONGEST_PAUSE));
-        assert!(pause("31d").unwrap_err().contains("30 days"));
-        // Nothing that is parsed may overflow where times are added.
-        let _ = std::time::Instant::now() + LONGEST + LONGEST;
     }
 
     #[test]

@@ -16,7 +16,8 @@ const LAYERS: [(&str, &[&[&str]]); 2] = [
     (
         "",
         &[
-            &["task", "fault", "streams", "blocking", "visible", "causes"],
+            &["task", "fault", "locks", "blocking", "visible", "causes"],
+            &["streams"],
             &["envelope", "settle", "sandbox", "shutdown", "observe"],
             &["broker"],
             &["sink"],
@@ -106,8 +107,8 @@ fn a_module_imports_only_from_the_layers_above_it() {
 #[test]
 fn no_imports_go_in_a_circle() {
     let circles = imports::circles(&imports::imports(&sources()));
-    // The brokers, the command line and the sinks are being rebuilt.
-    let circles = circles.iter().filter(|files| files.iter().any(|file| file.starts_with("sandbox/")));
+    // The brokers are being rebuilt.
+    let circles = circles.iter().filter(|files| !files.iter().any(|file| file.starts_with("broker/")));
     let circles: Vec<String> = circles.map(|files| files.join(" → ")).collect();
     assert!(circles.is_empty(), "files that import from each other:\n{}", circles.join("\n"));
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 
-use super::duration;
+use super::durations::duration;
 use crate::sandbox::{Digest, Endpoint};
 
 pub(super) const HEADING: &str = "Guest";

@@ -1,6 +1,6 @@
 //! `wq-run compile`
 
-use super::report;
+use super::process::report;
 use crate::cli;
 use crate::config::Compile;
 use crate::error::{Error, ExitStatus};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
-use super::{can_read, unwatched};
+use super::process::{can_read, unwatched};
 use crate::cli;
 use crate::config::Exec;
 use crate::error::{Error, ExitStatus};

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use bytesize::ByteSize;
 
-use super::say;
+use super::process::say;
 use crate::cli;
 use crate::config::bounds;
 use crate::error::{Error, ExitStatus};

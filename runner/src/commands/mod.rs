@@ -3,16 +3,18 @@
 mod compile;
 mod exec;
 mod inspect;
+mod process;
 mod publish;
 mod queue;
 mod work;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
+use self::process::{REDIRECT, can_write, unwatched};
 use crate::cli::Command;
 use crate::error::{Error, ExitStatus};
 use crate::observe::log;
-use crate::{sandbox, shutdown, streams};
+use crate::{sandbox, shutdown};
 
 /// Runs a command to its end; returns the status that the process exits with.
 pub fn run(command: Command) -> Result<u8, Error> {
@@ -47,10 +49,6 @@ fn block_on(command: impl Future<Output = Result<u8, Error>>) -> Result<u8, Erro
     ended.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-fn unwatched(source: std::io::Error) -> Error {
-    Error::Io { doing: "watch for signals".into(), source }
-}
-
 fn guest_process() -> Result<u8, Error> {
     sandbox::serve().map_err(|source| Error::Io { doing: "run guests for another process".into(), source })?;
     Ok(ExitStatus::Done.code())
@@ -60,31 +58,4 @@ fn guest_compiler() -> Result<u8, Error> {
     sandbox::serve_job()
         .map_err(|source| Error::Io { doing: "look into a guest for another process".into(), source })?;
     Ok(ExitStatus::Done.code())
-}
-
-/// Refuses a stdout that results can't be written to, before anything is done whose result would be lost.
-fn can_write(hint: &str) -> Result<(), Error> {
-    streams::can_write().map_err(|cause| Error::configuration(format!("stdout can't be used: {cause}"), hint))
-}
-
-/// Refuses a stdin that would look empty.
-fn can_read() -> Result<(), Error> {
-    streams::can_read().map_err(|cause| {
-        Error::configuration(format!("stdin can't be used: {cause}"), "redirect it: </dev/null is an empty input")
-    })
-}
-
-/// The hint for a stdout that can't be used.
-const REDIRECT: &str = "redirect it: >/dev/null drops what is printed";
-
-/// Prints text for the user.
-fn say(text: &str) -> Result<(), Error> {
-    let printed = streams::print(format!("{text}\n").as_bytes());
-    printed.map_err(|source| Error::Io { doing: "write to stdout".into(), source })
-}
-
-/// Prints what was done.
-fn report(text: String) -> Result<(), Error> {
-    let printed = streams::print(format!("{text}\n").as_bytes());
-    printed.map_err(|source| Error::Unreported { report: text, source })
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use super::{can_read, report};
+use super::process::{can_read, report};
 use crate::cli;
 use crate::config::Target;
 use crate::error::{Error, ExitStatus};

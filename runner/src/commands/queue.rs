@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::Value;
 
-use super::{report, say};
+use super::process::{report, say};
 use crate::broker::admin::{Admin, Got, Status};
 use crate::cli;
 use crate::config::{Target, queue_type_on};

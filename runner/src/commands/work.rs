@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{can_write, unwatched};
+use super::process::{can_write, unwatched};
 use crate::broker::{self, outbox};
 use crate::causes::chain;
 use crate::cli;

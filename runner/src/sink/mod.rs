@@ -10,8 +10,6 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
-
 pub use record::{Identity, Record};
 
 use self::directory::Directory;
@@ -290,9 +288,6 @@ impl Error {
         }
     }
 }
-
-/// What a result says of itself, as headers.
-type Headers = Map<String, Value>;
 
 #[cfg(test)]
 mod tests {

@@ -4,11 +4,14 @@ use std::fmt::Write as _;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
-use super::Headers;
 use crate::observe::trace::Span;
 use crate::task::{Attempt, Message, Origin, Properties, System};
+
+/// What a result says of itself, as headers.
+pub type Headers = Map<String, Value>;
 
 /// One result: what a guest wrote to stdout for one message, with its name and its properties.
 #[derive(Clone, Debug)]
