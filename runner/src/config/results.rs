@@ -1,0 +1,51 @@
+//! Where results go.
+
+use crate::broker::{Address, outbox};
+use crate::cli;
+use crate::error::Error;
+use crate::sink;
+
+/// Refuses sinks and properties of results that can't be.
+pub fn check(work: &cli::Work, queue: &str) -> Result<(), Error> {
+    check_sinks(&work.result, queue)?;
+    if work.result_content_type.as_ref().is_some_and(|text| text.len() > 255) {
+        return Err(Error::configuration(
+            "the content type of results is longer than 255 bytes",
+            "see --result-content-type (WQ_RESULT_CONTENT_TYPE)",
+        ));
+    }
+    Ok(())
+}
+
+/// The way to the broker, if one of the results goes there.
+pub fn outbox(work: &cli::Work, queue: &str) -> Option<outbox::Options> {
+    work.result.iter().any(sink::Spec::needs_broker).then(|| outbox::Options {
+        queue: queue.to_owned(),
+        connect_timeout: work.connect_timeout,
+        publish_timeout: work.publish_timeout,
+    })
+}
+
+/// Sinks that would undo each other.
+fn check_sinks(specs: &[sink::Spec], queue: &str) -> Result<(), Error> {
+    const HINT: &str = "see --result (WQ_RESULT)";
+    for (at, spec) in specs.iter().enumerate() {
+        // A sink that is named twice would get each result twice.
+        if specs[..at].contains(spec) {
+            return Err(Error::configuration(format!("the result `{spec}` is named twice"), HINT));
+        }
+        match spec {
+            sink::Spec::None if specs.len() > 1 => {
+                return Err(Error::configuration("the result `none` goes with no other one", HINT));
+            }
+            sink::Spec::Publish(Address::Queue(name)) if name == queue => {
+                return Err(Error::configuration(
+                    "results would come back as messages: the result's queue is the queue itself",
+                    "name another queue (--result queue:NAME, WQ_RESULT)",
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,58 @@
+//! Which queue on which broker.
+
+use std::time::Duration;
+
+use crate::broker::{MAX_NAME, Url, kinds};
+use crate::cli;
+use crate::error::Error;
+
+/// Which queue on which broker.
+#[derive(Debug)]
+pub struct Target {
+    pub broker: Url,
+    pub queue: String,
+}
+
+impl Target {
+    pub fn resolve(typed: &cli::Broker) -> Result<Target, Error> {
+        let broker = broker_url(typed)?;
+        let queue = match typed.queue.as_deref() {
+            None | Some("") => {
+                return Err(Error::configuration("no queue is named", "name it with --queue (QUEUE)"));
+            }
+            Some(queue) if queue.len() > MAX_NAME => {
+                return Err(Error::configuration("the queue's name is longer than 255 bytes", "see --queue (QUEUE)"));
+            }
+            Some(queue) => queue.to_owned(),
+        };
+        Ok(Target { broker, queue })
+    }
+}
+
+/// The flag and its variable first, then the variable's other name, then a file.
+fn broker_url(typed: &cli::Broker) -> Result<Url, Error> {
+    let hint = || format!("set --broker (BROKER_URL, or BROKER_URL_FILE): {}", kinds::addresses());
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let text = if let Some(url) = typed.broker.clone().filter(|url| !url.is_empty()) {
+        url
+    } else if let Some(url) = variable("AMQP_URL") {
+        url
+    } else if let Some(path) = variable("BROKER_URL_FILE") {
+        let text = std::fs::read_to_string(&path).map_err(|source| Error::Configuration {
+            message: format!("cannot read the file {path} that BROKER_URL_FILE names: {source}"),
+            hint: Some("it holds the broker's URL and nothing else".into()),
+        })?;
+        text.trim().to_owned()
+    } else {
+        return Err(Error::configuration("no broker is named", hint()));
+    };
+    // The text itself is never shown: it holds a password.
+    text.parse().map_err(|error| Error::configuration(format!("the broker's URL can't be used: {error}"), hint()))
+}
+
+/// Says what this broker does with a message that takes as long as a run may.
+pub fn warn_of_timeout(broker: &Url, timeout: Duration) {
+    if let Some(caution) = broker.broker().caution_for_timeout(timeout) {
+        tracing::warn!("{caution}");
+    }
+}
