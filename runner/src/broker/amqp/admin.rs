@@ -9,9 +9,10 @@ use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions, Queu
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Acker, Channel, Connection};
 
+use super::config::SYSTEM;
 use super::connection::{self, lost, queue_error};
 use super::publisher::{Deadline, Publisher, name};
-use super::{SYSTEM, Url, convert};
+use super::{Url, convert};
 use crate::broker::admin::{self, Got, Status};
 use crate::broker::error::Error;
 use crate::broker::outbox::Address;

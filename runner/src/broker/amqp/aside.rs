@@ -11,8 +11,9 @@ use lapin::BasicProperties;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use super::config::{Config, connection_name};
 use super::publisher::{Deadline, Publisher};
-use super::{Config, connection_name, retries};
+use super::retries;
 use crate::broker::pauses::{Pace, patiently};
 use crate::broker::{Error, aborted};
 use crate::task::Failure;

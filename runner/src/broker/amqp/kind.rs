@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::config::SYSTEM;
 use super::outbox::Outbox;
-use super::{SYSTEM, Url, admin, delays};
+use super::{Url, admin, delays};
 use crate::broker::adapter::{Adapter, Broker, BrokerKind, Capabilities, Form};
 use crate::broker::admin::Admin;
 use crate::broker::error::Error;

@@ -3,6 +3,7 @@
 mod acks;
 pub mod admin;
 mod aside;
+mod config;
 mod connection;
 mod consumers;
 mod convert;
@@ -22,40 +23,23 @@ mod transport;
 mod url;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 pub use url::Url;
 
 use async_trait::async_trait;
 
+use self::config::Config;
 use self::retries::Retries;
 use self::session::Session;
 use super::adapter;
 use super::error::{Error, Kind};
 use super::link::{Ended, Link};
 use super::subscription::Options;
-use crate::task::System;
-
-/// For everything until messages can come. A quorum queue without a leader lets a consumer wait for as long as that
-/// lasts, which must not look like an empty queue.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// In traces.
-const SYSTEM: System = System {
-    name: "rabbitmq",
-    routing_key: Some("messaging.rabbitmq.destination.routing_key"),
-    delivery_tag: Some("messaging.rabbitmq.message.delivery_tag"),
-};
 
 pub(crate) struct Adapter {
     config: Arc<Config>,
     /// Those of all sessions: a retry comes back whatever becomes of the connection.
     retries: Retries,
-}
-
-struct Config {
-    nodes: Vec<Url>,
-    options: Options,
 }
 
 impl Adapter {
@@ -109,28 +93,4 @@ fn ended(error: Error) -> Ended {
         Kind::Unreachable | Kind::Lost => Ended::Lost(error),
         Kind::Refused | Kind::Configuration => Ended::Refused(error),
     }
-}
-
-impl Config {
-    /// Bounds what a broker that takes connections may leave unanswered.
-    async fn in_time<T>(&self, opening: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        tokio::time::timeout(OPEN_TIMEOUT, opening).await.unwrap_or_else(|_| {
-            let source = "it takes connections, and did not answer when asked for messages".into();
-            Err(Error::Unreachable { address: self.addresses(), source })
-        })
-    }
-
-    fn connection_name(&self) -> String {
-        connection_name("takes", &self.options.queue)
-    }
-
-    fn addresses(&self) -> String {
-        self.nodes.iter().map(Url::address).collect::<Vec<_>>().join(", ")
-    }
-}
-
-/// What an operator sees in the broker's list of connections.
-fn connection_name(does: &str, queue: &str) -> String {
-    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "localhost".into());
-    format!("wq-run {does} {queue} ({host}, {})", std::process::id())
 }

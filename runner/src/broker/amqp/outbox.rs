@@ -11,8 +11,9 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 
+use super::config::connection_name;
 use super::publisher::{Deadline, Publisher};
-use super::{Url, connection_name, convert};
+use super::{Url, convert};
 use crate::broker::error::{Error, Kind};
 use crate::broker::outbox::{self, Address, Options};
 use crate::broker::pauses::{Pace, patiently};

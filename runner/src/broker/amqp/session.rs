@@ -19,12 +19,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::acks::Acks;
 use super::aside::{Aside, Order, Published, What};
+use super::config::{Config, SYSTEM};
 use super::connection::{self, ANSWER_TIMEOUT, LOOK_AFTER, lost, unreceived};
 use super::consumers::{Consumers, Next};
 use super::held::{Held, give_back, reject};
 use super::looks::{Looks, is_stream, look_at};
 use super::retries::{Outlook, Retries};
-use super::{Config, SYSTEM, convert, delays, publisher};
+use super::{convert, delays, publisher};
 use crate::broker::{ABORT_TIMEOUT, Command, Depth, Error, Handed, Link, Options, Tag};
 use crate::task::{Message, Origin, Settlement};
 
