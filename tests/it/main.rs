@@ -31,6 +31,7 @@ mod prefetch;
 mod processes;
 mod publish;
 mod queue_file;
+mod receipts;
 mod refusals;
 mod results;
 mod sandbox;

@@ -61,7 +61,7 @@ async fn run_on(Target { broker, queue }: &Target, args: cli::Queue) -> Result<u
 async fn get(admin: &mut dyn Admin, queue: &str, count: u64, json: bool) -> Result<u64, Error> {
     let mut printed = 0;
     while printed < count {
-        let Some(got) = admin.get(queue).await? else { break };
+        let Some(got) = admin.take(queue, 1).await?.pop() else { break };
         if let Some(reason) = &got.unreadable {
             // stderr may have no reader, which is no reason to keep the message.
             streams::err::push(format!("wq-run: only a part of the message can be read: {reason}\n").as_bytes());

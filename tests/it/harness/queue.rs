@@ -290,7 +290,7 @@ impl Queue<'_> {
         }
     }
 
-    fn sql(&self) -> rusqlite::Connection {
+    pub fn sql(&self) -> rusqlite::Connection {
         let Broker::Sqlite(folder) = &self.broker else { panic!("for SQLite") };
         let connection = rusqlite::Connection::open(folder.path().join("q.db")).expect("the queue file opens");
         connection.busy_timeout(super::PATIENCE).expect("set");

@@ -1,5 +1,7 @@
 //! What `wq-run publish` and `wq-run queue` do on an AMQP broker.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -7,44 +9,74 @@ use bytes::Bytes;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions, QueuePurgeOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Acker, Channel, Connection};
+use lapin::{Acker, BasicProperties, Channel, Connection};
+use tokio::runtime::Handle;
+use tokio::sync::Mutex;
 
 use super::config::SYSTEM;
 use super::connection::{self, lost, queue_error};
+use super::held::{GIVE_BACK, sent};
 use super::publisher::{Deadline, Publisher, name};
 use super::{Url, convert};
-use crate::broker::admin::{self, Got, Status};
+use crate::broker::admin::{self, Changes, Got, Status};
 use crate::broker::error::Error;
 use crate::broker::outbox::Address;
+use crate::causes::chain;
 use crate::task::{Message, Origin, Properties};
 
 /// For each message; what a worker has `--publish-timeout` for.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub struct Admin {
-    nodes: Vec<Url>,
-    publisher: Option<Publisher>,
+    way_in: Arc<WayIn>,
     /// Opened for the first message that is taken.
     getter: Option<(Connection, Channel)>,
+}
+
+/// The way into queues. What was taken shares it, to be published again.
+struct WayIn {
+    nodes: Vec<Url>,
+    /// Opened for the first message that is published.
+    publisher: Mutex<Option<Arc<Publisher>>>,
 }
 
 /// For everything else that a command asks for. A quorum queue takes a moment to be made.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Names a message on the channel over which it was taken.
-#[derive(Debug)]
+/// A message, and the channel over which it was taken.
 struct Held {
     acker: Acker,
     channel: Channel,
+    properties: BasicProperties,
+    body: Bytes,
+    way_in: Arc<WayIn>,
+    /// A drop cannot wait, and may be in a thread that has no runtime.
+    runtime: Handle,
+}
+
+impl WayIn {
+    async fn publish(&self, queue: &str, properties: BasicProperties, body: &Bytes) -> Result<(), Error> {
+        let publisher = self.publisher().await?;
+        publisher.publish(&Address::Queue(queue.to_owned()), properties, body, Deadline::after(PUBLISH_TIMEOUT)).await
+    }
+
+    async fn publisher(&self) -> Result<Arc<Publisher>, Error> {
+        let mut slot = self.publisher.lock().await;
+        let publisher = match slot.take().filter(|publisher| publisher.usable()) {
+            Some(publisher) => publisher,
+            None => Arc::new(Publisher::connect(&self.nodes, "wq-run publish").await?),
+        };
+        Ok(slot.insert(publisher).clone())
+    }
 }
 
 impl Admin {
     pub fn new(nodes: Vec<Url>) -> Admin {
-        Admin { nodes, publisher: None, getter: None }
+        Admin { way_in: Arc::new(WayIn { nodes, publisher: Mutex::default() }), getter: None }
     }
 
     async fn open(&self) -> Result<(Connection, Channel), Error> {
-        let connection = connection::connect(&self.nodes, "wq-run queue").await?;
+        let connection = connection::connect(&self.way_in.nodes, "wq-run queue").await?;
         let opening = async { connection.create_channel().await.map_err(lost) };
         let channel = in_time(|| connection.status().connected(), "open a channel", opening).await?;
         Ok((connection, channel))
@@ -54,15 +86,10 @@ impl Admin {
 #[async_trait]
 impl admin::Admin for Admin {
     async fn publish(&mut self, queue: &str, properties: Properties, body: Bytes) -> Result<(), Error> {
-        let publisher = match self.publisher.take() {
-            Some(publisher) => publisher,
-            None => Publisher::connect(&self.nodes, "wq-run publish").await?,
-        };
-        let publisher = self.publisher.insert(publisher);
         let stamped = Properties { timestamp: properties.timestamp.or_else(|| Some(convert::now())), ..properties };
         let native =
             convert::native(&stamped, FieldTable::default()).map_err(|reason| Error::Unpublished { reason })?;
-        publisher.publish(&Address::Queue(queue.to_owned()), native, &body, Deadline::after(PUBLISH_TIMEOUT)).await
+        self.way_in.publish(queue, native, &body).await
     }
 
     async fn close(self: Box<Self>) -> Result<(), Error> {
@@ -71,37 +98,26 @@ impl admin::Admin for Admin {
             connection::close_channel(&channel).await?;
             let _ = connection::close(&connection).await;
         }
-        if let Some(publisher) = self.publisher {
+        if let Some(publisher) = self.way_in.publisher.lock().await.take() {
             // Everything is confirmed by now.
             let _ = publisher.close().await;
         }
         Ok(())
     }
 
-    async fn get(&mut self, queue: &str) -> Result<Option<Got>, Error> {
+    async fn take(&mut self, queue: &str, most: usize) -> Result<Vec<Got>, Error> {
         let getter = match self.getter.take() {
             Some(getter) => getter,
             None => self.open().await?,
         };
         let (_, channel) = self.getter.insert(getter);
-        let got = channel.basic_get(name(queue)?, BasicGetOptions::default());
-        Ok(answered(channel, "hand a message over", queue, got, "read").await?.map(|got| {
-            let Delivery { delivery_tag, exchange, routing_key, redelivered, properties, data, acker } = got.delivery;
-            let message = Message {
-                body: data.into(),
-                properties: convert::properties(&properties),
-                headers: convert::headers(&properties),
-            };
-            let origin = Origin {
-                queue: queue.to_owned(),
-                exchange: exchange.to_string(),
-                routing_key: routing_key.to_string(),
-                redelivered,
-                delivery_tag,
-                system: SYSTEM,
-            };
-            Got { message, origin, unreadable: None, held: Box::new(Held { acker, channel: channel.clone() }) }
-        }))
+        let mut taken = Vec::new();
+        while taken.len() < most {
+            let getting = channel.basic_get(name(queue)?, BasicGetOptions::default());
+            let Some(got) = answered(channel, "hand a message over", queue, getting, "read").await? else { break };
+            taken.push(read(got.delivery, queue, channel, &self.way_in));
+        }
+        Ok(taken)
     }
 
     async fn declare(&mut self, queue: &str, queue_type: Option<&str>) -> Result<(), Error> {
@@ -164,10 +180,60 @@ async fn in_time<T>(
     }
 }
 
+fn read(delivery: Delivery, queue: &str, channel: &Channel, way_in: &Arc<WayIn>) -> Got {
+    let Delivery { delivery_tag, exchange, routing_key, redelivered, properties, data, acker } = delivery;
+    let body = Bytes::from(data);
+    let message = Message {
+        body: body.clone(),
+        properties: convert::properties(&properties),
+        headers: convert::headers(&properties),
+    };
+    let origin = Origin {
+        queue: queue.to_owned(),
+        exchange: exchange.to_string(),
+        routing_key: routing_key.to_string(),
+        redelivered,
+        delivery_tag,
+        system: SYSTEM,
+    };
+    let held =
+        Held { acker, channel: channel.clone(), properties, body, way_in: way_in.clone(), runtime: Handle::current() };
+    Got { message, origin, unreadable: None, held: Box::new(held) }
+}
+
 #[async_trait]
 impl admin::Held for Held {
     async fn forget(self: Box<Self>) -> Result<(), Error> {
-        let acknowledging = async { super::held::sent(self.acker.ack(BasicAckOptions::default()).await) };
+        let acknowledging = async { sent(self.acker.ack(BasicAckOptions::default()).await) };
         in_time(|| self.channel.status().connected(), "take an acknowledgement", acknowledging).await
+    }
+
+    async fn publish_again(&self, queue: &str, changes: Changes) -> Result<(), Error> {
+        let is_ours = |user: &str| self.way_in.nodes.iter().all(|node| node.user() == user);
+        let copy = convert::again(&self.properties, is_ours, changes.without_headers);
+        self.way_in.publish(queue, copy, &self.body).await
+    }
+}
+
+/// Gives the message back if it was not acknowledged.
+impl Drop for Held {
+    fn drop(&mut self) {
+        if !self.acker.usable() {
+            return;
+        }
+        let acker = self.acker.clone();
+        // A runtime that has ended runs nothing, but then the connection ends too, and the broker takes the message back.
+        self.runtime.spawn(async move {
+            let given_back = sent(acker.nack(GIVE_BACK).await);
+            if let Err(error) = given_back {
+                tracing::debug!(error = %chain(&error), "a message goes back with its connection");
+            }
+        });
+    }
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Held({:?})", self.acker)
     }
 }

@@ -113,6 +113,45 @@ pub fn copied(original: &BasicProperties, queue: &str) -> Result<BasicProperties
     native(&properties(original), copied_headers(original, queue))
 }
 
+/// A message as it is, for another queue: values keep their types. What a broker would refuse or act upon is left out: counts
+/// of hand-overs, copies to other queues, and a user's name that is not ours.
+pub fn again(original: &BasicProperties, is_ours: impl Fn(&str) -> bool, without: &[&str]) -> BasicProperties {
+    let mut copy = BasicProperties::default();
+    macro_rules! keep {
+        ($($value:ident by $with:ident,)*) => {
+            $(if let Some(value) = original.$value() {
+                copy = copy.$with(value.clone());
+            })*
+        };
+    }
+    keep! {
+        content_type by with_content_type,
+        content_encoding by with_content_encoding,
+        delivery_mode by with_delivery_mode,
+        priority by with_priority,
+        correlation_id by with_correlation_id,
+        reply_to by with_reply_to,
+        expiration by with_expiration,
+        message_id by with_message_id,
+        timestamp by with_timestamp,
+        kind by with_type,
+        app_id by with_app_id,
+        cluster_id by with_cluster_id,
+    }
+    if let Some(user) = original.user_id().as_ref().filter(|user| is_ours(user.as_str())) {
+        copy = copy.with_user_id(user.clone());
+    }
+    if let Some(table) = original.headers() {
+        let left_out = |name: &str| NOT_REPUBLISHED.contains(&name) || without.contains(&name);
+        let mut headers = FieldTable::default();
+        for (name, value) in table.inner().iter().filter(|(name, _)| !left_out(name.as_str())) {
+            headers.insert(name.clone(), value.clone());
+        }
+        copy = copy.with_headers(headers);
+    }
+    copy
+}
+
 /// The headers of a message without those that are about its last run, or about deaths in this queue.
 fn copied_headers(original: &BasicProperties, queue: &str) -> FieldTable {
     let mut headers = FieldTable::default();

@@ -24,14 +24,16 @@ impl Drop for Held {
     }
 }
 
+/// Since RabbitMQ 4.3 a nack does not count as an attempt, and a reject does.
+pub const GIVE_BACK: BasicNackOptions = BasicNackOptions { requeue: true, multiple: false };
+
 /// Hands a message over to the broker's own dead-lettering. Without a dead-letter exchange the broker deletes it.
 pub async fn reject(held: &Held) -> Result<(), Error> {
     sent(held.acker.reject(BasicRejectOptions { requeue: false }).await)
 }
 
 pub async fn give_back(held: &Held) -> Result<(), Error> {
-    // Since RabbitMQ 4.3 a nack does not count as an attempt, and a reject does.
-    sent(held.acker.nack(BasicNackOptions { requeue: true, multiple: false }).await)
+    sent(held.acker.nack(GIVE_BACK).await)
 }
 
 /// lapin answers `Ok(false)` for a settlement that it did not send.

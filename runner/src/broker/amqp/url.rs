@@ -131,6 +131,10 @@ impl Url {
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
     }
 
+    pub(super) fn user(&self) -> &str {
+        &self.uri.authority.userinfo.username
+    }
+
     /// The largest frame that we take.
     pub(super) fn frame_max(&self) -> u32 {
         self.uri.query.frame_max.unwrap_or(FRAME_MAX)
@@ -153,8 +157,7 @@ impl Url {
 
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let user = &self.uri.authority.userinfo.username;
-        write!(f, "{}://{user}@{}", self.uri.scheme, self.address())?;
+        write!(f, "{}://{}@{}", self.uri.scheme, self.user(), self.address())?;
         if self.uri.vhost == "/" { Ok(()) } else { write!(f, "/{}", self.uri.vhost) }
     }
 }

@@ -1,7 +1,10 @@
 //! What `wq-run publish` and `wq-run queue` do on a queue file.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,10 +12,11 @@ use bytes::Bytes;
 use serde_json::Map;
 
 use super::store::{self, Lease, Store, Taken};
-use super::{LEASE, SYSTEM};
-use crate::broker::admin::{self, Got, Status};
+use super::{LEASE, RENEW, SYSTEM};
+use crate::broker::admin::{self, Changes, Got, Status};
 use crate::broker::error::Error;
 use crate::causes::chain;
+use crate::locks::lock;
 use crate::task::{Origin, Properties};
 
 /// How long a command waits for processes that write.
@@ -20,23 +24,41 @@ const BUSY: Duration = Duration::from_secs(30);
 
 pub struct Admin {
     path: PathBuf,
-    /// Opened when it is first needed. Shared with what was taken.
-    store: Option<Shared>,
+    /// Opened when it is first needed.
+    opened: Option<Opened>,
 }
 
+/// An open file and what is taken out of it. What was taken shares it, to be settled.
 #[derive(Clone)]
-struct Shared(Arc<Mutex<Store>>);
+struct Opened(Arc<Mutex<State>>);
 
-/// A message under a lease, so that it comes again if we die before it is forgotten.
+struct State {
+    store: Store,
+    /// What is taken and not settled, by the number of its message.
+    leases: BTreeMap<i64, Lease>,
+    /// Ends the thread that renews the leases when it is dropped. There if something was taken.
+    renewing: Option<mpsc::Sender<()>>,
+}
+
+/// A message under a lease, so that it comes again also if we are killed.
 struct Held {
-    store: Shared,
-    /// `None` once it is forgotten.
-    lease: Option<Lease>,
+    opened: Opened,
+    lease: Lease,
 }
 
 impl Admin {
     pub fn new(path: PathBuf) -> Admin {
-        Admin { path, store: None }
+        Admin { path, opened: None }
+    }
+
+    /// The file, which stays open for what is done next.
+    fn opened(&mut self, queue: &str) -> Result<Opened, Error> {
+        if let Some(opened) = &self.opened {
+            return Ok(opened.clone());
+        }
+        let store = Store::open(&self.path, queue, BUSY)?;
+        let state = State { store, leases: BTreeMap::new(), renewing: None };
+        Ok(self.opened.insert(Opened(Arc::new(Mutex::new(state)))).clone())
     }
 
     fn open(&self, queue: &str) -> Result<Store, Error> {
@@ -44,20 +66,13 @@ impl Admin {
         store.require_queue(queue)?;
         Ok(store)
     }
-
-    fn keep(&mut self, store: Store) -> Shared {
-        self.store.insert(Shared(Arc::new(Mutex::new(store)))).clone()
-    }
 }
 
 #[async_trait]
 impl admin::Admin for Admin {
     async fn publish(&mut self, queue: &str, properties: Properties, body: Bytes) -> Result<(), Error> {
-        let shared = match &self.store {
-            Some(store) => store.clone(),
-            None => self.keep(Store::open(&self.path, queue, BUSY)?),
-        };
-        let mut store = shared.lock();
+        let opened = self.opened(queue)?;
+        let store = &mut opened.lock().store;
         store.publish(queue, &properties, &Map::new(), &body)?;
         // Only what is in the file that everybody sees is published.
         store.require_in_place()
@@ -80,17 +95,15 @@ impl admin::Admin for Admin {
         self.open(queue)?.purge(queue)
     }
 
-    async fn get(&mut self, queue: &str) -> Result<Option<Got>, Error> {
-        let shared = match &self.store {
-            Some(store) => store.clone(),
-            None => {
-                let store = self.open(queue)?;
-                self.keep(store)
-            }
-        };
-        let lease = fastrand::i64(1..);
-        let taken = shared.lock().take(queue, 1, lease, LEASE)?.pop();
-        Ok(taken.map(|Taken { id, mut message, redelivered, unreadable, .. }| {
+    async fn take(&mut self, queue: &str, most: usize) -> Result<Vec<Got>, Error> {
+        let opened = self.opened(queue)?;
+        let number = fastrand::i64(1..);
+        let mut state = opened.lock();
+        let taken = state.store.take(queue, most, number, LEASE)?;
+        if !taken.is_empty() && state.renewing.is_none() {
+            state.renewing = Some(keep_renewing(Arc::downgrade(&opened.0))?);
+        }
+        let read = |Taken { id, mut message, redelivered, unreadable, .. }| {
             if let Some(reason) = &unreadable {
                 message.headers.insert("x-wq-error".into(), reason.as_str().into());
             }
@@ -102,9 +115,12 @@ impl admin::Admin for Admin {
                 delivery_tag: id.cast_unsigned(),
                 system: SYSTEM,
             };
-            let held = Held { store: shared.clone(), lease: Some(Lease { id, lease }) };
+            let lease = Lease { id, lease: number };
+            state.leases.insert(id, lease);
+            let held = Held { opened: opened.clone(), lease };
             Got { message, origin, unreadable, held: Box::new(held) }
-        }))
+        };
+        Ok(taken.into_iter().map(read).collect())
     }
 
     async fn close(self: Box<Self>) -> Result<(), Error> {
@@ -112,36 +128,74 @@ impl admin::Admin for Admin {
     }
 }
 
+/// Renews the leases of what is taken. In a thread of its own: a command may block while it prints.
+fn keep_renewing(state: Weak<Mutex<State>>) -> Result<mpsc::Sender<()>, Error> {
+    let (ends, ended) = mpsc::channel();
+    let renew = move || {
+        while ended.recv_timeout(RENEW) == Err(RecvTimeoutError::Timeout) {
+            let Some(state) = state.upgrade() else { return };
+            if let Err(error) = Opened(state).renew() {
+                tracing::warn!(error = %chain(&error), "what is taken comes again when its lease ends");
+            }
+        }
+    };
+    let started = std::thread::Builder::new().name("leases".into()).spawn(renew);
+    started.map(|_| ends).map_err(|error| Error::Lost { source: Some(error.into()) })
+}
+
+impl Opened {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.0)
+    }
+
+    fn renew(&self) -> Result<(), Error> {
+        let mut state = self.lock();
+        let leases: Vec<Lease> = state.leases.values().copied().collect();
+        if leases.is_empty() { Ok(()) } else { state.store.renew_all(&leases, LEASE) }
+    }
+}
+
 #[async_trait]
 impl admin::Held for Held {
-    async fn forget(mut self: Box<Self>) -> Result<(), Error> {
-        let Some(lease) = self.lease.take() else { return Ok(()) };
-        match self.store.lock().ack(lease)? {
-            store::Held::Yes => Ok(()),
-            store::Held::Lost => {
-                Err(Error::Lost { source: Some("the lease ran out, and somebody else has the message".into()) })
-            }
+    async fn forget(self: Box<Self>) -> Result<(), Error> {
+        let mut state = self.opened.lock();
+        let acked = state.store.ack(self.lease)?;
+        state.leases.remove(&self.lease.id);
+        still_ours(acked)
+    }
+
+    async fn publish_again(&self, queue: &str, changes: Changes) -> Result<(), Error> {
+        let store = &mut self.opened.lock().store;
+        still_ours(store.publish_again(self.lease, queue, changes.without_headers)?)?;
+        // Only what is in the file that everybody sees is published.
+        store.require_in_place()
+    }
+}
+
+fn still_ours(held: store::Held) -> Result<(), Error> {
+    match held {
+        store::Held::Yes => Ok(()),
+        store::Held::Lost => {
+            Err(Error::Lost { source: Some("the lease ran out, and somebody else has the message".into()) })
         }
     }
 }
 
+/// Gives the message back if it was not forgotten.
 impl Drop for Held {
     fn drop(&mut self) {
-        let Some(lease) = self.lease.take() else { return };
-        if let Err(error) = self.store.lock().release(lease) {
+        let mut state = self.opened.lock();
+        if state.leases.remove(&self.lease.id).is_none() {
+            return;
+        }
+        if let Err(error) = state.store.release(self.lease) {
             tracing::warn!(error = %chain(&error), "a message could not be given back; it comes again when its lease ends");
         }
     }
 }
 
-impl std::fmt::Debug for Held {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Held({:?})", self.lease)
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Store> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

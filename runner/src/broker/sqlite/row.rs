@@ -91,6 +91,15 @@ fn properties(value: ValueRef) -> (Properties, Fault) {
     }
 }
 
+/// The headers of a message without some of them; `None` if they cannot be read.
+pub fn headers_without(db: &Connection, id: i64, without: &[&str]) -> rusqlite::Result<Option<Map<String, Value>>> {
+    db.prepare_cached("SELECT headers FROM message WHERE id = ?1")?.query_row([id], |row| {
+        let (mut headers, fault) = headers(row.get_ref(0)?);
+        headers.retain(|name, _| !without.contains(&name.as_str()));
+        Ok(fault.is_none().then_some(headers))
+    })
+}
+
 fn headers(value: ValueRef) -> (Map<String, Value>, Fault) {
     let bytes = match text(value) {
         Ok(bytes) => bytes,

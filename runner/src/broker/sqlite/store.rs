@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use super::error::classified;
 use super::file::{self, Missing, QueueFile};
-use super::row::{FARTHEST_TIME, Row};
+use super::row::{self, FARTHEST_TIME, Row};
 use crate::broker::failure::{self, Content, Next, Unmarked};
 use crate::broker::{Depth, Error};
 use crate::task::{Failure, Message, Properties};
@@ -130,6 +130,44 @@ impl Store {
             "UPDATE message SET lease_until = ?3 WHERE id = ?1 AND lease = ?2",
             params![lease.id, lease.lease, self.0.clock.now() + millis(length)],
         )
+    }
+
+    /// Makes leases longer, as far as they are still ours.
+    pub fn renew_all(&mut self, leases: &[Lease], length: Duration) -> Result<(), Error> {
+        let until = self.0.clock.now() + millis(length);
+        self.write(|db| {
+            let mut renew = db.prepare_cached("UPDATE message SET lease_until = ?3 WHERE id = ?1 AND lease = ?2")?;
+            leases.iter().try_for_each(|lease| renew.execute(params![lease.id, lease.lease, until]).map(drop))
+        })
+    }
+
+    /// Publishes a copy of a message that is leased to us, as its row is, and also if it cannot be read.
+    pub fn publish_again(&mut self, lease: Lease, queue: &str, without_headers: &[&str]) -> Result<Held, Error> {
+        let now = self.0.clock.now();
+        let copied = self.write(|db| {
+            if !has_queue(db, queue)? {
+                return Ok(None);
+            }
+            let changed = db
+                .prepare_cached(
+                    "INSERT INTO message (queue, properties, headers, available_at)
+                     SELECT ?3, properties, headers, ?4 FROM message WHERE id = ?1 AND lease = ?2",
+                )?
+                .execute(params![lease.id, lease.lease, queue, now])?;
+            if changed == 0 {
+                return Ok(Some(Held::Lost));
+            }
+            let copy = db.last_insert_rowid();
+            let bytes = "INSERT INTO body (message, bytes) SELECT ?2, bytes FROM body WHERE message = ?1";
+            db.prepare_cached(bytes)?.execute([lease.id, copy])?;
+            if !without_headers.is_empty()
+                && let Some(headers) = row::headers_without(db, copy, without_headers)?
+            {
+                db.execute("UPDATE message SET headers = ?2 WHERE id = ?1", params![copy, json(&headers)?])?;
+            }
+            Ok(Some(Held::Yes))
+        })?;
+        copied.ok_or_else(|| Error::MissingQueue { queue: queue.to_owned(), source: None })
     }
 
     pub fn ack(&mut self, lease: Lease) -> Result<Held, Error> {
