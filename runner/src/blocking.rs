@@ -1,4 +1,4 @@
-//! Calls that block, from asynchronous code.
+//! Makes calls that block, from asynchronous code.
 
 use std::panic::resume_unwind;
 

@@ -1,5 +1,6 @@
-//! From what was typed to what is used: the command line and the environment, checked once. Below this, nothing
-//! validates.
+//! Turns what was typed into what is used: the command line and the environment, checked once.
+//!
+//! Below this, nothing validates.
 
 mod ability;
 mod guest;

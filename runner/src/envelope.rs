@@ -1,5 +1,6 @@
-//! A message's properties and headers as JSON, in the shape that rabbitmq-cli-consumer made known:
-//! `{"properties": {..., "application_headers": {...}}, "delivery_info": {...}}`.
+//! A message's properties and headers as JSON, in the shape that rabbitmq-cli-consumer made known.
+//!
+//! It is `{"properties": {..., "application_headers": {...}}, "delivery_info": {...}}`.
 
 use serde_json::{Map, Value, json};
 

@@ -1,5 +1,7 @@
-//! Failure points, for the tests of what survives a failure: `WQ_FAULT=POINT[@N]:ACTION[,…]` makes the process fail
-//! when it comes to a point for the Nth time. Without the variable a point is one load of a flag.
+//! Failure points, for the tests of what survives a failure.
+//!
+//! `WQ_FAULT=POINT[@N]:ACTION[,…]` makes the process fail when it comes to a point for the Nth time. Without the variable a
+//! point is one load of a flag.
 //!
 //! In the shipped binary, since what is to be proved is about the shipped binary; hidden, since nobody else needs it.
 

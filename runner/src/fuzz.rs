@@ -1,5 +1,7 @@
-//! Entry points for fuzzing. Each function hands any bytes to one reader of foreign input, and panics if that reader breaks
-//! a promise. `make fuzz` searches for such bytes with libFuzzer; the tests here run the seeds in `fuzz/seeds`.
+//! Entry points for fuzzing: each function hands any bytes to one reader of foreign input.
+//!
+//! It panics if that reader breaks a promise. `make fuzz` searches for such bytes with libFuzzer; the tests here run the
+//! seeds in `fuzz/seeds`.
 //!
 //! No binary that is shipped has this module.
 

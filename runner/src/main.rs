@@ -1,4 +1,4 @@
-//! Parse, run the command, print what went wrong, exit.
+//! The program: parses the command line, runs the command, prints what went wrong, exits.
 
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;

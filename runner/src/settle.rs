@@ -1,4 +1,6 @@
-//! The policy: which settlement follows from which verdict. Pure; the table of the contract, and nothing else.
+//! The policy: which settlement follows from which verdict.
+//!
+//! It is pure: the table of the contract, and nothing else.
 
 use std::ops::RangeInclusive;
 use std::str::FromStr;

@@ -1,5 +1,6 @@
-//! From signals to phases: the first one drains, a second one (or the end of the grace period) aborts, a third one ends
-//! the process.
+//! From signals to phases: the first one drains, a second one aborts, a third one ends the process.
+//!
+//! The end of the grace period aborts, too.
 //!
 //! Signals are watched by a thread that depends on nothing else: not on the runtime, nor on the log, nor on a broker.
 //! When the process does not end by itself in time, this thread ends it.

@@ -10,6 +10,7 @@ use wq_run::error::ExitStatus;
 use crate::harness::root;
 
 mod imports;
+mod texts;
 
 /// Rows of modules by folder, the lowest first: a module imports only from rows above its own.
 const LAYERS: [(&str, &[&[&str]]); 2] = [
@@ -121,6 +122,26 @@ fn each_library_is_named_only_where_it_belongs() {
                 .any(|line| line.contains(&format!("{library}::")) || line.contains(&format!("{library}=")));
             assert!(!named || homes.iter().any(|home| file.starts_with(home)), "{file} names {library}");
         }
+    }
+}
+
+#[test]
+fn no_text_outside_of_its_adapter_speaks_of_rabbitmq() {
+    for (file, source) in sources() {
+        if file.starts_with("broker/amqp/") {
+            continue;
+        }
+        for text in texts::texts(&source, file.starts_with("cli")) {
+            assert!(!text.to_lowercase().contains("rabbitmq"), "{file}: what an adapter can do says its kind: {text}");
+        }
+    }
+}
+
+#[test]
+fn every_files_first_line_is_a_sentence_that_says_what_it_is() {
+    for (file, source) in sources() {
+        let line = source.lines().next().unwrap_or_default();
+        assert!(line.starts_with("//! ") && line.ends_with('.'), "{file} begins with: {line}");
     }
 }
 

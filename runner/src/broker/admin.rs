@@ -1,4 +1,4 @@
-//! Queues from the outside: filling them, making them, looking at them. The same for every kind of broker.
+//! What the commands do to queues, on every kind of broker: fill them, make them, look at them, take from them.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What can go wrong between us and a broker.
+//! The errors of brokers, and which of them may pass.
 
 use std::error::Error as StdError;
 

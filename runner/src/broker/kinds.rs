@@ -1,4 +1,4 @@
-//! The kinds of broker: a line each.
+//! The table of the kinds of broker: a line each.
 
 use std::collections::BTreeSet;
 

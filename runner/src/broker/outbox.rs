@@ -1,4 +1,4 @@
-//! Publishing results, with all that makes a result known to have arrived. The same for every kind of broker.
+//! What publishes results, on every kind of broker: a result counts once it is known to have arrived.
 
 use std::fmt;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! A broker's address, as it is typed.
+//! Reads a broker's address, and finds its kind in the table.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! The guest, its limits and what it may see.
+//! The flags that say which guest runs, within which limits, and what it may see.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! `wq-run compile`
+//! `wq-run compile`: compiles a guest into the cache, for workers to find.
 
 use super::process::report;
 use crate::cli;

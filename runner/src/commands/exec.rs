@@ -1,4 +1,4 @@
-//! `wq-run exec`
+//! `wq-run exec`: runs a guest once, without a queue.
 
 use std::io::Read as _;
 use std::time::Duration;

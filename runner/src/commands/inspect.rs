@@ -1,4 +1,4 @@
-//! `wq-run inspect`
+//! `wq-run inspect`: says what a guest is and needs, without running it.
 
 use std::fmt::Write as _;
 

@@ -1,4 +1,4 @@
-//! `wq-run publish`
+//! `wq-run publish`: puts a message into a queue.
 
 use std::io::{BufRead as _, BufReader, Read};
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! `wq-run queue`
+//! `wq-run queue`: makes a queue, looks at it, and takes messages out of it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;

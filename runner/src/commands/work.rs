@@ -1,4 +1,4 @@
-//! `wq-run work`
+//! `wq-run work`: runs a guest for each message of a queue.
 
 use std::time::Duration;
 

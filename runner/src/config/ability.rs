@@ -1,4 +1,4 @@
-//! What is asked of a broker, held against what its kind can do.
+//! Refuses what a kind of broker cannot do, before a message is taken.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The guest's part of it.
+//! Resolves the flags about the guest: its limits, its grants, where it is compiled and run.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;

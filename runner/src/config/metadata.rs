@@ -1,4 +1,4 @@
-//! `--metadata`: the folder that each run finds its message in.
+//! Resolves `--metadata`: the folder in which each run finds what is known of its message.
 
 use crate::cli;
 use crate::error::Error;

@@ -1,4 +1,4 @@
-//! How many messages a worker takes, and how long it waits for one.
+//! Resolves how many messages a worker takes, and how long it waits for one.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Where results go.
+//! Resolves the flags that say where results go.
 
 use crate::broker::{Address, outbox};
 use crate::cli;

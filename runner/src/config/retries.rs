@@ -1,4 +1,4 @@
-//! What becomes of messages whose run failed.
+//! Resolves the flags that say what becomes of a message whose run failed.
 
 use crate::broker::{MAX_NAME, Url};
 use crate::cli;

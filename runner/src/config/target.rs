@@ -1,4 +1,4 @@
-//! Which queue on which broker.
+//! Resolves which queue on which broker is meant.
 
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
-//! Spans, named by OpenTelemetry's conventions for messaging. A trace goes on across the queue: from the headers of a
-//! message to its guest and to its result. Without an exporter a span is nothing, and the headers are handed on as they came.
+//! Spans, named by OpenTelemetry's conventions for messaging.
+//!
+//! A trace goes on across the queue: from the headers of a message to its guest and to its result. Without an exporter a
+//! span is nothing, and the headers are handed on as they came.
 
 use std::collections::HashMap;
 

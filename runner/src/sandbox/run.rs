@@ -1,4 +1,4 @@
-//! One run: the guest's world is made, the guest is called, and how it ended is named.
+//! One run of a guest: makes its world, calls it, and names how it ended.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,5 +1,7 @@
-//! A folder with one file a message. A file is there whole or not at all, also after a power cut: it is written under
-//! another name, brought to the disk, renamed, and then the folder is brought to the disk.
+//! `--result dir:PATH`: a folder with one file a message.
+//!
+//! A file is there whole or not at all, also after a power cut: it is written under another name, brought to the disk,
+//! renamed, and then the folder is brought to the disk.
 
 use std::fmt;
 use std::fs::{File, Permissions};

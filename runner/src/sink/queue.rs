@@ -1,4 +1,4 @@
-//! A queue or an exchange of the broker: persistent, mandatory and confirmed.
+//! `--result queue:` and `exchange:`: a queue or an exchange of the broker, persistent, mandatory and confirmed.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What a result is and who it says that it is.
+//! A result with its name, properties and headers, before a sink takes it.
 
 use std::fmt::Write as _;
 use std::time::SystemTime;

@@ -1,5 +1,6 @@
-//! The answer to a request: to the queue that its message names as `reply_to`, or back over the requester's connection
-//! where that is a direct reply.
+//! `--result reply`: the answer to a request, to the queue that its message names as `reply_to`.
+//!
+//! Where that is a direct reply, it goes back over the requester's connection.
 
 use super::{Record, queue};
 use crate::broker::{Address, Error, Outbox};

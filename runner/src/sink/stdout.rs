@@ -1,4 +1,4 @@
-//! Our own stdout, as `kubectl logs` shows it.
+//! `--result stdout`: our own stdout, as `kubectl logs` shows it.
 
 use std::io;
 

@@ -1,5 +1,6 @@
-//! stderr: output goes into a queue, and a thread of its own writes it. No other thread waits for a reader of stderr that is
-//! slow or does not read at all.
+//! stderr: output goes into a queue, and a thread of its own writes it.
+//!
+//! No other thread waits for a reader of stderr that is slow or does not read at all.
 //!
 //! When the queue is full, lines of the log are dropped and counted. A guest's output to an inherited stderr is not dropped:
 //! the guest waits until there is room.

@@ -1,4 +1,4 @@
-//! `--decode`: the body in the form that it had before its publisher packed it.
+//! `--decode`: unpacks a body that its publisher packed.
 
 use std::io::{self, Read};
 

@@ -1,4 +1,4 @@
-//! `--metadata`: what is known of a message, as a file that its guest can read.
+//! `--metadata`: writes what is known of a message into a file that its guest can read.
 
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;

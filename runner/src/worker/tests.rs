@@ -1,4 +1,4 @@
-//! The loop's decisions, driven by events in any order.
+//! Tests of the loop's decisions, driven by events in any order.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -200,7 +200,7 @@ fn path_at(tokens: &[TokenTree]) -> (Path, usize) {
 }
 
 /// How many tokens an inline module for tests has, if one begins here.
-fn inline_tests(tokens: &[TokenTree]) -> Option<usize> {
+pub fn inline_tests(tokens: &[TokenTree]) -> Option<usize> {
     let [hash, TokenTree::Group(attribute), TokenTree::Ident(word), _, TokenTree::Group(_), ..] = tokens else {
         return None;
     };

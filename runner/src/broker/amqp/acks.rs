@@ -1,4 +1,4 @@
-//! Acknowledgements that are ready and not sent yet.
+//! Gathers acknowledgements, so that one of AMQP's goes for several messages.
 //!
 //! A broker takes one acknowledgement for many deliveries: all up to a tag. For messages of microseconds that is most of
 //! the work. It says the same about each of them, so it may only reach as far as all are done; and until it is sent none

@@ -1,4 +1,4 @@
-//! What the worker is to do on which nodes, and the names under which it does so.
+//! What the worker was told of its nodes and its queue, and the names by which it is known there.
 
 use std::time::Duration;
 

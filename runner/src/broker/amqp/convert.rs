@@ -1,4 +1,4 @@
-//! Between AMQP's properties and tables and our own vocabulary.
+//! Translates between AMQP's properties and tables and our own vocabulary.
 
 use std::time::SystemTime;
 

@@ -1,4 +1,4 @@
-//! The queues in which retries wait.
+//! The queues in which retries wait on an AMQP broker: their names, lives and arguments.
 //!
 //! A message expires only at the head of its queue, so one with a short pause waits behind those with longer ones. Each queue
 //! therefore takes pauses of about one length only: a retry comes after its pause at the earliest, and when its queue's

@@ -1,4 +1,4 @@
-//! Makes readable what strangers put into a message, before lapin sees it.
+//! Makes readable what strangers put into a message, in the bytes from the broker and before lapin sees them.
 //!
 //! A publisher may send names and properties that are not UTF-8, and tables within tables as deep as a frame holds. RabbitMQ
 //! hands them on as they are. lapin takes the first for the end of the connection, and overflows its stack by the second:

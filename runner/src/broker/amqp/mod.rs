@@ -1,4 +1,4 @@
-//! RabbitMQ and other brokers that speak AMQP 0-9-1.
+//! The adapter for RabbitMQ and other brokers that speak AMQP 0-9-1: connects, and runs a session.
 
 mod acks;
 pub mod admin;

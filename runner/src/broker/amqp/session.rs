@@ -1,4 +1,4 @@
-//! One connection's life, once it consumes.
+//! The loop over one AMQP connection that consumes: hands deliveries to the worker, and does what it asks.
 //!
 //! The loop of a session waits for nothing that a broker may leave unanswered: each step has a bound, and what has to be
 //! published goes on beside the loop. So acknowledgements never queue behind somebody's retry.

@@ -1,4 +1,4 @@
-//! How much of a frame a message's header takes: a frame holds all properties of a message, or the broker refuses it.
+//! Computes how much of a frame a message's header takes, since a broker refuses one that does not fit.
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};

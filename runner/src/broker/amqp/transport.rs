@@ -1,4 +1,4 @@
-//! The way to a broker, by TCP or TLS, with the [filter](super::filter) on it.
+//! Connects to a broker by TCP or TLS, with the [filter](super::filter) on the way.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::SocketAddr;

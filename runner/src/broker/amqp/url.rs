@@ -1,4 +1,4 @@
-//! `amqp://` and `amqps://`, as RabbitMQ's URI specification has them.
+//! Reads `amqp://` and `amqps://` addresses, as RabbitMQ's URI specification has them.
 //!
 //! lapin's own parser is not used: it sends the credentials of a URL with an IPv6 address to localhost, takes a
 //! trailing slash for a virtual host without a name, and ignores query keys that it does not know, `verify` among them.

@@ -1,5 +1,7 @@
-//! The clock of a queue file. It has to be one that all processes with the file share, and that nobody can set: a jump of
-//! the time of day would end leases whose workers are well, or make the messages of dead ones wait for it.
+//! The clock of a queue file, for leases and pauses.
+//!
+//! It has to be one that all processes with the file share, and that nobody can set: a jump of the time of day would end
+//! leases whose workers are well, or make the messages of dead ones wait for it.
 //!
 //! Linux has such a clock, counted from the boot, the same for all processes and containers of a host (time namespaces
 //! apart, which no container gets unasked). It stands still while the host sleeps, as the workers do. What it says means

@@ -1,4 +1,4 @@
-//! Results in a queue file: in another queue of the same file.
+//! Publishes results into another queue of the same file.
 
 use std::fmt;
 use std::path::PathBuf;

@@ -1,5 +1,7 @@
-//! Reading one message. Other programs can write to a queue file, and disks fail, so a row may hold anything. A row that
-//! cannot be read is a fault of that message alone: what can be read of it is kept, together with what is wrong.
+//! Reads one message of a queue file.
+//!
+//! Other programs can write to a queue file, and disks fail, so a row may hold anything. A row that cannot be read is a
+//! fault of that message alone: what can be read of it is kept, together with what is wrong.
 
 use bytes::Bytes;
 use rusqlite::types::ValueRef;

@@ -1,4 +1,4 @@
-//! Components of the world `wasi:cli/command`: WASI 0.2.
+//! Links and calls components of the world `wasi:cli/command`, WASI 0.2, and looks names up for them.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

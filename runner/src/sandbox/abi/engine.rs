@@ -1,4 +1,4 @@
-//! The engine: what WebAssembly may be here, and the clock that makes a spinning guest yield.
+//! The WebAssembly engine: its options, and the clock that makes a spinning guest yield.
 
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! How a guest is called: the engine, and a file for each kind of guest.
+//! The second layer of the sandbox, how a guest is called: the engine, and a file for each kind of guest.
 
 pub mod call;
 pub mod component;

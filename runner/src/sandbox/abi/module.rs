@@ -1,4 +1,4 @@
-//! Core modules with WASI preview 1.
+//! Links and calls core modules with WASI preview 1.
 
 use std::collections::BTreeSet;
 

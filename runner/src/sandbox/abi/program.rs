@@ -1,4 +1,4 @@
-//! A guest that is compiled and linked, of either kind: what is left to do for a run is to instantiate and call it.
+//! A guest of any kind that is compiled and linked, so that a run only has to instantiate and call it.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Compiled code, kept between processes.
+//! Keeps compiled code in a folder, and takes from there only what nobody else can have written.
 //!
 //! What is kept is native code, so it is trusted as far as the folder is and no further: an entry is used only if it
 //! belongs to us or to root, if nobody else may write it, and if it is what was written, byte for byte. That is found out

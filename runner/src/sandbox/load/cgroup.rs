@@ -1,4 +1,4 @@
-//! The memory limit of the container.
+//! Reads the memory limit of the container.
 
 use std::fs::read_to_string;
 use std::path::Path;

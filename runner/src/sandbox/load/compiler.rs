@@ -1,5 +1,6 @@
-//! The process that looks into a guest and compiles it, seen from the worker: started for one job, given limits on memory
-//! and time, and gone with its memory afterwards.
+//! The process that looks into a guest and compiles it, seen from the worker.
+//!
+//! It is started for one job, given limits on memory and time, and gone with its memory afterwards.
 
 use std::io::{self, Read, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};

@@ -1,4 +1,4 @@
-//! Why something is no guest for us, and what helps.
+//! The errors of loading and starting a guest, and what helps.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The part of an inspection that looks into the guest, in the process that may die of it.
+//! The part of `wq-run inspect` that looks into the guest, in the process that may die of it.
 
 use std::io::Write as _;
 

@@ -1,4 +1,4 @@
-//! What can be said of a guest without running it.
+//! The part of `wq-run inspect` in this process: reads a guest, and describes it.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Unwrapping, inspecting and compiling a stranger's bytes, in a process that may die of them.
+//! The process that looks into a guest and compiles it, seen from inside: it may die of a stranger's bytes.
 //!
 //! It is this program again, one process for each job. It has pipes as its standard streams, no environment and no
 //! connection. An order comes in, followed by the guest, and one answer goes out, followed by the result.

@@ -1,4 +1,4 @@
-//! From a path to something that runs: read, checked, compiled or taken from the cache, linked.
+//! The third layer of the sandbox, from a path to something that runs: read, check, compile or find in the cache, link.
 
 pub mod cache;
 pub mod cgroup;

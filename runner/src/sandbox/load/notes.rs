@@ -1,4 +1,4 @@
-//! Files of the cache: written whole or not at all, and believed only if nobody else can have written them.
+//! Writes the cache's files whole or not at all, and reads those that nobody else can have written.
 
 use std::fs::{Metadata, Permissions};
 use std::io::{self, Read as _, Write as _};

@@ -1,5 +1,6 @@
-//! From a file to something that runs: read, check, compile or take from the cache, link. All of it before a message is
-//! taken.
+//! From a file to something that runs: read, check, compile or take from the cache, link.
+//!
+//! All of it happens before a message is taken.
 //!
 //! The worker only hashes a guest's bytes. A process of its own looks into them (`compiler.rs`), and its answer is believed
 //! no further than needed: the worker takes the digest under which code is kept from bytes that it holds itself. So a guest

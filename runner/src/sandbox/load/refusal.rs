@@ -1,5 +1,6 @@
-//! Why a file is no guest for us, and what helps. The process that looks into a guest says so to the worker, so all of
-//! this is data.
+//! The reasons for which a file is refused as a guest, and what helps.
+//!
+//! The process that looks into a guest says so to the worker, so all of this is data.
 
 use std::fmt;
 use std::path::Path;

@@ -1,5 +1,7 @@
-//! What a large file held when it was last read: which guest, or an entry of the cache as it was written. An interpreter
-//! and its code are tens of megabytes, and to read and hash them at each start takes longer than to run them.
+//! Remembers what a large file held, so that it is not read again while nobody changes it.
+//!
+//! What is remembered is which guest it is, or that an entry of the cache is whole. An interpreter and its code are tens of
+//! megabytes, and to read and hash them at each start takes longer than to run them.
 //!
 //! A file counts as the same as long as the system says so by its device, inode, size and both of its times. Nobody can set
 //! the time of the last change, but whoever builds a file system can: the files of two images that were built to be

@@ -1,4 +1,4 @@
-//! Where a guest's bytes come from: a file, packed or not, or the pieces of one that several ConfigMaps hold together.
+//! Finds and reads a guest's bytes: a file, packed or not, or the pieces of one that several ConfigMaps hold.
 
 use std::collections::BTreeMap;
 use std::fs::File;

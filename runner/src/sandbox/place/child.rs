@@ -1,4 +1,4 @@
-//! The other end of `--isolation process`: a process that runs guests and knows of no broker.
+//! A process that runs guests for `--isolation process`, seen from inside: it knows of no broker.
 //!
 //! It is this program again, started with the compiled guest as its stdin and a socket as its stdout (`orders.rs`).
 

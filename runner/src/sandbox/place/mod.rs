@@ -1,4 +1,4 @@
-//! Where runs happen: on threads of the worker, or in processes behind a second wall.
+//! The last layer of the sandbox, where runs happen: on threads of the worker, or in processes behind a second wall.
 
 pub mod child;
 pub mod claims;

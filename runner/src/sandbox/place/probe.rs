@@ -1,5 +1,7 @@
-//! Attempts of a guest that has taken its process over. For the tests: `WQ_FAULT=guest-process:attempt=…` in the worker
-//! has its process make one attempt in place of each run, natively and behind whatever wall stands.
+//! Attempts that a guest could make once it has taken its process over, for the tests of the wall.
+//!
+//! `WQ_FAULT=guest-process:attempt=…` in the worker has its process make one attempt in place of each run, natively and
+//! behind whatever wall stands.
 //!
 //! The run ends as the attempt does: it succeeds, or exits with the number of the system's error.
 

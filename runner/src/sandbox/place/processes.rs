@@ -1,5 +1,6 @@
-//! Runs in processes of their own, kept between messages: a guest that takes its process down costs one run of one
-//! message, and not the connection to the broker.
+//! Runs in processes of their own, kept between messages, seen from the worker.
+//!
+//! A guest that takes its process down costs one run of one message, and not the connection to the broker.
 
 use std::borrow::Cow;
 use std::convert::Infallible;

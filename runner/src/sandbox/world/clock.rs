@@ -1,4 +1,4 @@
-//! Time that counts for a run: that in which this process could run.
+//! The time that counts for a run: that in which this process could run.
 //!
 //! A process can be stopped: by SIGSTOP, by a container's freezer, in a debugger. The kernel's clocks go on meanwhile. A
 //! guest that was stopped with us has not used its time, and a guest that was done must not be taken for one that can't

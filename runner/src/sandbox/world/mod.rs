@@ -1,4 +1,4 @@
-//! What a run may use and see: limits, grants, folders, streams, names and time.
+//! The first layer of the sandbox, what a run may use and see: limits, grants, folders, streams, names and time.
 
 pub mod clock;
 pub mod grants;

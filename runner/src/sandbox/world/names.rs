@@ -1,4 +1,4 @@
-//! Name lookups, in this process or, for a process behind the wall, by its parent.
+//! Looks names up: in this process or, for a process behind the wall, by asking its parent.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! Folders for one run each, in a room that this process has to itself in TMPDIR.
+//! Makes folders for one run each, in a room that this process has to itself in TMPDIR.
 //!
 //! The room is locked for as long as the process lives. A process that is killed leaves its room with all that is in it, and
 //! the next one removes it: see [`sweep`].

@@ -1,3 +1,5 @@
+//! The filter, given frames of every kind, whole, damaged and cut anywhere.
+
 use amq_protocol::frame::{AMQPContentHeader, AMQPFrame, WriteContext, gen_frame, parse_frame};
 use amq_protocol::protocol::{AMQPClass, BasicProperties, basic};
 use amq_protocol::types::{AMQPValue, FieldTable};

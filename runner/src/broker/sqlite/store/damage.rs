@@ -1,4 +1,4 @@
-//! Random damage: rows that hold anything, and files with bytes changed at random.
+//! Tests of the queue file with random damage: rows that hold anything, and files with bytes changed at random.
 
 use std::path::PathBuf;
 use std::sync::LazyLock;

@@ -1,4 +1,4 @@
-//! The verbs of the queue file, one after the other.
+//! Tests of the verbs of the queue file, one after the other.
 
 use std::time::SystemTime;
 

@@ -1,4 +1,4 @@
-//! Seccomp: which system calls can be made.
+//! The part of the wall by seccomp: which system calls can be made.
 //!
 //! A call that is not listed does not exist (`ENOSYS`), so that the C library falls back to one that is. Calls that only an
 //! attacker would make kill the process. `clone3` and `openat2` take their arguments by pointer, where no filter can look: the first

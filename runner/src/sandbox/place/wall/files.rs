@@ -1,4 +1,4 @@
-//! Landlock: which files can be opened and changed, and which ports can be connected to.
+//! The part of the wall by landlock: which files can be opened and changed, and which ports connected to.
 //!
 //! A folder's descriptor carries no right, so this holds whatever is open. A file's descriptor keeps the rights that it has.
 

@@ -1,4 +1,4 @@
-//! The parts of the wall beside landlock and seccomp.
+//! The parts of the wall beside landlock and seccomp: resource limits, no new privileges, hidden memory.
 
 use std::io;
 
