@@ -3,8 +3,8 @@
 //! A connection of its own, because a broker in need stops reading from connections that publish: acknowledgements and
 //! heartbeats on the same connection would stop with it.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use crate::broker::failure::Next;
 use crate::broker::{Address, Error};
 use crate::causes::chain;
 use crate::fault::{self, Point};
+use crate::locks::lock;
 use crate::task::Failure;
 
 /// Direct replies: not a queue, but a way back over the connection of whoever asked. With a longer name in `reply_to`.
@@ -409,11 +410,6 @@ fn refused(to: &Address, error: lapin::Error, connected: bool) -> Error {
         },
         (_, Address::Queue(queue) | Address::Reply(queue)) => queue_error(error, queue, "publish to"),
     }
-}
-
-/// A panic while the lock is held leaves a list of channels, which is as good as before.
-fn lock(idle: &Mutex<Vec<Channel>>) -> MutexGuard<'_, Vec<Channel>> {
-    idle.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn names(to: &Address) -> Result<(ShortString, ShortString), Error> {
