@@ -38,6 +38,8 @@ mod tests {
     use std::panic::AssertUnwindSafe;
     use std::path::{Path, PathBuf};
 
+    use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
+
     use super::*;
 
     type Target = fn(&[u8]);
@@ -74,8 +76,7 @@ mod tests {
         for line in text.lines() {
             for word in line.split('#').next().unwrap().split_ascii_whitespace() {
                 let (digits, times) = word.split_once('*').unwrap_or((word, "1"));
-                let pair = |at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap();
-                let part: Vec<u8> = (0..digits.len()).step_by(2).map(pair).collect();
+                let part = HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).unwrap();
                 bytes.extend(part.repeat(times.parse().unwrap()));
             }
         }
@@ -86,8 +87,7 @@ mod tests {
     fn try_on(name: &str, target: Target, bytes: &[u8]) {
         // The target's own panic is printed before this one.
         if std::panic::catch_unwind(AssertUnwindSafe(|| target(bytes))).is_err() {
-            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            panic!("{name} panics with the seed\n{hex}");
+            panic!("{name} panics with the seed\n{}", HEXLOWER.encode(bytes));
         }
     }
 

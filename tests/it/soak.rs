@@ -20,6 +20,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
@@ -182,8 +183,7 @@ const HELD_UP: &str = "the broker takes no messages at the moment";
 
 /// A message with the hash of what it says.
 fn message(text: &str) -> String {
-    let hash: String = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{text} {hash}")
+    format!("{text} {}", HEXLOWER.encode(&Sha256::digest(text)))
 }
 
 fn is_whole(line: &str) -> bool {

@@ -1,7 +1,6 @@
 //! `wq-run queue`: makes a queue, looks at it, and takes messages out of it.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
+use data_encoding::BASE64;
 use serde_json::Value;
 
 use super::process::{report, say};

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use percent_encoding::percent_encode_byte;
 use tempfile::NamedTempFile;
 
 use crate::blocking;
@@ -158,7 +159,7 @@ fn without_capitals(name: &str) -> String {
     let mut digits = 0;
     for character in name.chars() {
         if character.is_ascii_uppercase() && digits == 0 {
-            escaped += &format!("%{:02X}", u32::from(character));
+            escaped += percent_encode_byte(character as u8);
             continue;
         }
         digits = if character == '%' { 2 } else { usize::saturating_sub(digits, 1) };

@@ -1,9 +1,10 @@
 //! A result with its name, properties and headers, before a sink takes it.
 
-use std::fmt::Write as _;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode_byte, utf8_percent_encode};
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
@@ -106,25 +107,18 @@ fn result_id(queue: &str, message_id: Option<&str>, body: &[u8], guest: &str) ->
         }
     }
     part(guest.as_bytes());
-    hash.finalize().iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    HEXLOWER.encode(&hash.finalize())
 }
 
 /// An id as the name of a file: what is neither a letter, a digit nor one of `-_.` is written as in a URL, and so is a dot at
 /// the start. Two ids never share a name. `None` if it would be too long.
 fn file_name(id: &str) -> Option<String> {
-    let mut name = String::new();
-    for (at, byte) in id.bytes().enumerate() {
-        match byte {
-            b'.' if at == 0 => name.push_str("%2E"),
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => name.push(byte.into()),
-            _ => {
-                let _ = write!(name, "%{byte:02X}");
-            }
-        }
-    }
+    const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.');
+    let escaped = utf8_percent_encode(id, ESCAPED).to_string();
+    let name = match escaped.strip_prefix('.') {
+        Some(rest) => format!("{}{rest}", percent_encode_byte(b'.')),
+        None => escaped,
+    };
     (!name.is_empty() && name.len() <= MAX_FILE_NAME).then_some(name)
 }
 
@@ -182,6 +176,11 @@ mod tests {
             ("é", "%C3%A9"),
             ("a\0b", "a%00b"),
             ("100%", "100%25"),
+            (" \n\x7f", "%20%0A%7F"),
+            ("az-AZ_09.", "az-AZ_09."),
+            ("a~b+c", "a%7Eb%2Bc"),
+            ("!\"#$&'()*,", "%21%22%23%24%26%27%28%29%2A%2C"),
+            ("/:;<=>?@[\\]^`{|}", "%2F%3A%3B%3C%3D%3E%3F%40%5B%5C%5D%5E%60%7B%7C%7D"),
         ] {
             assert_eq!(file_name(id).as_deref(), Some(name));
         }

@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
+use data_encoding::HEXLOWER;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
@@ -93,9 +94,9 @@ fn read(request: ExportTraceServiceRequest) -> Vec<Span> {
             spans.push(Span {
                 name: span.name,
                 kind: span.kind,
-                trace: hex(&span.trace_id),
-                id: hex(&span.span_id),
-                parent: hex(&span.parent_span_id),
+                trace: HEXLOWER.encode(&span.trace_id),
+                id: HEXLOWER.encode(&span.span_id),
+                parent: HEXLOWER.encode(&span.parent_span_id),
                 state: span.trace_state,
                 attributes: attributes(span.attributes),
                 error: (status.code == 2).then_some(status.message),
@@ -113,8 +114,4 @@ fn attributes(list: Vec<KeyValue>) -> BTreeMap<String, String> {
         other => format!("{other:?}"),
     };
     list.into_iter().filter_map(|pair| Some((pair.key, text(pair.value?.value?)))).collect()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -3,6 +3,7 @@
 //! lapin's own parser is not used: it sends the credentials of a URL with an IPv6 address to localhost, takes a
 //! trailing slash for a virtual host without a name, and ignores query keys that it does not know, `verify` among them.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism};
+use percent_encoding::percent_decode_str;
 
 /// An AMQP broker's address with its credentials. Shows itself without the password.
 #[derive(Clone, PartialEq, Eq)]
@@ -107,21 +109,13 @@ fn frame_max(value: &str) -> Option<u32> {
 }
 
 fn decoded(text: &str, what: &str) -> Result<String, String> {
-    // The parser accepts a lone `%`; as a part of a password it must not be taken for something else in silence.
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
-        let (Some(high), Some(low)) = (digit(rest.next()), digit(rest.next())) else {
-            return Err(format!("a `%` in the {what} is written %25"));
-        };
-        bytes.push((high * 16 + low) as u8);
+    // Both parsers accept a lone `%`; as a part of a password it must not be taken for something else in silence.
+    let is_escape = |after: &str| after.get(..2).is_some_and(|two| two.bytes().all(|digit| digit.is_ascii_hexdigit()));
+    if !text.split('%').skip(1).all(is_escape) {
+        return Err(format!("a `%` in the {what} is written %25"));
     }
-    String::from_utf8(bytes).map_err(|_| format!("the {what} is not UTF-8"))
+    let decoded = percent_decode_str(text).decode_utf8();
+    decoded.map(Cow::into_owned).map_err(|_| format!("the {what} is not UTF-8"))
 }
 
 impl Url {
@@ -205,7 +199,11 @@ mod tests {
     #[test]
     fn percent_signs_in_a_password_are_decoded_or_refused() {
         assert_eq!(parsed("amqp://u:a%40b%25@h").uri.authority.userinfo.password, "a@b%");
-        assert!("amqp://u:100%@h".parse::<Url>().is_err());
+        assert_eq!(parsed("amqp://u:%c3%A9@h").uri.authority.userinfo.password, "é");
+        for bad in ["100%", "%4", "%4g", "%+1", "%%41", "%4%31", "%é"] {
+            let refused = format!("amqp://u:{bad}@h").parse::<Url>();
+            assert!(refused.is_err_and(|error| error == "a `%` in the password is written %25"), "{bad}");
+        }
         assert!("amqp://u:%ff@h".parse::<Url>().is_err());
     }
 

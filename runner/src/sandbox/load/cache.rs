@@ -12,6 +12,7 @@ use std::io;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
+use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
@@ -41,7 +42,7 @@ impl Cache {
         digest.hash(&mut key);
         // Version, target, options, and the features of the processor that code was made for.
         engine.precompile_compatibility_hash().hash(&mut key);
-        Cache { folder: folder.to_owned(), key: hex(&key.0.finalize()) }
+        Cache { folder: folder.to_owned(), key: HEXLOWER.encode(&key.0.finalize()) }
     }
 
     /// The entry, if there is one that holds what was written.
@@ -119,10 +120,6 @@ impl Hasher for Key {
     fn finish(&self) -> u64 {
         0
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A path to an open file, so that what is read next is what was looked at before.
