@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -66,23 +67,15 @@ impl FromStr for Digest {
 
     fn from_str(text: &str) -> Result<Digest, String> {
         let digits = text.strip_prefix("sha256:").unwrap_or(text);
-        let wrong = || "a digest is written sha256: and 64 hexadecimal digits".to_owned();
-        if digits.len() != 64 || !digits.is_ascii() {
-            return Err(wrong());
-        }
-        let mut digest = [0; 32];
-        for (byte, pair) in digest.iter_mut().zip(digits.as_bytes().chunks(2)) {
-            let pair = std::str::from_utf8(pair).map_err(|_| wrong())?;
-            *byte = u8::from_str_radix(pair, 16).map_err(|_| wrong())?;
-        }
-        Ok(Digest(digest))
+        let bytes = HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).ok();
+        let digest = bytes.and_then(|bytes| bytes.try_into().ok()).map(Digest);
+        digest.ok_or_else(|| "a digest is written sha256: and 64 hexadecimal digits".into())
     }
 }
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sha256:")?;
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        write!(f, "sha256:{}", HEXLOWER.encode_display(&self.0))
     }
 }
 
@@ -114,7 +107,19 @@ mod tests {
         assert!(shown.starts_with("sha256:"));
         assert_eq!(shown.parse(), Ok(digest));
         assert_eq!(shown["sha256:".len()..].parse(), Ok(digest));
-        for wrong in ["", "sha256:", "sha256:00", &format!("sha256:{}", "é".repeat(32)), &"g".repeat(64)] {
+        assert_eq!(shown["sha256:".len()..].to_uppercase().parse(), Ok(digest));
+        assert_eq!(Digest([0x0f; 32]).to_string(), format!("sha256:{}", "0f".repeat(32)));
+        for wrong in [
+            "",
+            "sha256:",
+            "sha256:00",
+            &"0".repeat(63),
+            &"0".repeat(66),
+            &"+f".repeat(32),
+            &format!("sha256:{}", "é".repeat(32)),
+            &format!("{} ", "0".repeat(63)),
+            &"g".repeat(64),
+        ] {
             assert!(wrong.parse::<Digest>().is_err(), "{wrong}");
         }
     }
