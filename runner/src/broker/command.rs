@@ -1,9 +1,6 @@
 //! What the worker asks of an adapter: to settle a delivery, to take nothing more, to look, to end.
 
-use std::time::Duration;
-
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
 
 use super::error::Error;
 use crate::task::Settlement;
@@ -31,13 +28,4 @@ pub(crate) enum Command {
 pub(crate) struct Tag {
     pub(super) session: u64,
     pub(super) number: u64,
-}
-
-/// How long what is under way may still take after the worker was told to stop at once. A broker that is well needs less.
-pub(crate) const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Returns when what is under way has had its time after an abort.
-pub(crate) async fn aborted(abort: &CancellationToken) {
-    abort.cancelled().await;
-    tokio::time::sleep(ABORT_TIMEOUT).await;
 }

@@ -16,6 +16,7 @@
 mod adapter;
 pub mod admin;
 pub mod amqp;
+mod bounds;
 mod command;
 mod error;
 mod failure;
@@ -37,7 +38,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::watch;
 
 pub use adapter::{BrokerKind, Capabilities};
-pub(crate) use command::{ABORT_TIMEOUT, Command, Tag, aborted};
+pub(crate) use command::{Command, Tag};
 pub use error::{Error, Kind};
 pub use kinds::KINDS;
 pub(crate) use link::{Handed, Link};

@@ -8,7 +8,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::command::{Command, Tag, aborted};
+use super::bounds::aborted;
+use super::command::{Command, Tag};
 use super::error::Error;
 use crate::task::{Message, Origin, Settlement};
 

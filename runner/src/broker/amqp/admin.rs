@@ -19,6 +19,7 @@ use super::held::{GIVE_BACK, sent};
 use super::publisher::{Deadline, Publisher, name};
 use super::{Url, convert};
 use crate::broker::admin::{self, Changes, Got, Status};
+use crate::broker::bounds::answered_within;
 use crate::broker::error::Error;
 use crate::broker::outbox::Address;
 use crate::causes::chain;
@@ -175,7 +176,7 @@ async fn in_time<T>(
 ) -> Result<T, Error> {
     tokio::select! {
         biased;
-        answer = connection::answered_within(ANSWER_TIMEOUT, asked, request) => answer,
+        answer = answered_within(ANSWER_TIMEOUT, asked, request) => answer,
         () = connection::gone(is_there) => Err(Error::Lost { source: None }),
     }
 }

@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 use super::config::{Config, connection_name};
 use super::publisher::{Deadline, Publisher};
 use super::retries;
+use crate::broker::bounds::aborted;
+use crate::broker::error::Error;
 use crate::broker::pauses::{Pace, patiently};
-use crate::broker::{Error, aborted};
 use crate::task::Failure;
 
 /// A message to publish: a copy of the original and its purpose.

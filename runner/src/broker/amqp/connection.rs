@@ -12,11 +12,6 @@ use crate::broker::Error;
 /// For a clean end. What is not answered by then will not be.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// For the answer to a request that costs a broker next to nothing: a cancel, a look at a queue, a new channel; and for the
-/// socket to take what is written, an acknowledgement for example. AMQP has no such bound of its own, and heartbeats go on
-/// while a broker leaves a request without an answer.
-pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// How soon it is seen that a connection or a channel has gone.
 pub const LOOK_AFTER: Duration = Duration::from_millis(250);
 
@@ -83,26 +78,6 @@ pub async fn close_channel(channel: &lapin::Channel) -> Result<(), Error> {
         Ok(Err(error)) => Err(lost(error)),
         Err(_) => Err(Error::Unanswered { doing: "end the channel".into() }),
     }
-}
-
-/// Bounds a request by [`ANSWER_TIMEOUT`].
-///
-/// # Errors
-/// The request's own, and [`Error::Unanswered`].
-pub async fn answered<T>(doing: &str, request: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    answered_within(ANSWER_TIMEOUT, doing, request).await
-}
-
-/// Bounds a request.
-///
-/// # Errors
-/// The request's own, and [`Error::Unanswered`].
-pub async fn answered_within<T>(
-    limit: Duration,
-    doing: &str,
-    request: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Error> {
-    tokio::time::timeout(limit, request).await.unwrap_or_else(|_| Err(Error::Unanswered { doing: doing.to_owned() }))
 }
 
 /// Returns a while after a connection or a channel has gone, so that the reason can arrive first. lapin may never answer a

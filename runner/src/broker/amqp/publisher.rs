@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::connection::{self, Refusal, lost, queue_error, refusal};
 use super::{Url, convert, delays};
+use crate::broker::bounds::answered;
 use crate::broker::failure::Next;
 use crate::broker::{Address, Error};
 use crate::causes::chain;
@@ -80,7 +81,7 @@ impl Publisher {
     pub async fn connect(nodes: &[Url], name: &str) -> Result<Publisher, Error> {
         let connection = connection::connect(nodes, name).await?;
         let publisher = Publisher { connection, idle: Mutex::default(), given_up: AtomicBool::new(false) };
-        let channel = connection::answered("open a channel", publisher.channel()).await?;
+        let channel = answered("open a channel", publisher.channel()).await?;
         publisher.put_back(channel);
         Ok(publisher)
     }
@@ -144,7 +145,7 @@ impl Publisher {
     /// # Errors
     /// When it is not, or when that can't be known.
     pub async fn look_for(&self, to: &Address) -> Result<(), Error> {
-        connection::answered("check the address of a result", self.look_for_unbounded(to)).await
+        answered("check the address of a result", self.look_for_unbounded(to)).await
     }
 
     async fn look_for_unbounded(&self, to: &Address) -> Result<(), Error> {

@@ -20,13 +20,14 @@ use tokio_util::sync::CancellationToken;
 use super::acks::Acks;
 use super::aside::{Aside, Order, Published, What};
 use super::config::{Config, SYSTEM};
-use super::connection::{self, ANSWER_TIMEOUT, LOOK_AFTER, lost, unreceived};
+use super::connection::{self, LOOK_AFTER, lost, unreceived};
 use super::consumers::{Consumers, Next};
 use super::held::{Held, give_back, reject};
 use super::looks::{Looks, is_stream, look_at};
 use super::retries::{Outlook, Retries};
 use super::{convert, delays, publisher};
-use crate::broker::{ABORT_TIMEOUT, Command, Depth, Error, Handed, Link, Options, Tag};
+use crate::broker::bounds::{ABORT_TIMEOUT, ANSWER_TIMEOUT, answered, sleep_until};
+use crate::broker::{Command, Depth, Error, Handed, Link, Options, Tag};
 use crate::task::{Message, Origin, Settlement};
 
 /// RabbitMQ's own timeout for acknowledgements, below which we do not go.
@@ -94,7 +95,7 @@ impl<'a> Session<'a> {
             consumers = Consumers::open(&channel, queue, *prefetch, wanted, &FieldTable::default()).await;
         }
         let consumers = consumers?;
-        if connection::answered("look at the queue", is_stream(&connection, &channel, queue)).await? {
+        if answered("look at the queue", is_stream(&connection, &channel, queue)).await? {
             return Err(Error::Stream { queue: queue.clone() });
         }
         Ok(Session {
@@ -345,7 +346,7 @@ impl<'a> Session<'a> {
             }
             connection::close_channel(&self.channel).await
         };
-        connection::answered("take the last settlements", settling).await?;
+        answered("take the last settlements", settling).await?;
         // The channel's end was answered, so the settlements are safe, whatever becomes of the connections.
         let _ = tokio::join!(self.aside.close(), connection::close(&self.connection));
         Ok(())
@@ -388,13 +389,6 @@ async fn overdue(status: &(ConnectionStatus, ChannelStatus), abort: &Cancellatio
         }
     }
     Error::Unanswered { doing: doing.to_owned() }
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }
 
 fn tell(reply: Option<Reply>, answer: Result<(), Error>) {

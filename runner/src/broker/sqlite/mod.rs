@@ -27,7 +27,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::store::{Held, Lease, Store, Taken};
 use super::adapter;
-use super::command::{ABORT_TIMEOUT, Command};
+use super::bounds::ABORT_TIMEOUT;
+use super::command::Command;
 use super::error::{Error, Kind};
 use super::link::{Ended, Handed, Link};
 use super::subscription::{Depth, Options};
