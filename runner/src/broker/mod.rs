@@ -25,6 +25,7 @@ pub(crate) mod fake;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 pub mod kinds;
+mod leased;
 mod link;
 pub mod outbox;
 mod pauses;

@@ -9,8 +9,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
+use super::SLICE;
 use super::store::Store;
-use super::{SLICE, blocking};
+use crate::blocking;
 use crate::broker::error::Error;
 use crate::broker::outbox::{self, Address, Options};
 use crate::fault::{self, Point};
@@ -29,7 +30,7 @@ impl Outbox {
         let Options { queue, publish_timeout, .. } = options.clone();
         let outbox_path = path.clone();
         let name = queue.clone();
-        let store = blocking(move || Store::open(&path, &name, SLICE)).await?;
+        let store = blocking::call(move || Store::open(&path, &name, SLICE)).await?;
         Ok(Outbox { store: Arc::new(Mutex::new(store)), path: outbox_path, queue, publish_timeout })
     }
 
@@ -43,7 +44,7 @@ impl Outbox {
         loop {
             let (store, call) = (self.store.clone(), call.clone());
             let (path, queue) = (self.path.clone(), self.queue.clone());
-            let called = blocking(move || {
+            let called = blocking::call(move || {
                 let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
                 if store.require_in_place().is_err() {
                     *store = Store::open(&path, &queue, SLICE)?;

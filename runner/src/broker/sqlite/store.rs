@@ -17,6 +17,7 @@ use super::error::classified;
 use super::file::{self, Missing, QueueFile};
 use super::row::{self, FARTHEST_TIME, Row};
 use crate::broker::failure::{self, Content, Next, Unmarked};
+pub use crate::broker::leased::Held;
 use crate::broker::{Depth, Error};
 use crate::task::{Failure, Message, Properties};
 
@@ -43,14 +44,6 @@ pub struct Taken {
 pub struct Lease {
     pub id: i64,
     pub lease: i64,
-}
-
-/// Whether a lease was still ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Held {
-    Yes,
-    Lost,
 }
 
 impl Store {
