@@ -130,6 +130,24 @@ fn no_imports_go_in_a_circle() {
 }
 
 #[test]
+fn the_layers_are_those_of_the_architecture() {
+    // What is there for tests, and the file that only lists the others.
+    const NOT_SHOWN: [&str; 3] = ["fake", "fuzz", "lib"];
+    let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    for (folder, rows) in LAYERS {
+        let folder = if folder.is_empty() { "runner/src/" } else { folder };
+        let shown = table(&text, &format!("Inside of `{folder}`:"));
+        let shown: Vec<BTreeSet<&str>> = shown
+            .iter()
+            .map(|row| row[1].split(" · ").map(|name| if name.starts_with('`') { name.trim_matches('`') } else { "*" }))
+            .map(Iterator::collect)
+            .collect();
+        let real = rows.iter().map(|row| row.iter().copied().filter(|name| !NOT_SHOWN.contains(name)).collect());
+        assert_eq!(shown, real.collect::<Vec<BTreeSet<&str>>>(), "{folder}");
+    }
+}
+
+#[test]
 fn each_library_is_named_only_where_it_belongs() {
     for (file, source) in sources() {
         for (library, homes) in HOMES {
