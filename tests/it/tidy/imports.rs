@@ -122,13 +122,9 @@ impl Crate {
 
 impl Said {
     fn read(&mut self, tokens: TokenStream, within: &[String]) {
-        let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+        let tokens = without_tests(tokens);
         let mut at = 0;
         while at < tokens.len() {
-            if let Some(length) = inline_tests(&tokens[at..]) {
-                at += length;
-                continue;
-            }
             match &tokens[at..] {
                 [TokenTree::Ident(word), TokenTree::Ident(name), TokenTree::Group(body), ..] if word == "mod" => {
                     self.read(body.stream(), &[within, &[name.to_string()]].concat());
@@ -199,13 +195,25 @@ fn path_at(tokens: &[TokenTree]) -> (Path, usize) {
     (path, at)
 }
 
-/// How many tokens an inline module for tests has, if one begins here.
-pub fn inline_tests(tokens: &[TokenTree]) -> Option<usize> {
-    let [hash, TokenTree::Group(attribute), TokenTree::Ident(word), _, TokenTree::Group(_), ..] = tokens else {
-        return None;
-    };
-    let is_test = attribute.stream().to_string().replace(' ', "") == "cfg(test)";
-    (is(hash, '#') && is_test && word == "mod").then_some(5)
+/// Some tokens but for inline modules for tests.
+pub fn without_tests(tokens: TokenStream) -> Vec<TokenTree> {
+    let all: Vec<TokenTree> = tokens.into_iter().collect();
+    let mut left = Vec::new();
+    let mut rest = all.as_slice();
+    while let Some((token, others)) = rest.split_first() {
+        rest = match rest {
+            [hash, TokenTree::Group(attribute), TokenTree::Ident(word), _, TokenTree::Group(_), others @ ..]
+                if is(hash, '#') && attribute.stream().to_string().replace(' ', "") == "cfg(test)" && word == "mod" =>
+            {
+                others
+            }
+            _ => {
+                left.push(token.clone());
+                others
+            }
+        };
+    }
+    left
 }
 
 fn is(token: &TokenTree, character: char) -> bool {

@@ -2,7 +2,7 @@
 
 use proc_macro2::{TokenStream, TokenTree};
 
-use super::imports::inline_tests;
+use super::imports::without_tests;
 
 /// The texts of a file, its comments left out, and with them those of inline modules for tests. The help of the command line
 /// is in its comments, which are texts too `with_docs`.
@@ -14,19 +14,12 @@ pub fn texts(source: &str, with_docs: bool) -> Vec<String> {
 }
 
 fn gather(tokens: TokenStream, with_docs: bool, found: &mut Vec<String>) {
-    let tokens: Vec<TokenTree> = tokens.into_iter().collect();
-    let mut at = 0;
-    while at < tokens.len() {
-        if let Some(length) = inline_tests(&tokens[at..]) {
-            at += length;
-            continue;
-        }
-        match &tokens[at] {
+    for token in without_tests(tokens) {
+        match token {
             TokenTree::Group(group) if with_docs || !is_doc(group.stream()) => gather(group.stream(), with_docs, found),
             TokenTree::Literal(literal) => found.push(literal.to_string()),
             _ => {}
         }
-        at += 1;
     }
 }
 
