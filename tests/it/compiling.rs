@@ -143,9 +143,4 @@ fn a_component_composed_of_two_with_a_memory_each_runs_within_its_limits() {
         exec(&["--max-memory-size", "127KiB"]).exits(137).says("--max-memory-size");
         exec(&["--max-instances", "1"]).exits(134).says("--max-instances");
     }
-    // Only what the engine makes may use two memories at once.
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("two.wat");
-    std::fs::write(&path, "(component (core module (memory 1) (memory 1)))").unwrap();
-    run(&mut wq_run(&["exec", &said(&path)])).exits(66).says("multiple memories");
 }

@@ -29,6 +29,7 @@ mod page;
 mod peers;
 mod prefetch;
 mod processes;
+mod proposals;
 mod publish;
 mod queue_file;
 mod receipts;

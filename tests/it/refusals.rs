@@ -88,22 +88,6 @@ fn refused_credentials_and_rights_end_the_worker_at_once() {
 }
 
 #[test]
-fn a_guest_that_uses_externref_is_refused_as_what_it_is() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("extern.wat");
-    for text in [
-        r#"(module (func (param externref)) (func (export "_start")))"#,
-        r#"(module (table 1 externref) (memory 1) (func (export "_start")))"#,
-        r#"(module (global externref (ref.null extern)) (func (export "_start")))"#,
-    ] {
-        std::fs::write(&path, text).unwrap();
-        let refused = run(&mut wq_run(&["exec", path.to_str().unwrap()]));
-        refused.exits(66).says("`externref`");
-        assert!(!refused.stderr.contains("bug of ours"), "{}", refused.stderr);
-    }
-}
-
-#[test]
 fn a_missing_queue_is_said_with_the_command_that_makes_it() {
     on_every_queue(|queue| {
         let missing = run(queue.command(&["work", &guest("echo")]).env("QUEUE", "no-such-queue"));

@@ -69,7 +69,9 @@ fn a_component_can_say_its_exit_code() {
 
 #[test]
 fn what_only_one_kind_can_do_has_its_limit_too() {
-    exec(&guest("twenty-memories"), &[], b"").exits(66).says("not valid WebAssembly");
+    exec(&guest("twenty-memories"), &["--max-memory-size", "1280KiB"], b"").exits(0);
+    exec(&guest("twenty-memories"), &["--max-memory-size", "1279KiB"], b"").exits(137).says("--max-memory-size");
+    exec(&guest("twenty-memories"), &["--max-instances", "19"], b"").exits(134).says("--max-instances");
     // 48 is WASI's ENOMEM: no array of 20 million buffers is read.
     exec(&guest("iovecs"), &[], b"").exits(48);
     exec(&component("flood"), &["--max-hostcall", "1000"], b"").exits(134).says("--max-hostcall");

@@ -49,7 +49,8 @@ const LAYERS: [(&str, &[&[&str]]); 3] = [
     (
         "sandbox/",
         &[
-            &["isolation", "known", "spawned", "wire"],
+            &["isolation", "proposals", "spawned", "wire"],
+            &["known"],
             &["world"],
             &["abi"],
             &["load"],

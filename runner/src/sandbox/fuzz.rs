@@ -34,7 +34,7 @@ fn seen(bytes: &[u8], text: bool) -> Result<(), Refusal> {
             }
         }
     };
-    guest::look(kind, &wasm).map(drop)
+    guest::look(kind, &wasm)?.verdict.map(drop)
 }
 
 /// A packed guest, whole and in pieces: both are the same guest. The first byte says how many pieces there are.
@@ -85,7 +85,7 @@ pub fn cache_entry(bytes: &[u8]) {
     let is_whole = name.strip_suffix(".cwasm").is_some_and(|stem| stem.eq_ignore_ascii_case(&checksum));
     let found = cache.find();
     assert_eq!(found.is_some(), is_whole, "{name}");
-    if let Some(mut file) = found {
+    if let Some((_, mut file)) = found {
         let mut read = Vec::new();
         file.read_to_end(&mut read).unwrap();
         assert_eq!(read, content);
@@ -95,7 +95,7 @@ pub fn cache_entry(bytes: &[u8]) {
     // An entry is found, whatever lies beside it.
     cache.keep(b"code").unwrap();
     let mut read = Vec::new();
-    cache.find().expect("the entry that was just kept").read_to_end(&mut read).unwrap();
+    cache.find().expect("the entry that was just kept").1.read_to_end(&mut read).unwrap();
     assert!(is_whole && read == content || read == b"code");
 }
 

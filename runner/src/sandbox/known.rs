@@ -1,4 +1,4 @@
-//! What a guest is known by: its kind and its digest.
+//! What a guest is known by: its kind, its version of WASI, the proposals that it uses, and its digest.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,18 +7,33 @@ use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::proposals::Proposals;
+
+/// What the bytes of a guest are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
-    /// A core module that imports WASI preview 1.
     Module,
-    /// A component of the world `wasi:cli/command`, WASI 0.2.
     Component,
+}
+
+/// The version of WASI by which a guest is called. Its row in `abi/versions.rs` says all else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Wasi {
+    Preview1,
+    V0_2,
+}
+
+/// All that the engine of a guest depends on, beside the options of its runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nature {
+    pub wasi: Wasi,
+    pub proposals: Proposals,
 }
 
 /// What there is to know of a guest whose code is in the cache. As text, it is noted for the next start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Known {
-    pub kind: Kind,
+    pub nature: Nature,
     pub digest: Digest,
 }
 
@@ -32,15 +47,37 @@ impl FromStr for Known {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Known, ()> {
-        let (kind, digest) = text.split_once(' ').ok_or(())?;
-        let kind = [Kind::Module, Kind::Component].into_iter().find(|known| known.name() == kind).ok_or(())?;
-        Ok(Known { kind, digest: digest.parse().map_err(drop)? })
+        let (wasi, rest) = text.split_once(' ').ok_or(())?;
+        let (proposals, digest) = rest.split_once(' ').ok_or(())?;
+        let wasi = Wasi::all().find(|known| known.row().0 == wasi).ok_or(())?;
+        let nature = Nature { wasi, proposals: proposals.parse()? };
+        Ok(Known { nature, digest: digest.parse().map_err(drop)? })
     }
 }
 
 impl fmt::Display for Known {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.kind.name(), self.digest)
+        let Known { nature: Nature { wasi, proposals }, digest } = self;
+        write!(f, "{} {proposals} {digest}", wasi.row().0)
+    }
+}
+
+impl Wasi {
+    /// Each version, its name in a note of the cache, and what its guests are. The newest comes first.
+    const TABLE: [(Wasi, &str, Kind); 2] =
+        [(Wasi::V0_2, "0.2", Kind::Component), (Wasi::Preview1, "preview1", Kind::Module)];
+
+    pub fn all() -> impl Iterator<Item = Wasi> {
+        Self::TABLE.into_iter().map(|(wasi, ..)| wasi)
+    }
+
+    fn row(self) -> (&'static str, Kind) {
+        let row = Self::TABLE.into_iter().find(|(wasi, ..)| *wasi == self);
+        row.map_or(("", Kind::Module), |(_, word, kind)| (word, kind))
+    }
+
+    pub fn kind(self) -> Kind {
+        self.row().1
     }
 }
 
@@ -91,11 +128,16 @@ mod tests {
 
     #[test]
     fn what_is_noted_of_a_guest_is_read_as_it_was_and_nothing_else_is() {
-        for kind in [Kind::Module, Kind::Component] {
-            let known = Known { kind, digest: Digest::of(b"a guest") };
-            assert_eq!(known.to_string().parse(), Ok(known));
+        for wasi in Wasi::all() {
+            for proposals in [Proposals::NONE, Proposals::EXCEPTIONS, Proposals::ALL] {
+                let known = Known { nature: Nature { wasi, proposals }, digest: Digest::of(b"a guest") };
+                assert_eq!(known.to_string().parse(), Ok(known));
+            }
         }
-        for text in ["", "component", "component ", "component sha256:12", "script sha256:00"] {
+        let digest = Digest::of(b"a guest");
+        for text in
+            ["", "0.2", "0.2 ", "0.2 -", "0.2 - sha256:12", &format!("script - {digest}"), &format!("0.2 {digest}")]
+        {
             assert_eq!(text.parse::<Known>(), Err(()), "{text}");
         }
     }

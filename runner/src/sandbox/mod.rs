@@ -17,6 +17,7 @@ mod isolation;
 mod known;
 mod load;
 mod place;
+mod proposals;
 mod run;
 mod spawned;
 mod wire;
@@ -31,7 +32,8 @@ pub use isolation::{Isolation, Wall};
 pub use known::Digest;
 pub use load::compiler::Bounds;
 pub use load::error::Error;
-pub use load::inspect::{Inspection, Sizes};
+pub use load::inside::Packed;
+pub use load::inspect::{Inspection, Packing, Sizes};
 pub use load::jobs::{COMMAND as COMPILER_COMMAND, serve as serve_job};
 pub use load::prepare::{Entry, Loading};
 pub use place::child::serve;
@@ -78,9 +80,17 @@ pub async fn compile(loading: Loading, options: Options) -> Result<Entry, Error>
 /// Reads a guest and looks at it.
 ///
 /// # Errors
-/// When it is no guest at all. One with foreign imports is described.
-pub async fn inspect(guest: PathBuf, bounds: Bounds) -> Result<Inspection, Error> {
+/// When it is no guest at all, or damaged. One that is refused for another reason is described.
+pub async fn inspect(guest: PathBuf, bounds: Bounds) -> Result<(Inspection, Packing), Error> {
     bounded(&guest.clone(), bounds, move || load::inspect::inspect(&guest, bounds)).await
+}
+
+/// Packs a guest that was inspected, to see how small it gets.
+///
+/// # Errors
+/// When that takes too long, or too much memory.
+pub async fn pack(guest: PathBuf, packing: Packing, bounds: Bounds) -> Result<Packed, Error> {
+    bounded(&guest, bounds, move || packing.pack()).await
 }
 
 /// A guest that was loaded, with all that its runs share.
@@ -92,8 +102,8 @@ struct Ready {
 }
 
 fn ready(loading: &Loading, options: Options) -> Result<Ready, Error> {
-    let Prepared { name, known: Known { kind, digest }, engine, program, code } = prepare(loading, &options)?;
-    let core = Core::new(name, kind, options, engine, program, Room::temporary(), Names::System);
+    let Prepared { name, known: Known { nature, digest }, engine, program, code } = prepare(loading, &options)?;
+    let core = Core::new(name, nature, options, engine, program, Room::temporary(), Names::System);
     let core = core.map_err(Error::Thread)?;
     core.try_grants().map_err(Error::Grant)?;
     Ok(Ready { core, digest, code })

@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::ResourceTableError;
-use wasmtime::{Engine, PoolConcurrencyLimitError, Trap};
+use wasmtime::{Engine, PoolConcurrencyLimitError, ThrownException, Trap};
 use wasmtime_wasi::p2::pipe::MemoryInputPipe;
 use wasmtime_wasi::{FsPerms, I32Exit, WasiCtxBuilder};
 
@@ -15,7 +15,8 @@ use crate::fault::{self, Point};
 use crate::sandbox::abi::call::{Ended, World};
 use crate::sandbox::abi::engine::{Ticker, refused_by_the_system};
 use crate::sandbox::abi::program::Program;
-use crate::sandbox::known::Kind;
+use crate::sandbox::abi::versions::version;
+use crate::sandbox::known::Nature;
 use crate::sandbox::world::grants::{self, Dir, Net, SCRATCH};
 use crate::sandbox::world::limits::Limits;
 use crate::sandbox::world::names::Names;
@@ -27,10 +28,10 @@ use crate::task::{Limit, Outcome, Report};
 /// What all runs of a guest share.
 pub struct Core {
     pub name: String,
-    pub kind: Kind,
+    pub nature: Nature,
     pub options: Options,
     pub engine: Engine,
-    pub program: Program,
+    pub program: Box<dyn Program>,
     pub ticker: Arc<Ticker>,
     /// Where the scratch folders are made.
     pub room: Arc<Room>,
@@ -52,15 +53,15 @@ impl Core {
     /// When its clock can't be started.
     pub fn new(
         name: String,
-        kind: Kind,
+        nature: Nature,
         options: Options,
         engine: Engine,
-        program: Program,
+        program: Box<dyn Program>,
         room: Room,
         names: Names,
     ) -> std::io::Result<Core> {
         let ticker = Ticker::start(engine.clone())?;
-        Ok(Core { name, kind, options, engine, program, ticker, room: Arc::new(room), names })
+        Ok(Core { name, nature, options, engine, program, ticker, room: Arc::new(room), names })
     }
 
     /// Tries all grants once without a message: what can't be granted now would fail every run.
@@ -130,7 +131,7 @@ impl Core {
                 Outcome::LimitExceeded(Limit::Scratch(self.options.grants.scratch.unwrap_or(0)))
             }
             Ok(ended) => match outcome(ended, &self.options.limits) {
-                Outcome::Exited(1) if self.kind == Kind::Component => {
+                Outcome::Exited(1) if !version(self.nature.wasi).has_codes => {
                     Outcome::Exited(said_exit(&stderr_tail).unwrap_or(1))
                 }
                 outcome => outcome,
@@ -205,6 +206,9 @@ fn outcome(ended: Ended, limits: &Limits) -> Outcome {
     }
     if let Some(ResourceTableError::Full) = error.downcast_ref() {
         return Outcome::LimitExceeded(Limit::Resources(limits.resources));
+    }
+    if error.is::<ThrownException>() {
+        return Outcome::Trapped("it threw an exception that it did not catch".to_owned());
     }
     match error.downcast_ref::<Trap>() {
         Some(Trap::StackOverflow) => Outcome::LimitExceeded(Limit::Stack(limits.stack)),

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use wasmtime::component::{Component, HasData, Linker, Resource, ResourceTable};
+use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 use wasmtime::{Engine, Store};
 use wasmtime_wasi::p2::bindings::sockets::ip_name_lookup::{
     self, Host, HostResolveAddressStream, ResolveAddressStream,
@@ -18,12 +18,13 @@ use wasmtime_wasi::sockets::WasiSocketsView as _;
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
 use super::call::{Ended, World, store};
+use super::program::{Compiled, Program, Version};
 use crate::sandbox::known::Kind;
 use crate::sandbox::world::grants::Net;
 use crate::sandbox::world::limits::{Limiter, Limits};
 
 /// A compiled component with its imports resolved.
-pub struct ComponentProgram(CommandPre<State>);
+struct ComponentProgram(CommandPre<State>);
 
 struct State {
     wasi: WasiCtx,
@@ -47,19 +48,29 @@ enum LookupState {
 const PACKAGES: [&str; 6] =
     ["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:io/", "wasi:random/", "wasi:sockets/"];
 
-impl ComponentProgram {
-    pub fn link(engine: &Engine, component: &Component) -> wasmtime::Result<ComponentProgram> {
-        let mut linker = Linker::new(engine);
-        // The whole world, sockets included, or else many components could not be instantiated. What is not granted is
-        // denied by the context.
-        p2::add_to_linker_async(&mut linker)?;
-        // wasmtime-wasi can switch name lookups on or off, and not by name.
-        linker.allow_shadowing(true);
-        ip_name_lookup::add_to_linker::<State, Lookups>(&mut linker, |state| state)?;
-        CommandPre::new(linker.instantiate_pre(component)?).map(ComponentProgram)
-    }
+pub const V0_2: Version = Version {
+    name: "0.2",
+    is_entry: |export| export.starts_with("wasi:cli/run@0.2.") && !export.contains('-'),
+    foreign_imports: |imports| Ok(foreign_imports(imports)),
+    link,
+    has_codes: false,
+};
 
-    pub async fn run(&self, engine: &Engine, mut world: World, limits: &Limits) -> Ended {
+fn link(engine: &Engine, compiled: &Compiled) -> wasmtime::Result<Box<dyn Program>> {
+    let mut linker = Linker::new(engine);
+    // The whole world, sockets included, or else many components could not be instantiated. What is not granted is
+    // denied by the context.
+    p2::add_to_linker_async(&mut linker)?;
+    // wasmtime-wasi can switch name lookups on or off, and not by name.
+    linker.allow_shadowing(true);
+    ip_name_lookup::add_to_linker::<State, Lookups>(&mut linker, |state| state)?;
+    let linked = CommandPre::new(linker.instantiate_pre(compiled.component()?)?)?;
+    Ok(Box::new(ComponentProgram(linked)))
+}
+
+#[wasmtime_wasi::async_trait]
+impl Program for ComponentProgram {
+    async fn run(&self, engine: &Engine, mut world: World, limits: &Limits) -> Ended {
         let resources = usize::try_from(limits.resources).unwrap_or(usize::MAX);
         let mut table = ResourceTable::new();
         table.set_max_capacity(resources);
@@ -73,7 +84,9 @@ impl ComponentProgram {
         let result = self.call(&mut store).await;
         Ended { result, memory_refused: store.data().limiter.refused() }
     }
+}
 
+impl ComponentProgram {
     async fn call(&self, store: &mut Store<State>) -> wasmtime::Result<()> {
         let command: Command = self.0.instantiate_async(&mut *store).await?;
         match command.wasi_cli_run().call_run(&mut *store).await? {
@@ -85,7 +98,7 @@ impl ComponentProgram {
 }
 
 /// What a component may import is told by names here; whether the types fit is the linker's to say.
-pub fn foreign_imports(imports: &BTreeSet<String>) -> Vec<String> {
+fn foreign_imports(imports: &BTreeSet<String>) -> Vec<String> {
     let known = |import: &&String| {
         let version = import.split_once('@').map_or("", |(_, version)| version);
         PACKAGES.iter().any(|package| import.starts_with(package))

@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use wasmtime::{
-    Config, Enabled, Engine, InstanceAllocationStrategy, Memory, MemoryType, PoolingAllocationConfig, Store,
+    Collector, Config, Enabled, Engine, InstanceAllocationStrategy, Memory, MemoryType, PoolingAllocationConfig, Store,
     WasmBacktraceDetails,
 };
 
 use crate::locks::{anyway, lock};
-use crate::sandbox::known::Kind;
+use crate::sandbox::known::{Kind, Nature};
+use crate::sandbox::proposals::Proposals;
 use crate::sandbox::world::clock::Clock;
 use crate::sandbox::world::limits::MODULE_TABLES;
 use crate::sandbox::world::options::Options;
@@ -30,16 +31,18 @@ const EPOCH_TICK: Duration = Duration::from_millis(10);
 /// What the host's own frames may need on a guest's stack beside the guest's. wasmtime's default leaves as much.
 const HOST_STACK: usize = 1536 * 1024;
 
-/// An engine for guests of this kind, `places` of which run at the same time.
+/// An engine for guests of this nature, `places` of which run at the same time.
 ///
 /// Engines of the same options are compatible, whatever the places: what one compiled, the other can load.
 ///
 /// # Errors
 /// When there is no room for so many runs: what every run would fail of should be known before a message is taken.
-pub fn engine(options: &Options, kind: Kind, places: usize) -> wasmtime::Result<Engine> {
-    let mut config = config(Codegen::of(options), kind);
-    if kind == Kind::Module {
-        config.allocation_strategy(pool(places));
+pub fn engine(options: &Options, nature: Nature, places: usize) -> wasmtime::Result<Engine> {
+    /// A place of the pool has one memory, of at most what a 32-bit memory can be.
+    const NOT_POOLED: Proposals = Proposals::MEMORY64.and(Proposals::MULTI_MEMORY);
+    let mut config = config(Codegen::of(options), nature);
+    if nature.wasi.kind() == Kind::Module && !nature.proposals.intersects(NOT_POOLED) {
+        config.allocation_strategy(pool(places, nature.proposals.intersects(Proposals::COLLECTED)));
         match Engine::new(&config) {
             Ok(engine) => return Ok(engine),
             // Address space can be limited (`ulimit -v`). Without a pool each run reserves its own.
@@ -71,13 +74,13 @@ pub fn refused_by_the_system(error: &wasmtime::Error) -> Option<String> {
 }
 
 /// An engine that compiles for engines of the same options, and runs nothing.
-pub fn compiling_engine(codegen: Codegen, kind: Kind) -> wasmtime::Result<Engine> {
-    Engine::new(&config(codegen, kind))
+pub fn compiling_engine(codegen: Codegen, nature: Nature) -> wasmtime::Result<Engine> {
+    Engine::new(&config(codegen, nature))
 }
 
 /// Memories, tables and stacks that are kept from run to run, cleaned in between. To map and unmap them each time takes
-/// longer than a short run.
-fn pool(places: usize) -> PoolingAllocationConfig {
+/// longer than a short run. Where objects are collected, a run has a second memory for them.
+fn pool(places: usize, collects: bool) -> PoolingAllocationConfig {
     /// All that a 32-bit memory can be. It is address space only; the limiter counts what is used.
     const MEMORY: usize = 4 << 30;
     /// More than any table of functions has. A table that grows beyond it is refused.
@@ -90,7 +93,9 @@ fn pool(places: usize) -> PoolingAllocationConfig {
     let count = u32::try_from(places).unwrap_or(u32::MAX).saturating_add(1);
     let tables = u32::try_from(MODULE_TABLES).unwrap_or(u32::MAX);
     let mut pool = PoolingAllocationConfig::default();
-    pool.total_core_instances(count).total_memories(count).total_stacks(count);
+    let heaps = if collects { count } else { 0 };
+    pool.total_core_instances(count).total_memories(count.saturating_add(heaps)).total_stacks(count);
+    pool.total_gc_heaps(heaps);
     pool.total_tables(count.saturating_mul(tables)).max_tables_per_module(tables);
     pool.total_component_instances(0);
     pool.max_memory_size(MEMORY).table_elements(TABLE_ELEMENTS).max_core_instance_size(INSTANCE);
@@ -118,7 +123,7 @@ impl Codegen {
     }
 }
 
-fn config(codegen: Codegen, kind: Kind) -> Config {
+fn config(codegen: Codegen, Nature { wasi, proposals }: Nature) -> Config {
     let mut config = Config::new();
     config.epoch_interruption(true);
     config.consume_fuel(codegen.fuel);
@@ -127,11 +132,16 @@ fn config(codegen: Codegen, kind: Kind) -> Config {
     config.cranelift_nan_canonicalization(codegen.deterministic);
     // The names of functions are enough; reading a stranger's DWARF is a parser more that could fail.
     config.wasm_backtrace_details(WasmBacktraceDetails::Disable);
-    // Proposals that no toolchain for wasm32-wasip1 uses by default are code that need not be reachable.
-    config.wasm_memory64(false).wasm_relaxed_simd(false).wasm_custom_page_sizes(false);
+    // Code that no guest needs should not be reachable, so an engine has what its guest uses and nothing else.
+    config.wasm_features(Proposals::ALL.features(), false).wasm_features(proposals.features(), true);
+    config.collector(Collector::Copying);
+    config.relaxed_simd_deterministic(codegen.deterministic);
     // A component that is composed of others hands data from one memory to another by code that wasmtime makes, which
-    // needs both at once. A guest's own modules have one memory each: `guest::look` refuses more.
-    config.wasm_multi_memory(kind == Kind::Component);
+    // needs both at once.
+    if wasi.kind() == Kind::Component {
+        config.wasm_multi_memory(true);
+    }
+    config.concurrency_support(false);
     config
 }
 

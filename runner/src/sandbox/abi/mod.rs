@@ -1,7 +1,8 @@
-//! The second layer of the sandbox, how a guest is called: the engine, and a file for each kind of guest.
+//! The second layer of the sandbox, how a guest is called: the engine, and a file for each version of WASI.
 
 pub mod call;
 pub mod component;
 pub mod engine;
 pub mod module;
 pub mod program;
+pub mod versions;

@@ -2,28 +2,39 @@
 
 use std::collections::BTreeSet;
 
-use wasmtime::{Engine, InstancePre, Linker, Module, Store};
+use wasmtime::{Engine, InstancePre, Linker, Store};
 use wasmtime_wasi::p1::{self, WasiP1Ctx};
 use wasmtime_wasi::{WasiCtxBuilder, WasiView as _};
 
 use super::call::{Ended, World, store};
+use super::program::{Program, Version};
 use crate::sandbox::known::Kind;
 use crate::sandbox::world::limits::{Limiter, Limits};
 
 /// A compiled module with its imports resolved.
-pub struct ModuleProgram(InstancePre<State>);
+struct ModuleProgram(InstancePre<State>);
 
 struct State {
     wasi: WasiP1Ctx,
     limiter: Limiter,
 }
 
-impl ModuleProgram {
-    pub fn link(engine: &Engine, module: &Module) -> wasmtime::Result<ModuleProgram> {
-        linker(engine)?.instantiate_pre(module).map(ModuleProgram)
-    }
+pub const PREVIEW_1: Version = Version {
+    name: "preview 1",
+    is_entry: |export| export == START,
+    foreign_imports,
+    link: |engine, compiled| {
+        let linked = linker(engine)?.instantiate_pre(compiled.module()?)?;
+        Ok(Box::new(ModuleProgram(linked)))
+    },
+    has_codes: true,
+};
 
-    pub async fn run(&self, engine: &Engine, mut world: World, limits: &Limits) -> Ended {
+const START: &str = "_start";
+
+#[wasmtime_wasi::async_trait]
+impl Program for ModuleProgram {
+    async fn run(&self, engine: &Engine, mut world: World, limits: &Limits) -> Ended {
         let mut wasi = world.wasi.build_p1();
         wasi.ctx().table.set_max_capacity(usize::try_from(limits.resources).unwrap_or(usize::MAX));
         let state = State { wasi, limiter: Limiter::new(Kind::Module, limits) };
@@ -34,10 +45,12 @@ impl ModuleProgram {
         let result = self.call(&mut store).await;
         Ended { result, memory_refused: store.data().limiter.refused() }
     }
+}
 
+impl ModuleProgram {
     async fn call(&self, store: &mut Store<State>) -> wasmtime::Result<()> {
         let instance = self.0.instantiate_async(&mut *store).await?;
-        let start = instance.get_typed_func::<(), ()>(&mut *store, "_start")?;
+        let start = instance.get_typed_func::<(), ()>(&mut *store, START)?;
         start.call_async(&mut *store, ()).await
     }
 }
@@ -48,11 +61,12 @@ fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     Ok(linker)
 }
 
-pub fn foreign_imports(engine: &Engine, imports: &BTreeSet<String>) -> wasmtime::Result<Vec<String>> {
+fn foreign_imports(imports: &BTreeSet<String>) -> wasmtime::Result<Vec<String>> {
     // The linker hands out its names through a store; this one never runs anything.
+    let engine = Engine::default();
     let state = State { wasi: WasiCtxBuilder::new().build_p1(), limiter: Limiter::closed() };
-    let mut store = Store::try_new(engine, state)?;
-    let linker = linker(engine)?;
+    let mut store = Store::try_new(&engine, state)?;
+    let linker = linker(&engine)?;
     let known: BTreeSet<String> =
         linker.iter(&mut store).map(|(module, name, _)| format!("{module}::{name}")).collect();
     Ok(imports.difference(&known).cloned().collect())

@@ -1,4 +1,4 @@
-//! A guest of any kind that is compiled and linked, so that a run only has to instantiate and call it.
+//! What each version of WASI has to give: how its commands are told, linked and run.
 
 use std::collections::BTreeSet;
 
@@ -6,9 +6,6 @@ use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
 
 use super::call::{Ended, World};
-use super::component::{self, ComponentProgram};
-use super::module::{self, ModuleProgram};
-use crate::sandbox::known::Kind;
 use crate::sandbox::world::limits::Limits;
 
 /// What the compiler makes of a guest.
@@ -17,21 +14,53 @@ pub enum Compiled {
     Component(Component),
 }
 
-pub enum Program {
-    Module(ModuleProgram),
-    Component(ComponentProgram),
+/// A version of WASI.
+pub struct Version {
+    /// Its name for people, where its guests do not say it more exactly.
+    pub name: &'static str,
+    /// Whether an export makes a guest a command of this version.
+    pub is_entry: fn(&str) -> bool,
+    /// The imports that nobody here has.
+    pub foreign_imports: fn(&BTreeSet<String>) -> wasmtime::Result<Vec<String>>,
+    /// Resolves the imports of a guest.
+    pub link: fn(&Engine, &Compiled) -> wasmtime::Result<Box<dyn Program>>,
+    /// Whether each of its commands can end with a code of its own, and not only with success or failure.
+    pub has_codes: bool,
+}
+
+/// A guest that is compiled and linked, so that a run only has to instantiate and call it.
+#[wasmtime_wasi::async_trait]
+pub trait Program: Send + Sync {
+    /// Runs the guest once. To stop it, drop the future: it yields at every tick of the engine's epoch.
+    async fn run(&self, engine: &Engine, world: World, limits: &Limits) -> Ended;
 }
 
 impl Compiled {
-    /// The initial size of a module's memory, in bytes. wasmtime takes it before it asks the limiter. A component's
+    /// The initial size of a module's memories, in bytes. wasmtime takes it before it asks the limiter. A component's
     /// is asked for first.
     pub fn initial_memory(&self) -> u64 {
         const PAGE: u64 = 64 << 10;
         match self {
             Compiled::Module(module) => {
-                module.resources_required().max_initial_memory_size.unwrap_or(0).saturating_mul(PAGE)
+                let needed = module.resources_required();
+                let largest = needed.max_initial_memory_size.unwrap_or(0).saturating_mul(PAGE);
+                largest.saturating_mul(needed.num_memories.into())
             }
             Compiled::Component(_) => 0,
+        }
+    }
+
+    pub fn module(&self) -> wasmtime::Result<&Module> {
+        match self {
+            Compiled::Module(module) => Ok(module),
+            Compiled::Component(_) => Err(wasmtime::Error::msg("a component is no module")),
+        }
+    }
+
+    pub fn component(&self) -> wasmtime::Result<&Component> {
+        match self {
+            Compiled::Component(component) => Ok(component),
+            Compiled::Module(_) => Err(wasmtime::Error::msg("a module is no component")),
         }
     }
 
@@ -40,31 +69,5 @@ impl Compiled {
             Compiled::Module(module) => module.serialize(),
             Compiled::Component(component) => component.serialize(),
         }
-    }
-}
-
-impl Program {
-    pub fn link(engine: &Engine, compiled: &Compiled) -> wasmtime::Result<Program> {
-        Ok(match compiled {
-            Compiled::Module(module) => Program::Module(ModuleProgram::link(engine, module)?),
-            Compiled::Component(component) => Program::Component(ComponentProgram::link(engine, component)?),
-        })
-    }
-
-    /// Runs the guest once. To stop it, drop the future: it yields at every tick of the engine's epoch.
-    pub async fn run(&self, engine: &Engine, world: World, limits: &Limits) -> Ended {
-        match self {
-            Program::Module(program) => program.run(engine, world, limits).await,
-            Program::Component(program) => program.run(engine, world, limits).await,
-        }
-    }
-}
-
-/// The imports that nobody here has. To be asked before compiling, which can take minutes over a guest that could never
-/// run.
-pub fn foreign_imports(engine: &Engine, kind: Kind, imports: &BTreeSet<String>) -> wasmtime::Result<Vec<String>> {
-    match kind {
-        Kind::Module => module::foreign_imports(engine, imports),
-        Kind::Component => Ok(component::foreign_imports(imports)),
     }
 }

@@ -46,14 +46,14 @@ impl Cache {
     }
 
     /// The entry, if there is one that holds what was written.
-    pub fn find(&self) -> Option<File> {
+    pub fn find(&self) -> Option<(PathBuf, File)> {
         let entries = std::fs::read_dir(self.folder.join(&self.key)).ok()?;
         entries.flatten().find_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
             let checksum = name.strip_suffix(ENDING)?.to_owned();
             let file = tree::open_file(&entry.path()).ok()?;
             match self.verify(&file, &checksum) {
-                Ok(true) => Some(file),
+                Ok(true) => Some((entry.path(), file)),
                 Ok(false) => {
                     tracing::warn!(entry = %entry.path().display(), "a cache entry is damaged or not ours alone: it is made again");
                     let _ = std::fs::remove_file(entry.path());
@@ -177,7 +177,7 @@ mod tests {
         assert!(cache.find().is_none());
         cache.keep(b"native code").unwrap();
         let mut found = String::new();
-        cache.find().unwrap().read_to_string(&mut found).unwrap();
+        cache.find().unwrap().1.read_to_string(&mut found).unwrap();
         assert_eq!(found, "native code");
     }
 

@@ -13,11 +13,11 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use super::cgroup;
 use super::error::{Bound, Error};
-use super::inside::Inside;
+use super::inside::{Inside, Packed};
 use super::jobs::{self, Answer, COMMAND, Job, Order};
 use super::refusal::{Cause, MAX_GUEST_SIZE, Reason, printable};
 use crate::sandbox::abi::engine::Codegen;
-use crate::sandbox::known::Kind;
+use crate::sandbox::known::{Kind, Nature};
 use crate::sandbox::spawned::{KILLED, PROGRAM};
 use crate::sandbox::wire;
 
@@ -67,32 +67,40 @@ impl Compiler {
     /// # Errors
     /// When it stands for none, and as for every job.
     pub fn unwrap(&self, stored: &[u8], text: bool) -> Result<Vec<u8>, Error> {
-        let (_, wasm) = self.made(Job::Unwrap { text, path: self.guest.display().to_string() }, stored)?;
+        let unwrap = Job::Unwrap { text, path: self.guest.display().to_string() };
+        let (Answer::Made, wasm) = self.answer(unwrap, stored)? else { return Err(self.nonsense()) };
         if wasm.len() as u64 > MAX_GUEST_SIZE { Err(self.nonsense()) } else { Ok(wasm) }
     }
 
-    /// The code of a guest that was found good.
+    /// The nature of a guest that was found good, and its code.
     ///
     /// # Errors
     /// When it is no guest that could run here, and as for every job.
-    pub fn compile(&self, kind: Kind, codegen: Codegen, wasm: &[u8]) -> Result<Vec<u8>, Error> {
-        self.made(Job::Compile { kind, codegen }, wasm).map(|(_, code)| code)
+    pub fn compile(&self, kind: Kind, codegen: Codegen, wasm: &[u8]) -> Result<(Nature, Vec<u8>), Error> {
+        match self.answer(Job::Compile { kind, codegen }, wasm)? {
+            (Answer::Compiled(nature), code) if nature.wasi.kind() == kind => Ok((nature, code)),
+            _ => Err(self.nonsense()),
+        }
     }
 
     /// Inspects a guest.
     ///
     /// # Errors
-    /// When it is none, and as for every job.
+    /// When its bytes are damaged, and as for every job.
     pub fn inspect(&self, kind: Kind, wasm: &[u8]) -> Result<Inside, Error> {
-        match self.answer(Job::Inspect { kind, codegen: Codegen::default() }, wasm)? {
+        match self.answer(Job::Inspect { kind }, wasm)? {
             (Answer::Inspected(inside), _) => Ok(*inside),
             _ => Err(self.nonsense()),
         }
     }
 
-    fn made(&self, job: Job, bytes: &[u8]) -> Result<(Answer, Vec<u8>), Error> {
-        match self.answer(job, bytes)? {
-            made @ (Answer::Made, _) => Ok(made),
+    /// Packs a guest, to see how small it gets.
+    ///
+    /// # Errors
+    /// As for every job.
+    pub fn pack(&self, wasm: &[u8]) -> Result<Packed, Error> {
+        match self.answer(Job::Pack, wasm)? {
+            (Answer::Packed(packed), _) => Ok(packed),
             _ => Err(self.nonsense()),
         }
     }

@@ -6,14 +6,24 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use wasmparser::{ExternalKind, Parser, Payload, Validator, WasmFeatures};
+use wasmparser::{ExternalKind, Parser, Payload};
 
 use super::refusal::{MAX_GUEST_SIZE, Reason, Refusal};
-use super::source;
-use crate::sandbox::known::Kind;
+use super::{features, source};
+use crate::sandbox::abi::versions::{self, version};
+use crate::sandbox::known::{Kind, Nature};
 
-/// What a valid binary says of itself.
+/// What there is to say of a guest whose bytes are in order, whether it can run or not.
 #[derive(Debug)]
+pub struct Look {
+    pub shape: Shape,
+    /// The imports that nobody here has.
+    pub foreign: Vec<String>,
+    pub verdict: Result<Nature, Refusal>,
+}
+
+/// What a binary says of itself.
+#[derive(Debug, Default)]
 pub struct Shape {
     /// `module::name` of a module's imports, `package:interface@version` of a component's.
     pub imports: BTreeSet<String>,
@@ -21,14 +31,6 @@ pub struct Shape {
     /// Bytes of all its memories at the start, and at most, if it says so.
     pub memory: (u64, Option<u64>),
 }
-
-/// What toolchains for wasm32-wasip1 and wasm32-wasip2 emit, and the engine has switched on.
-const FEATURES: WasmFeatures = WasmFeatures::WASM2
-    .union(WasmFeatures::TAIL_CALL)
-    .union(WasmFeatures::EXTENDED_CONST)
-    .union(WasmFeatures::COMPONENT_MODEL)
-    // References to the host's objects (`externref`) need the garbage collector, which is not built in.
-    .difference(WasmFeatures::GC_TYPES);
 
 const PAGE: u64 = 64 * 1024;
 
@@ -83,25 +85,41 @@ pub fn unwrap(stored: Vec<u8>, text: bool, path: &Path) -> Result<Vec<u8>, Refus
 /// Validates a guest and looks at it from outside. Nothing is compiled: that takes minutes where this takes milliseconds.
 ///
 /// # Errors
-/// When it is no command.
-pub fn look(kind: Kind, wasm: &[u8]) -> Result<Shape, Refusal> {
-    let invalid = |error| Refusal::because(Reason::Invalid, error);
-    Validator::new_with_features(FEATURES).validate_all(wasm).map_err(invalid)?;
-    let shape = shape(wasm).map_err(invalid)?;
+/// When its bytes are damaged: then nothing that it seems to say of itself counts.
+pub fn look(kind: Kind, wasm: &[u8]) -> Result<Look, Refusal> {
+    let used = features::used(wasm);
+    if let Err(damaged @ Refusal { reason: Reason::Invalid, .. }) = used {
+        return Err(damaged);
+    }
+    let mut shape = Shape { memory: (0, Some(0)), ..Shape::default() };
+    // What the parser does not know ends the look early. What stands before it is known.
+    let _ = read_shape(wasm, &mut shape);
+    let wasi = versions::of(kind, &shape.exports);
+    let judged_as = wasi.or_else(|| versions::newest(kind));
+    let foreign = judged_as.map_or(Ok(Vec::new()), |wasi| (version(wasi).foreign_imports)(&shape.imports));
+    let foreign = foreign.map_err(|error| Refusal::because(Reason::Compile, format_args!("{error:#}")))?;
+    // Imports come first: they tell what a file was made for, which is the reason for all else that it lacks.
+    let verdict = if foreign.is_empty() {
+        used.and_then(|proposals| match wasi {
+            Some(wasi) => Ok(Nature { wasi, proposals }),
+            None => Err(no_command(kind, &shape).into()),
+        })
+    } else {
+        Err(Reason::Imports { imports: foreign.clone() }.into())
+    };
+    Ok(Look { shape, foreign, verdict })
+}
+
+fn no_command(kind: Kind, shape: &Shape) -> Reason {
     match kind {
-        Kind::Component if !shape.exports.iter().any(|export| export.starts_with("wasi:cli/run@0.2.")) => {
-            Err(Reason::NoRun { exports: shape.exports.into_iter().collect() }.into())
-        }
-        Kind::Module if !shape.exports.contains("_start") => {
-            Err(if shape.exports.contains("_initialize") { Reason::Reactor } else { Reason::NoStart }.into())
-        }
-        Kind::Component | Kind::Module => Ok(shape),
+        Kind::Component => Reason::NoRun { exports: shape.exports.iter().cloned().collect() },
+        Kind::Module if shape.exports.contains("_initialize") => Reason::Reactor,
+        Kind::Module => Reason::NoStart,
     }
 }
 
-/// Takes a valid binary apart, as far as its outermost names and its memories go.
-fn shape(wasm: &[u8]) -> Result<Shape, wasmparser::BinaryReaderError> {
-    let mut shape = Shape { imports: BTreeSet::new(), exports: BTreeSet::new(), memory: (0, Some(0)) };
+/// Takes a binary apart, as far as its outermost names and its memories go.
+fn read_shape(wasm: &[u8], shape: &mut Shape) -> Result<(), wasmparser::BinaryReaderError> {
     let mut depth = 0;
     for payload in Parser::new(0).parse_all(wasm) {
         match payload? {
@@ -146,7 +164,7 @@ fn shape(wasm: &[u8]) -> Result<Shape, wasmparser::BinaryReaderError> {
             _ => {}
         }
     }
-    Ok(shape)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -156,7 +174,7 @@ mod tests {
     use super::*;
 
     /// All that happens to a file with these bytes before it is compiled.
-    fn read(bytes: &[u8], text: bool) -> Result<Shape, Refusal> {
+    fn read(bytes: &[u8], text: bool) -> Result<Nature, Refusal> {
         let (kind, wasm) = match form(bytes, text)? {
             Form::Binary(kind) => (kind, bytes.to_vec()),
             Form::Wrapped => {
@@ -165,7 +183,13 @@ mod tests {
                 (kind, wasm)
             }
         };
-        look(kind, &wasm)
+        look(kind, &wasm)?.verdict
+    }
+
+    fn shape(text: &str) -> Shape {
+        let mut shape = Shape { memory: (0, Some(0)), ..Shape::default() };
+        read_shape(&wat::parse_str(text).unwrap(), &mut shape).unwrap();
+        shape
     }
 
     #[test]
@@ -181,12 +205,12 @@ mod tests {
     #[test]
     fn what_a_binary_asks_for_is_read_from_its_outside() {
         let module = r#"(module (import "env" "f" (func)) (memory 2 4) (memory $m 1 1) (func (export "_start")))"#;
-        let shape = shape(&wat::parse_str(module).unwrap()).unwrap();
-        assert_eq!(shape.memory, (3 * PAGE, Some(5 * PAGE)));
-        assert!(shape.imports.contains("env::f") && shape.exports.contains("_start"));
+        let found = shape(module);
+        assert_eq!(found.memory, (3 * PAGE, Some(5 * PAGE)));
+        assert!(found.imports.contains("env::f") && found.exports.contains("_start"));
         let component = r#"(component (import "wasi:cli/stderr@0.2.0" (instance))
             (core module (import "inner" "f" (func)) (memory 3) (func (export "_start"))))"#;
-        let shape = super::shape(&wat::parse_str(component).unwrap()).unwrap();
+        let shape = shape(component);
         assert_eq!(shape.memory, (3 * PAGE, None));
         assert_eq!(shape.imports.into_iter().collect::<Vec<_>>(), ["wasi:cli/stderr@0.2.0"]);
         assert!(shape.exports.is_empty());

@@ -3,12 +3,10 @@
 use std::io::Write as _;
 
 use serde::{Deserialize, Serialize};
-use wasmtime::Engine;
 
-use super::guest;
-use super::refusal::{Reason, Refusal};
-use crate::sandbox::abi::program::foreign_imports;
-use crate::sandbox::known::Kind;
+use super::guest::{self, Look};
+use super::refusal::Refusal;
+use crate::sandbox::known::{Kind, Nature};
 
 /// The content of a guest. Sizes in bytes.
 #[derive(Debug, Serialize, Deserialize)]
@@ -17,6 +15,12 @@ pub struct Inside {
     pub exports: Vec<String>,
     pub foreign: Vec<String>,
     pub memory: Memory,
+    pub verdict: Result<Nature, Refusal>,
+}
+
+/// The sizes that a guest can be packed to, in bytes.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Packed {
     pub gzip: u64,
     pub zstd: u64,
 }
@@ -35,24 +39,24 @@ const ZSTD_QUICK: i32 = 9;
 const QUICK_FROM: usize = 4 << 20;
 
 /// Looks into a guest.
-pub fn inside(engine: &Engine, kind: Kind, wasm: &[u8]) -> Result<Inside, Refusal> {
-    let shape = guest::look(kind, wasm)?;
-    let foreign =
-        foreign_imports(engine, kind, &shape.imports).map_err(|error| Refusal::because(Reason::Compile, error))?;
-    let (gzip, zstd) = packed_sizes(wasm).map_err(|error| Refusal::because(Reason::Packed, error))?;
+///
+/// # Errors
+/// When its bytes are damaged.
+pub fn inside(kind: Kind, wasm: &[u8]) -> Result<Inside, Refusal> {
+    let Look { shape, foreign, verdict } = guest::look(kind, wasm)?;
     Ok(Inside {
         imports: shape.imports.into_iter().collect(),
         exports: shape.exports.into_iter().collect(),
         foreign,
         memory: Memory { initial: shape.memory.0, maximum: shape.memory.1 },
-        gzip,
-        zstd,
+        verdict,
     })
 }
 
-fn packed_sizes(wasm: &[u8]) -> std::io::Result<(u64, u64)> {
+/// Packs a guest in every way that can be unpacked, to see how small it gets.
+pub fn packed(wasm: &[u8]) -> std::io::Result<Packed> {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     gzip.write_all(wasm)?;
     let level = if wasm.len() < QUICK_FROM { ZSTD_BEST } else { ZSTD_QUICK };
-    Ok((gzip.finish()?.len() as u64, zstd::bulk::compress(wasm, level)?.len() as u64))
+    Ok(Packed { gzip: gzip.finish()?.len() as u64, zstd: zstd::bulk::compress(wasm, level)?.len() as u64 })
 }

@@ -7,18 +7,25 @@ use serde::Serialize;
 
 use super::compiler::{Bounds, Compiler};
 use super::error::Error;
-use super::inside::{Inside, Memory};
+use super::inside::{Inside, Memory, Packed};
 use super::prepare::{Guest, open};
 use super::refusal::printable;
 use super::source;
-use crate::sandbox::known::Kind;
+use crate::causes;
+use crate::sandbox::abi::versions::version;
+use crate::sandbox::known::{Kind, Wasi};
 
 /// What a guest is and needs. Sizes in bytes.
 #[derive(Debug, Serialize)]
 pub struct Inspection {
     pub name: String,
     pub kind: &'static str,
-    pub wasi: String,
+    /// The version of WASI, for a guest that can run.
+    pub wasi: Option<String>,
+    /// The proposals of WebAssembly that are switched on for it, beside those that every guest has.
+    pub proposals: Vec<&'static str>,
+    /// Why it is refused, and what to do about it.
+    pub refused: Option<Verdict>,
     pub digest: String,
     pub size: Sizes,
     pub memory: Memory,
@@ -32,24 +39,36 @@ pub struct Inspection {
 }
 
 #[derive(Debug, Serialize)]
+pub struct Verdict {
+    pub reason: String,
+    pub hint: String,
+}
+
+#[derive(Debug, Serialize)]
 pub struct Sizes {
     /// The file or its pieces, as they are.
     pub stored: u64,
     pub wasm: u64,
-    pub gzip: u64,
-    pub zstd: u64,
+    #[serde(flatten)]
+    pub packed: Option<Packed>,
+}
+
+/// A guest that was inspected and can be packed, which takes seconds where the rest takes milliseconds.
+pub struct Packing {
+    compiler: Compiler,
+    wasm: Vec<u8>,
 }
 
 /// Reads a guest and looks at it.
 ///
 /// # Errors
-/// When it is no guest at all. One with foreign imports is described.
-pub fn inspect(path: &Path, bounds: Bounds) -> Result<Inspection, Error> {
+/// When it is no guest at all, or damaged. One that is refused for another reason is described.
+pub fn inspect(path: &Path, bounds: Bounds) -> Result<(Inspection, Packing), Error> {
     let compiler = Compiler::new(path, bounds);
     let source = source::read(path)?;
     let stored = source.stored.len() as u64;
     let Guest { name, kind, digest, wasm } = open(source, &compiler)?;
-    let Inside { imports, exports, foreign, memory, gzip, zstd } = compiler.inspect(kind, &wasm)?;
+    let Inside { imports, exports, foreign, memory, verdict } = compiler.inspect(kind, &wasm)?;
     let printable_all = |names: Vec<String>| names.iter().map(|name| printable(name)).collect::<Vec<_>>();
     let (imports, exports) = (printable_all(imports), printable_all(exports));
     let mut by_origin: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -61,25 +80,41 @@ pub fn inspect(path: &Path, bounds: Bounds) -> Result<Inspection, Error> {
         .unwrap_or(("", import));
         by_origin.entry(from.to_owned()).or_default().push(what.to_owned());
     }
-    Ok(Inspection {
+    let (nature, refused) = match verdict {
+        Ok(nature) => (Some(nature), None),
+        Err(refusal) => {
+            let error = Error::refused(path, refusal.printable());
+            (None, Some(Verdict { reason: causes::chain(&error), hint: error.hint() }))
+        }
+    };
+    let inspection = Inspection {
         name,
         kind: kind.name(),
-        wasi: wasi(kind, &exports),
+        wasi: nature.map(|nature| wasi(nature.wasi, &exports)),
+        proposals: nature.map(|nature| nature.proposals.names()).unwrap_or_default(),
+        refused,
         digest: digest.to_string(),
-        size: Sizes { stored, wasm: wasm.len() as u64, gzip, zstd },
+        size: Sizes { stored, wasm: wasm.len() as u64, packed: None },
         memory,
         asks_for: asks_for(imports.iter().map(String::as_str)),
         imports: by_origin,
         foreign: printable_all(foreign),
-    })
+    };
+    Ok((inspection, Packing { compiler, wasm }))
 }
 
-fn wasi<'a>(kind: Kind, exports: impl IntoIterator<Item = &'a String>) -> String {
-    match kind {
-        Kind::Module => "preview 1".to_owned(),
-        Kind::Component => {
-            exports.into_iter().find_map(|export| export.strip_prefix("wasi:cli/run@")).unwrap_or("0.2").to_owned()
-        }
+/// The version that the guest itself names, if it does.
+fn wasi(wasi: Wasi, exports: &[String]) -> String {
+    let version = version(wasi);
+    let entry = exports.iter().find(|export| (version.is_entry)(export));
+    entry.and_then(|entry| entry.split_once('@')).map_or(version.name, |(_, exact)| exact).to_owned()
+}
+
+impl Packing {
+    /// # Errors
+    /// As for every job of the compiler's.
+    pub fn pack(&self) -> Result<Packed, Error> {
+        self.compiler.pack(&self.wasm)
     }
 }
 

@@ -13,12 +13,11 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use super::guest;
-use super::inside::{Inside, inside};
+use super::inside::{Inside, Packed, inside, packed};
 use super::refusal::{Reason, Refusal};
 use crate::locks::lock;
 use crate::sandbox::abi::engine::{Codegen, compiling_engine};
-use crate::sandbox::abi::program::foreign_imports;
-use crate::sandbox::known::Kind;
+use crate::sandbox::known::{Kind, Nature};
 use crate::sandbox::spawned::{belong_to, go_first};
 use crate::sandbox::wire::{self, Frame};
 
@@ -53,15 +52,19 @@ pub enum Job {
     },
     Inspect {
         kind: Kind,
-        codegen: Codegen,
     },
+    /// Says how small it can be packed.
+    Pack,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Answer {
     /// The bytes are what was asked for.
     Made,
+    /// The bytes are the code of a guest of this nature.
+    Compiled(Nature),
     Inspected(Box<Inside>),
+    Packed(Packed),
     Refused(Refusal),
     Panicked(String),
 }
@@ -120,27 +123,26 @@ pub fn done(job: Job, bytes: Vec<u8>) -> (Answer, Vec<u8>) {
 fn work(job: Job, bytes: Vec<u8>) -> Result<(Answer, Vec<u8>), Refusal> {
     match job {
         Job::Unwrap { text, path } => guest::unwrap(bytes, text, Path::new(&path)).map(|wasm| (Answer::Made, wasm)),
-        Job::Compile { kind, codegen } => compile(kind, codegen, &bytes).map(|code| (Answer::Made, code)),
-        Job::Inspect { kind, codegen } => {
-            let engine = compiling_engine(codegen, kind).map_err(not_compiled)?;
-            inside(&engine, kind, &bytes).map(|found| (Answer::Inspected(Box::new(found)), Vec::new()))
+        Job::Compile { kind, codegen } => {
+            compile(kind, codegen, &bytes).map(|(nature, code)| (Answer::Compiled(nature), code))
+        }
+        Job::Inspect { kind } => inside(kind, &bytes).map(|found| (Answer::Inspected(Box::new(found)), Vec::new())),
+        Job::Pack => {
+            let packed = packed(&bytes).map_err(|error| Refusal::because(Reason::Packed, error))?;
+            Ok((Answer::Packed(packed), Vec::new()))
         }
     }
 }
 
-fn compile(kind: Kind, codegen: Codegen, wasm: &[u8]) -> Result<Vec<u8>, Refusal> {
-    let shape = guest::look(kind, wasm)?;
-    let engine = compiling_engine(codegen, kind).map_err(not_compiled)?;
+fn compile(kind: Kind, codegen: Codegen, wasm: &[u8]) -> Result<(Nature, Vec<u8>), Refusal> {
     // Before it is compiled, which can take minutes over a guest that could never run.
-    let foreign = foreign_imports(&engine, kind, &shape.imports).map_err(not_compiled)?;
-    if !foreign.is_empty() {
-        return Err(Reason::Imports { imports: foreign }.into());
-    }
-    match kind {
+    let nature = guest::look(kind, wasm)?.verdict?;
+    let engine = compiling_engine(codegen, nature).map_err(not_compiled)?;
+    let code = match kind {
         Kind::Module => engine.precompile_module(wasm),
         Kind::Component => engine.precompile_component(wasm),
-    }
-    .map_err(not_compiled)
+    };
+    Ok((nature, code.map_err(not_compiled)?))
 }
 
 fn not_compiled(error: wasmtime::Error) -> Refusal {

@@ -4,6 +4,7 @@ pub mod cache;
 pub mod cgroup;
 pub mod compiler;
 pub mod error;
+pub mod features;
 pub mod guest;
 pub mod inside;
 pub mod inspect;

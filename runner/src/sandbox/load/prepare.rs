@@ -18,14 +18,15 @@ use super::compiler::{Bounds, Compiler};
 use super::error::Error;
 use super::guest::{self, Form};
 use super::notes;
-use super::refusal::{Cause, Reason};
+use super::refusal::{Cause, Reason, Refusal};
 use super::seen::Seen;
 use super::source::{self, Place, Source};
 use crate::sandbox::abi::engine::{Codegen, engine, refused_by_the_system};
 use crate::sandbox::abi::program::{Compiled, Program};
+use crate::sandbox::abi::versions::version;
 use crate::sandbox::isolation::Isolation;
 use crate::sandbox::isolation::Wall;
-use crate::sandbox::known::{Digest, Kind, Known};
+use crate::sandbox::known::{Digest, Kind, Known, Nature};
 use crate::sandbox::world::options::Options;
 use crate::sandbox::world::room;
 
@@ -52,7 +53,7 @@ pub struct Prepared {
     pub name: String,
     pub known: Known,
     pub engine: Engine,
-    pub program: Program,
+    pub program: Box<dyn Program>,
     /// Its compiled code, as a file for other processes to map.
     pub code: io::Result<File>,
 }
@@ -81,27 +82,28 @@ struct Code {
     known: Known,
     engine: Engine,
     compiled: Compiled,
-    /// The code as a file, where it is from the cache or was put there.
-    entry: Option<File>,
+    /// The code as a file and its path, where it is from the cache or was put there.
+    entry: Option<(PathBuf, File)>,
 }
 
 pub fn prepare(loading: &Loading, options: &Options) -> Result<Prepared, Error> {
     let code = match kept(loading, options) {
         Some(code) => code,
-        None => read_and_compiled(loading, options)?,
+        None => read_and_compiled(loading, options, Keep::IfPossible)?,
     };
     let Code { name, known, engine, compiled, entry } = code;
-    let program = Program::link(&engine, &compiled).map_err(|source| unusable(loading, source))?;
+    let link = version(known.nature.wasi).link;
+    let program = link(&engine, &compiled).map_err(|source| unusable(loading, source))?;
     let code = match (loading.isolation, entry) {
         (Isolation::Process, None) => compiled.serialize().map_err(other).and_then(|code| in_memory(&code)),
-        (_, Some(entry)) => Ok(entry),
+        (_, Some((_, file))) => Ok(file),
         (Isolation::Thread, None) => Err(io::ErrorKind::NotFound.into()),
     };
     room::sweep();
     if options.grants.scratch.is_some() {
         tracing::info!("scratch folders are measured while guests run: the kernel holds no quota for them (--scratch)");
     }
-    if known.kind == Kind::Module && !options.grants.net.is_empty() {
+    if known.nature.wasi.kind() == Kind::Module && !options.grants.net.is_empty() {
         return Err(Error::Grant(
             "--allow-net: a preview 1 module has no way to open a connection; build the guest for wasm32-wasip2".into(),
         ));
@@ -115,35 +117,37 @@ fn kept(loading: &Loading, options: &Options) -> Option<Code> {
     let folder = loading.cache.as_ref().filter(|_| loading.digest.is_none())?;
     let Place { name, files, .. } = source::find(&loading.guest).ok()?;
     let known: Known = Seen::look(folder, &files)?.recall()?.parse().ok()?;
-    let engine = engine(options, known.kind, loading.concurrency).ok()?;
-    let entry = Cache::new(folder, &engine, known.digest).find()?;
-    let compiled = cache::load(&engine, known.kind, &entry).ok()?;
-    Some(Code { name, known, engine, compiled, entry: Some(entry) })
+    let engine = engine(options, known.nature, loading.concurrency).ok()?;
+    let (path, entry) = Cache::new(folder, &engine, known.digest).find()?;
+    let compiled = cache::load(&engine, known.nature.wasi.kind(), &entry).ok()?;
+    Some(Code { name, known, engine, compiled, entry: Some((path, entry)) })
 }
 
-fn read_and_compiled(loading: &Loading, options: &Options) -> Result<Code, Error> {
+fn read_and_compiled(loading: &Loading, options: &Options, keep: Keep) -> Result<Code, Error> {
     let Reading { source, seen } = read(loading)?;
     let compiler = Compiler::new(&loading.guest, loading.bounds);
-    let stored = Stored::of(loading, &source)?;
+    let refused = |refusal| Error::refused(&loading.guest, refusal);
+    let stored = Note::of_stored(loading, &source).map_err(refused)?;
     if let Some(known) = stored.recall() {
         check_digest(loading, known.digest)?;
-        let engine = engine_for(loading, options, known.kind)?;
-        if let Some((compiled, entry)) = cached(loading, &engine, known) {
+        if let Some(code) = cached(loading, options, &source.name, known)? {
             remember(seen, known);
-            return Ok(Code { name: source.name, known, engine, compiled, entry: Some(entry) });
+            return Ok(code);
         }
     }
     let guest = open(source, &compiler)?;
-    let known = Known { kind: guest.kind, digest: guest.digest };
-    check_digest(loading, known.digest)?;
-    let engine = engine_for(loading, options, known.kind)?;
-    let (compiled, entry) = match cached(loading, &engine, known) {
-        Some((compiled, entry)) => (compiled, Some(entry)),
-        None => compiled(loading, options, &engine, &guest, &compiler)?,
+    check_digest(loading, guest.digest)?;
+    // The same guest may have been compiled from another file.
+    let unwrapped = Note::of(loading, &guest.digest.to_string());
+    let known = unwrapped.recall().filter(|known| known.digest == guest.digest);
+    let code = match known.map(|known| cached(loading, options, &guest.name, known)).transpose()?.flatten() {
+        Some(code) => code,
+        None => compiled(loading, options, guest, &compiler, keep)?,
     };
-    remember(seen, known);
-    stored.remember(known);
-    Ok(Code { name: guest.name, known, engine, compiled, entry })
+    remember(seen, code.known);
+    stored.remember(code.known);
+    unwrapped.remember(code.known);
+    Ok(code)
 }
 
 /// A folder that can't be written was told of when the code should have been kept there.
@@ -158,24 +162,24 @@ fn remember(seen: Option<Seen>, known: Known) {
 /// # Errors
 /// As for running it, and when the cache can't be written.
 pub fn compile(loading: &Loading, options: &Options) -> Result<Entry, Error> {
-    let folder = loading.cache.clone().ok_or_else(|| Error::Cache {
-        path: PathBuf::new(),
-        source: io::Error::new(io::ErrorKind::NotFound, "no folder is named"),
-    })?;
-    let Reading { source, seen } = read(loading)?;
-    let compiler = Compiler::new(&loading.guest, loading.bounds);
-    let stored = Stored::of(loading, &source)?;
-    let guest = open(source, &compiler)?;
-    check_digest(loading, guest.digest)?;
-    let engine = engine_for(loading, options, guest.kind)?;
-    let code = compiler.compile(guest.kind, Codegen::of(options), &guest.wasm)?;
-    let path = Cache::new(&folder, &engine, guest.digest)
-        .keep(&code)
-        .map_err(|source| Error::Cache { path: folder, source })?;
-    let known = Known { kind: guest.kind, digest: guest.digest };
-    remember(seen, known);
-    stored.remember(known);
-    Ok(Entry { path, size: code.len() as u64, digest: guest.digest })
+    let unkept = || Error::Cache {
+        path: loading.cache.clone().unwrap_or_default(),
+        source: io::Error::new(io::ErrorKind::NotFound, "the code is not kept"),
+    };
+    let code = match kept(loading, options) {
+        Some(code) => code,
+        None => read_and_compiled(loading, options, Keep::Always)?,
+    };
+    let (path, file) = code.entry.ok_or_else(unkept)?;
+    let size = file.metadata().map_err(|source| Error::Cache { path: path.clone(), source })?.len();
+    Ok(Entry { path, size, digest: code.known.digest })
+}
+
+/// What to do if the compiled code can't be kept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    IfPossible,
+    Always,
 }
 
 struct Reading {
@@ -216,21 +220,23 @@ fn check_digest(loading: &Loading, found: Digest) -> Result<(), Error> {
     }
 }
 
-fn engine_for(loading: &Loading, options: &Options, kind: Kind) -> Result<Engine, Error> {
-    engine(options, kind, loading.concurrency).map_err(|error| match refused_by_the_system(&error) {
+fn engine_for(loading: &Loading, options: &Options, nature: Nature) -> Result<Engine, Error> {
+    engine(options, nature, loading.concurrency).map_err(|error| match refused_by_the_system(&error) {
         Some(refused) => Error::NoRoom(Cause(refused)),
         None => unusable(loading, error),
     })
 }
 
 /// The guest's code from the cache, where only guests are that were found good.
-fn cached(loading: &Loading, engine: &Engine, known: Known) -> Option<(Compiled, File)> {
-    let entry = Cache::new(loading.cache.as_ref()?, engine, known.digest).find()?;
-    match cache::load(engine, known.kind, &entry) {
-        Ok(compiled) => Some((compiled, entry)),
+fn cached(loading: &Loading, options: &Options, name: &str, known: Known) -> Result<Option<Code>, Error> {
+    let engine = engine_for(loading, options, known.nature)?;
+    let found = loading.cache.as_ref().and_then(|folder| Cache::new(folder, &engine, known.digest).find());
+    let Some((path, file)) = found else { return Ok(None) };
+    match cache::load(&engine, known.nature.wasi.kind(), &file) {
+        Ok(compiled) => Ok(Some(Code { name: name.to_owned(), known, engine, compiled, entry: Some((path, file)) })),
         Err(error) => {
             tracing::warn!(error = format!("{error:#}"), "a cache entry can't be used: it is made again");
-            None
+            Ok(None)
         }
     }
 }
@@ -239,70 +245,70 @@ fn cached(loading: &Loading, engine: &Engine, known: Known) -> Option<(Compiled,
 fn compiled(
     loading: &Loading,
     options: &Options,
-    engine: &Engine,
-    guest: &Guest,
+    guest: Guest,
     compiler: &Compiler,
-) -> Result<(Compiled, Option<File>), Error> {
-    let code = compiler.compile(guest.kind, Codegen::of(options), &guest.wasm)?;
+    keep: Keep,
+) -> Result<Code, Error> {
+    let Guest { name, kind, digest, wasm } = guest;
+    let (nature, code) = compiler.compile(kind, Codegen::of(options), &wasm)?;
+    let engine = engine_for(loading, options, nature)?;
+    let unusable = |source| unusable(loading, source);
+    let known = Known { nature, digest };
     if let Some(folder) = &loading.cache {
-        let cache = Cache::new(folder, engine, guest.digest);
+        let cache = Cache::new(folder, &engine, digest);
         match cache.keep(&code) {
             // Mapped from there, its pages are shared with other workers.
             Ok(_) => {
-                if let Some(entry) = cache.find() {
-                    let compiled = cache::load(engine, guest.kind, &entry);
-                    return Ok((compiled.map_err(|source| unusable(loading, source))?, Some(entry)));
+                if let Some((path, file)) = cache.find() {
+                    let compiled = cache::load(&engine, kind, &file).map_err(unusable)?;
+                    return Ok(Code { name, known, engine, compiled, entry: Some((path, file)) });
                 }
             }
+            Err(source) if keep == Keep::Always => return Err(Error::Cache { path: folder.clone(), source }),
             Err(error) => {
                 tracing::info!(%error, folder = %folder.display(), "the compiled guest is not kept (--cache-dir)");
             }
         }
     }
-    let compiled = cache::load_bytes(engine, guest.kind, &code).map_err(|source| unusable(loading, source))?;
-    Ok((compiled, None))
+    let compiled = cache::load_bytes(&engine, kind, &code).map_err(unusable)?;
+    Ok(Code { name, known, engine, compiled, entry: None })
 }
 
-/// A guest by the bytes that are stored. A note in the cache says which guest a packed file or a text holds, so that a file
+/// A note in the cache on a guest that was found good, by its digest or by the bytes that are stored: a packed file or a text
 /// whose code is there is not unwrapped again. The note is trusted as the code is: both need the same right to write.
-enum Stored {
-    /// A bare binary says all by itself.
-    Binary(Known),
-    Wrapped {
-        /// Where the note is, if there is a cache.
-        note: Option<(PathBuf, String)>,
-    },
-}
+struct Note(Option<(PathBuf, String)>);
 
-impl Stored {
-    fn of(loading: &Loading, source: &Source) -> Result<Stored, Error> {
+impl Note {
+    fn of(loading: &Loading, key: &str) -> Note {
+        Note(loading.cache.as_ref().map(|folder| (folder.join("known"), key.replace(':', "-"))))
+    }
+
+    fn of_stored(loading: &Loading, source: &Source) -> Result<Note, Refusal> {
         let Source { stored, text, .. } = source;
-        let form = guest::form(stored, *text).map_err(|refusal| Error::refused(&loading.guest, refusal))?;
-        Ok(match form {
-            Form::Binary(kind) => Stored::Binary(Known { kind, digest: Digest::of(stored) }),
-            Form::Wrapped => {
+        let form = guest::form(stored, *text)?;
+        if loading.cache.is_none() {
+            return Ok(Note(None));
+        }
+        Ok(Note::of(
+            loading,
+            &match form {
+                Form::Binary(_) => Digest::of(stored).to_string(),
                 // The same bytes can be a text by one name and nothing by another.
-                let key = || format!("{}{}", blake3::hash(stored).to_hex(), if *text { "-text" } else { "" });
-                Stored::Wrapped { note: loading.cache.as_ref().map(|folder| (folder.join("packed"), key())) }
-            }
-        })
+                Form::Wrapped => format!("{}{}", blake3::hash(stored).to_hex(), if *text { "-text" } else { "" }),
+            },
+        ))
     }
 
     fn recall(&self) -> Option<Known> {
-        match self {
-            Stored::Binary(known) => Some(*known),
-            Stored::Wrapped { note } => {
-                let (folder, key) = note.as_ref()?;
-                notes::read(&folder.join(key))?.parse().ok()
-            }
-        }
+        let (folder, key) = self.0.as_ref()?;
+        notes::read(&folder.join(key))?.parse().ok()
     }
 
     fn remember(&self, known: Known) {
-        if let Stored::Wrapped { note: Some((folder, key)) } = self
+        if let Some((folder, key)) = &self.0
             && let Err(error) = notes::write(folder, key, known.to_string().as_bytes())
         {
-            tracing::debug!(%error, "the note on a packed guest is not kept (--cache-dir)");
+            tracing::debug!(%error, "the note on a guest is not kept (--cache-dir)");
         }
     }
 }

@@ -28,6 +28,12 @@ pub enum Reason {
     NotWasm,
     Text,
     Invalid,
+    /// It uses a proposal of WebAssembly that is off for every guest.
+    Off {
+        proposal: String,
+    },
+    /// It has a code that no version of WebAssembly has, as far as we know.
+    Unknown,
     Reactor,
     NoStart,
     NoRun {
@@ -79,9 +85,18 @@ impl Reason {
             Reason::NotWasm => format!("{guest} is neither WebAssembly nor its text form"),
             Reason::Text => format!("the text of {guest} has an error"),
             Reason::Invalid => format!("{guest} is not valid WebAssembly, or was cut short"),
+            Reason::Off { proposal } => {
+                format!("{guest} uses a part of WebAssembly that is switched off here: {proposal}")
+            }
+            Reason::Unknown => format!("{guest} has code of a kind that this version of wq-run does not know"),
             Reason::Reactor => format!("{guest} is a reactor: it has `_initialize` and no `_start`"),
             Reason::NoStart => format!("{guest} has no function `_start`"),
-            Reason::NoRun { .. } => format!("{guest} is a component that does not export `wasi:cli/run`"),
+            Reason::NoRun { exports } if exports.is_empty() => {
+                format!("{guest} is a component that does not export `wasi:cli/run`, nor anything else")
+            }
+            Reason::NoRun { exports } => {
+                format!("{guest} is a component that does not export `wasi:cli/run`, but {}", listed(exports))
+            }
             Reason::Imports { imports } => {
                 format!("{guest} has imports that wq-run does not provide: {}", listed(imports))
             }
@@ -98,9 +113,11 @@ impl Reason {
             Reason::Packed => "the file is cut short or damaged: pack it again with gzip or zstd".into(),
             Reason::NotWasm => "a guest is compiled to wasm32-wasip1 or wasm32-wasip2; guest-examples/ shows how".into(),
             Reason::Text => "`.wat` is the text form of WebAssembly".into(),
-            Reason::Invalid => {
-                "copy or build it again; a guest may not use threads, exceptions, garbage collection, `externref` or 64-bit \
-                 memory"
+            Reason::Invalid => "the file is damaged: copy or build it again".into(),
+            Reason::Off { proposal } => off_hint(proposal).into(),
+            Reason::Unknown => {
+                "it was built for a proposal of WebAssembly that came later, or it is damaged: build it for WebAssembly 3.0 \
+                 or less"
                     .into()
             }
             Reason::Reactor => {
@@ -122,6 +139,23 @@ impl Reason {
                 "the guest is valid, but the compiler refuses it; wq-run uses wasmtime, and its limits hold".into()
             }
             Reason::Memory => "raise --compile-memory (WQ_COMPILE_MEMORY)".into(),
+        }
+    }
+}
+
+/// How to build a guest without a proposal.
+fn off_hint(proposal: &str) -> &'static str {
+    match proposal {
+        "threads" => {
+            "guests have one thread and a memory of their own: build it without threads (not with -pthread, nor for \
+             wasm32-wasip1-threads)"
+        }
+        "legacy-exceptions" => {
+            "these are the exceptions of before WebAssembly 3.0: build it with the finished ones (with LLVM, \
+             -mllvm -wasm-use-legacy-eh=false)"
+        }
+        _ => {
+            "this proposal is not finished: build it for WebAssembly 3.0 or less; docs/security.md says what is off and why"
         }
     }
 }

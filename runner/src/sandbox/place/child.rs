@@ -18,6 +18,7 @@ use super::wall::{self, Openings, Standing};
 use super::{claims, probe};
 use crate::sandbox::abi::engine::engine;
 use crate::sandbox::abi::program::Program;
+use crate::sandbox::abi::versions::version;
 use crate::sandbox::isolation::Wall;
 use crate::sandbox::load::cache;
 use crate::sandbox::run::Core;
@@ -77,8 +78,8 @@ pub fn serve() -> io::Result<()> {
     let standing = put_up_wall(&setup, initial_memory);
     let to_parent = replies.clone();
     let names = Names::of_parent(move |id, name| to_parent.send(&Reply::Lookup { id, name }, &[]));
-    let Setup { name, kind, options, parent, told, .. } = *setup;
-    let core = match Core::new(name, kind, options, engine, program, room, Names::Parent(names.clone())) {
+    let Setup { name, nature, options, parent, told, .. } = *setup;
+    let core = match Core::new(name, nature, options, engine, program, room, Names::Parent(names.clone())) {
         Ok(core) => core,
         Err(error) => {
             replies.send(&Reply::Refused(format!("cannot start its clock: {error}")), &[]);
@@ -115,10 +116,10 @@ pub fn serve() -> io::Result<()> {
 }
 
 /// The engine, the linked guest, and what its memory has from the beginning.
-fn load(setup: &Setup, guest: &File) -> Result<(Engine, Program, u64), String> {
-    let engine = engine(&setup.options, setup.kind, 1).map_err(|error| format!("{error:#}"))?;
-    let compiled = cache::load(&engine, setup.kind, guest).map_err(|error| format!("{error:#}"))?;
-    let program = Program::link(&engine, &compiled).map_err(|error| format!("{error:#}"))?;
+fn load(setup: &Setup, guest: &File) -> Result<(Engine, Box<dyn Program>, u64), String> {
+    let engine = engine(&setup.options, setup.nature, 1).map_err(|error| format!("{error:#}"))?;
+    let compiled = cache::load(&engine, setup.nature.wasi.kind(), guest).map_err(|error| format!("{error:#}"))?;
+    let program = (version(setup.nature.wasi).link)(&engine, &compiled).map_err(|error| format!("{error:#}"))?;
     Ok((engine, program, compiled.initial_memory()))
 }
 

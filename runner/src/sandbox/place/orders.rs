@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::wall::Standing;
 use crate::locks::lock;
 use crate::sandbox::isolation::Wall;
-use crate::sandbox::known::Kind;
+use crate::sandbox::known::Nature;
 use crate::sandbox::wire::{self, Frame};
 use crate::sandbox::world::grants::Dir;
 use crate::sandbox::world::options::Options;
@@ -44,7 +44,7 @@ pub enum Order {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Setup {
     pub name: String,
-    pub kind: Kind,
+    pub nature: Nature,
     pub options: Options,
     /// A folder of the parent's, for the folders of this process's runs; empty if they need none.
     pub room: PathBuf,

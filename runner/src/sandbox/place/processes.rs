@@ -112,7 +112,7 @@ impl Processes {
         let GuestProcess { strict, attempt } = fault::of_guest_process();
         let setup = Setup {
             name: core.name.clone(),
-            kind: core.kind,
+            nature: core.nature,
             options: options.clone(),
             parent: std::process::id(),
             wall,

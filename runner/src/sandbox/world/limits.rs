@@ -28,7 +28,7 @@ pub struct Limits {
     /// What one call of the guest to the host may carry.
     pub hostcall: u64,
     pub random: u64,
-    /// Instances, memories and tables of a component, each. A module is one instance with one memory.
+    /// Instances, memories and tables of a component, each, and memories of a module.
     pub instances: u64,
 }
 
@@ -70,14 +70,14 @@ pub struct Limiter {
 /// What an element of a table costs the host: a pointer.
 const TABLE_ELEMENT_SIZE: u64 = size_of::<usize>() as u64;
 
-/// A module is one instance with one memory and, in practice, one table; linkers make a second now and then.
+/// A module is one instance with, in practice, one table; linkers make a second now and then.
 pub const MODULE_TABLES: usize = 8;
 
 impl Limiter {
     pub fn new(kind: Kind, limits: &Limits) -> Limiter {
         let count = usize::try_from(limits.instances).unwrap_or(usize::MAX);
         let (instances, memories, tables) = match kind {
-            Kind::Module => (1, 1, MODULE_TABLES),
+            Kind::Module => (1, count, MODULE_TABLES),
             Kind::Component => (count, count, count),
         };
         Limiter { limit: limits.memory, used: 0, refused: false, instances, memories, tables }

@@ -1,0 +1,30 @@
+//! The table of the versions of WASI.
+
+use std::collections::BTreeSet;
+
+use super::program::Version;
+use super::{component, module};
+use crate::sandbox::known::{Kind, Wasi};
+
+/// What there is to know of a version.
+pub fn version(wasi: Wasi) -> &'static Version {
+    match wasi {
+        Wasi::Preview1 => &module::PREVIEW_1,
+        Wasi::V0_2 => &component::V0_2,
+    }
+}
+
+/// The version whose command a guest is, by what it exports. A guest that is a command of several is one of the newest.
+pub fn of(kind: Kind, exports: &BTreeSet<String>) -> Option<Wasi> {
+    let is_command = |wasi: &Wasi| exports.iter().any(|export| (version(*wasi).is_entry)(export));
+    candidates(kind).find(is_command)
+}
+
+/// The version by which the imports of a guest are judged that is no command: the newest.
+pub fn newest(kind: Kind) -> Option<Wasi> {
+    candidates(kind).next()
+}
+
+fn candidates(kind: Kind) -> impl Iterator<Item = Wasi> {
+    Wasi::all().filter(move |wasi| wasi.kind() == kind)
+}

@@ -1,0 +1,16 @@
+;; Throws an exception, catches it, and says so. With `x` on stdin nobody catches it.
+(module
+  (import "wasi_snapshot_preview1" "fd_read" (func $fd_read (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (tag $e (param i32))
+  (data (i32.const 64) "caught\n")
+  (func $throw (throw $e (i32.const 7)))
+  (func (export "_start")
+    (i32.store (i32.const 0) (i32.const 32)) (i32.store (i32.const 4) (i32.const 1))
+    (drop (call $fd_read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+    (if (i32.eq (i32.load8_u (i32.const 32)) (i32.const 120)) (then (call $throw)))
+    (i32.store (i32.const 4)
+      (block $caught (result i32) (try_table (catch $e $caught) (call $throw)) (i32.const 0)))
+    (i32.store (i32.const 0) (i32.const 64))
+    (drop (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))
