@@ -49,8 +49,8 @@ impl Policy {
 
     /// Whether a message is not run any more, since that many runs of it ended without an outcome.
     ///
-    /// With `--max-attempts 1` or 2 it is run three times all the same: brokers up to RabbitMQ 4.2 also count the
-    /// hand-overs that a worker gave back, and a message must not die of a few restarts.
+    /// With `--max-attempts 1` or 2 it is run three times all the same: some brokers also count the hand-overs that
+    /// a worker gave back, and a message must not die of a few restarts.
     pub fn gives_up(&self, unfinished: u32) -> bool {
         const AT_LEAST: u32 = 3;
         unfinished >= self.max_attempts.max(AT_LEAST)

@@ -174,6 +174,16 @@ fn no_text_outside_of_its_adapter_speaks_of_rabbitmq() {
 }
 
 #[test]
+fn no_comment_outside_of_its_adapter_speaks_of_rabbitmq() {
+    for (file, source) in sources().iter().filter(|(file, _)| !file.starts_with("broker/amqp/")) {
+        // Another program, whose exit codes and JSON we share.
+        let source = source.to_lowercase().replace("rabbitmq-cli-consumer", "");
+        let at = source.lines().position(|line| line.contains("rabbit"));
+        assert_eq!(at.map(|at| at + 1), None, "{file}, this line: what an adapter can do says its kind");
+    }
+}
+
+#[test]
 fn every_files_first_line_is_a_sentence_that_says_what_it_is() {
     for (file, source) in sources() {
         let line = source.lines().next().unwrap_or_default();

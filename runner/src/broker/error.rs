@@ -106,11 +106,10 @@ impl Error {
             Error::Unreachable { .. } => {
                 "is it running, and are host and port right? They come from --broker (BROKER_URL)".into()
             }
-            Error::Credentials { .. } => {
-                "user and password come from --broker (BROKER_URL, BROKER_URL_FILE)".into()
-            }
+            Error::Credentials { .. } => "user and password come from --broker (BROKER_URL, BROKER_URL_FILE)".into(),
             Error::Forbidden { .. } => {
-                "the right is given to the user by whoever runs the broker; the user comes from --broker (BROKER_URL)".into()
+                "the right is given to the user by whoever runs the broker; the user comes from --broker (BROKER_URL)"
+                    .into()
             }
             Error::MissingQueue { queue, .. } => {
                 format!("`wq-run queue declare --queue {queue}` makes it; the name comes from --queue (QUEUE)")
@@ -120,41 +119,22 @@ impl Error {
             }
             Error::Mismatch { .. } => "a queue's type and arguments can't be changed once it is there".into(),
             Error::Settings { .. } => "see --broker (BROKER_URL)".into(),
-            Error::FrameTooLarge { .. } => {
-                "the connection uses the lower `frame_max` of two: the broker's, and the one in --broker (BROKER_URL)".into()
-            }
-            Error::Storage { .. } => {
-                "is the disk full, or does it fail? The path comes from --broker (BROKER_URL)".into()
-            }
-            Error::FileLocked { path, .. } => {
-                format!(
-                    "another program keeps a transaction open; `fuser {path}` lists the processes that have the file open"
-                )
-            }
-            Error::InaccessibleFile { .. } => {
-                "the file and its folder have to be writable for this user; the path comes from --broker (BROKER_URL)"
-                    .into()
-            }
-            Error::ForeignFile { .. } => {
-                "is the path right? It comes from --broker (BROKER_URL); `wq-run queue declare` makes a new file".into()
-            }
-            Error::DamagedFile { path, .. } => format!(
-                "keep a copy; `sqlite3 {path} .recover` prints what can be saved of it as SQL. The path comes from \
-                 --broker (BROKER_URL)"
-            ),
-            Error::Stream { .. } => {
-                "work on a quorum queue or a classic queue: `wq-run queue declare --queue NAME` makes one; the name comes \
-                 from --queue (QUEUE)"
-                    .into()
-            }
             Error::Unavailable { .. } => "the broker may have lost a part of itself, and get it back".into(),
+            // Nothing helps, or only the kind that has such errors knows what.
             Error::Lost { .. }
             | Error::Unanswered { .. }
             | Error::Aborted
             | Error::Unpublished { .. }
             | Error::Rejected { .. }
             | Error::TooLarge { .. }
-            | Error::NoRequester { .. } => return None,
+            | Error::NoRequester { .. }
+            | Error::FrameTooLarge { .. }
+            | Error::Stream { .. }
+            | Error::Storage { .. }
+            | Error::FileLocked { .. }
+            | Error::InaccessibleFile { .. }
+            | Error::ForeignFile { .. }
+            | Error::DamagedFile { .. } => return None,
         })
     }
 }

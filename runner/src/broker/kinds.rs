@@ -3,13 +3,12 @@
 use std::collections::BTreeSet;
 
 use super::adapter::BrokerKind;
-use super::{amqp, sqlite};
 
 /// All of them, in the order in which messages name them. Each line can have a `#[cfg(feature = …)]` before it.
 #[rustfmt::skip]
 pub static KINDS: &[&BrokerKind] = &[
-    &amqp::kind::KIND,
-    &sqlite::kind::KIND,
+    &super::amqp::kind::KIND,
+    &super::sqlite::kind::KIND,
 ];
 
 /// How addresses of all kinds begin: "`amqp://…`, `amqps://…` or `sqlite:PATH`".

@@ -82,9 +82,9 @@ mod tests {
 
     #[test]
     fn the_scheme_says_which_broker_it_is() {
-        assert_eq!(parsed("sqlite:q.db"), Ok(("sqlite", "sqlite:q.db".into())));
-        assert_eq!(parsed("sqlite:///var/q.db"), Ok(("sqlite", "sqlite:/var/q.db".into())));
-        assert_eq!(parsed("amqp://h"), Ok(("rabbitmq", "amqp://guest@h:5672".into())));
+        assert_eq!(parsed("sqlite:q.db"), Ok((KINDS[1].system.name, "sqlite:q.db".into())));
+        assert_eq!(parsed("sqlite:///var/q.db"), Ok((KINDS[1].system.name, "sqlite:/var/q.db".into())));
+        assert_eq!(parsed("amqp://h"), Ok((KINDS[0].system.name, "amqp://guest@h:5672".into())));
         assert_eq!(parsed("sqlite:"), Err(UrlError::Address("`sqlite:` needs a path: sqlite:PATH".into())));
         for other in ["redis://h", "amqp:h", ""] {
             assert_eq!(parsed(other), Err(UrlError::Scheme), "{other}");

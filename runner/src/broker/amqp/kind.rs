@@ -77,6 +77,13 @@ impl Broker for Nodes {
             Error::Unavailable { .. } => {
                 "`rabbitmqctl cluster_status` shows the nodes that are down; a classic queue lives on one node"
             }
+            Error::FrameTooLarge { .. } => {
+                "the connection uses the lower `frame_max` of two: the broker's, and the one in --broker (BROKER_URL)"
+            }
+            Error::Stream { .. } => {
+                "work on a quorum queue or a classic queue: `wq-run queue declare --queue NAME` makes one; the name comes \
+                 from --queue (QUEUE)"
+            }
             _ => return None,
         };
         Some(hint.into())

@@ -59,6 +59,30 @@ impl Broker for File {
     async fn outbox(&self, options: outbox::Options) -> Result<Arc<dyn outbox::Outbox>, Error> {
         Ok(Arc::new(Outbox::open(self.0.clone(), &options).await?))
     }
+
+    fn hint(&self, error: &Error) -> Option<String> {
+        let hint = match error {
+            Error::Storage { .. } => {
+                "is the disk full, or does it fail? The path comes from --broker (BROKER_URL)".into()
+            }
+            Error::FileLocked { path, .. } => format!(
+                "another program keeps a transaction open; `fuser {path}` lists the processes that have the file open"
+            ),
+            Error::InaccessibleFile { .. } => {
+                "the file and its folder have to be writable for this user; the path comes from --broker (BROKER_URL)"
+                    .into()
+            }
+            Error::ForeignFile { .. } => {
+                "is the path right? It comes from --broker (BROKER_URL); `wq-run queue declare` makes a new file".into()
+            }
+            Error::DamagedFile { path, .. } => format!(
+                "keep a copy; `sqlite3 {path} .recover` prints what can be saved of it as SQL. The path comes from --broker \
+                 (BROKER_URL)"
+            ),
+            _ => return None,
+        };
+        Some(hint)
+    }
 }
 
 impl fmt::Display for File {
