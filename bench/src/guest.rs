@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use clap::Parser;
 use futures_util::future::join_all;
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
@@ -133,19 +134,8 @@ fn sandbox(guest: PathBuf, runs: usize, at_hand: usize, clock: Clock) -> Result<
         wall: Wall::Off,
         concurrency: 1,
     };
-    let limits = Limits {
-        timeout: Duration::from_secs(1500),
-        memory: MEMORY as u64,
-        message: 128 << 20,
-        stdout: STDOUT as u64,
-        stderr: 1 << 20,
-        fuel: None,
-        stack: STACK as u64,
-        resources: 1000,
-        hostcall: 128 << 20,
-        random: 16 << 20,
-        instances: 200,
-    };
+    let Defaults { limits } = Defaults::try_parse_from(["wq-bench-guest"])?;
+    let limits = Limits { memory: MEMORY as u64, stdout: STDOUT as u64, stack: STACK as u64, ..limits };
     let options =
         Options { limits, grants: Grants::default(), deterministic: false, args: Vec::new(), stderr: Stderr::Log };
     let sandbox = runtime.block_on(Sandbox::load(loading, options))?;
@@ -172,6 +162,13 @@ fn sandbox(guest: PathBuf, runs: usize, at_hand: usize, clock: Clock) -> Result<
         }
         times.median()
     })
+}
+
+/// The limits that `wq-run work` has by default.
+#[derive(Parser)]
+struct Defaults {
+    #[command(flatten)]
+    limits: Limits,
 }
 
 /// As little as it takes, under the same limits: epochs, a limiter, preview 1 on an async linker, stdout captured.

@@ -2,6 +2,7 @@
 
 mod durations;
 mod guest;
+mod limits;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgGroup, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
-pub use guest::{Compiling, Guest, Isolation, Limits, Wall};
+pub use guest::{Compiling, Grants, Guest, Isolation, Wall};
 
 use self::durations::{duration, pause};
 use crate::broker::{BrokerKind, kinds};

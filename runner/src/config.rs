@@ -102,7 +102,7 @@ fn worker_options(work: &cli::Work, mode: Mode, wait: Option<Duration>, prefetch
         wait,
         concurrency: work.concurrency.into(),
         prefetch: prefetch.into(),
-        max_message: work.guest.limits.max_message.as_u64(),
+        max_message: work.guest.limits.message,
         result_content_type: work.result_content_type.clone(),
         metadata: work.metadata,
         decode: work.decode,
@@ -114,7 +114,7 @@ impl Exec {
         Ok(Exec {
             sandbox: guest::options(&exec.guest, Stderr::Inherit)?,
             loading: guest::loading(&exec.guest, 1)?,
-            max_message: exec.guest.limits.max_message.as_u64(),
+            max_message: exec.guest.limits.message,
         })
     }
 }

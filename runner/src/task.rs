@@ -2,12 +2,16 @@
 //!
 //! Nothing here does anything. Every other module speaks in these types, so this one imports none of them.
 
+pub mod limits;
+
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+pub use limits::Limit;
 
 /// What a producer published.
 #[derive(Clone, Debug, Default)]
@@ -138,70 +142,6 @@ pub enum Verdict {
     Refused(Refused, String),
     /// The host failed before or after the run: what went wrong.
     HostFault(String),
-}
-
-/// A limit that a guest can go over, with the value that it had: bytes, unless it says otherwise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Limit {
-    /// Over all memories and tables of the instance together.
-    Memory(u64),
-    Stdout(u64),
-    /// Units of wasmtime's fuel, about one an instruction.
-    Fuel(u64),
-    Stack(u64),
-    /// Files, sockets, streams and timers that are open at once.
-    Resources(u64),
-    /// What one call to the host carries.
-    Hostcall(u64),
-    /// What one call for random bytes asks for.
-    Random(u64),
-    /// Instances of core modules that a component is made of.
-    Instances(u64),
-    /// What lies in the scratch folder.
-    Scratch(u64),
-}
-
-impl Limit {
-    /// The name in logs, metrics and the `x-wq-outcome` header.
-    pub fn name(self) -> &'static str {
-        match self {
-            Limit::Memory(_) => "memory",
-            Limit::Stdout(_) => "output",
-            Limit::Fuel(_) => "fuel",
-            Limit::Stack(_) => "stack",
-            Limit::Resources(_) => "resources",
-            Limit::Hostcall(_) => "hostcall",
-            Limit::Random(_) => "random",
-            Limit::Instances(_) => "instances",
-            Limit::Scratch(_) => "scratch",
-        }
-    }
-}
-
-impl fmt::Display for Limit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Limit::Memory(limit) => write!(f, "the guest needed more than {limit} bytes of memory (--max-memory-size)"),
-            Limit::Stdout(limit) => write!(f, "the guest wrote more than {limit} bytes to stdout (--max-stdout)"),
-            Limit::Fuel(limit) => write!(f, "the guest used up {limit} units of fuel (--fuel)"),
-            Limit::Stack(limit) => {
-                write!(f, "the guest called too deep for a stack of {limit} bytes (--max-wasm-stack)")
-            }
-            Limit::Resources(limit) => {
-                write!(f, "the guest held more than {limit} files and other handles open (--max-resources)")
-            }
-            Limit::Hostcall(limit) => {
-                write!(f, "the guest handed over more than {limit} bytes in one call (--max-hostcall)")
-            }
-            Limit::Random(limit) => {
-                write!(f, "the guest asked for more than {limit} random bytes at once (--max-random-size)")
-            }
-            Limit::Instances(limit) => {
-                write!(f, "the guest is made of more than {limit} instances, memories or tables (--max-instances)")
-            }
-            Limit::Scratch(limit) => write!(f, "the guest filled its scratch folder of {limit} bytes (--scratch)"),
-        }
-    }
 }
 
 /// Why a result is not taken where it should go.

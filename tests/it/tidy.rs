@@ -356,3 +356,20 @@ fn the_readmes_brokers_are_those_of_the_table_of_kinds() {
     }
     assert!(!table[expected.len()].starts_with('|'), "one row too many: {}", table[expected.len()]);
 }
+
+#[test]
+fn the_guides_limits_are_those_of_the_table() {
+    use wq_run::task::limits::{Limits, Row};
+    let guide = std::fs::read_to_string(root().join("docs/guests.md")).unwrap();
+    let rows = table(&guide, "## What it may use");
+    let documented: BTreeSet<(String, String)> = rows.iter().map(|row| (row[0].clone(), row[1].clone())).collect();
+    let outcome = |row: &Row| row.outcome.map_or("(none)".to_owned(), |name| format!("`{name}`"));
+    let real = Limits::TABLE.iter().map(|row| (outcome(row), format!("`--{}`", row.flag))).collect();
+    assert_eq!(documented, real);
+    for row in rows {
+        let flag = row[1].trim_matches('`').trim_start_matches('-');
+        let limit = Limits::TABLE.iter().find(|limit| limit.flag == flag).unwrap();
+        let default = limit.default.unwrap_or_default();
+        assert!(row[2].replace(' ', "").starts_with(default), "{flag}: {} is not {default}", row[2]);
+    }
+}

@@ -7,11 +7,11 @@ use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 
 use super::durations::duration;
+use super::limits::{GRANTS, Granted};
 use crate::sandbox::{Digest, Endpoint};
+use crate::task::limits::Limits;
 
 pub(super) const HEADING: &str = "Guest";
-const LIMITS: &str = "Limits of a run";
-const GRANTS: &str = "Grants";
 
 #[derive(Debug, Args)]
 pub struct Guest {
@@ -65,61 +65,13 @@ pub struct Compiling {
 }
 
 #[derive(Debug, Args)]
-pub struct Limits {
-    /// How long one run may take
-    #[arg(long, value_name = "DURATION", env = "WQ_TIMEOUT", default_value = "25m", value_parser = duration, help_heading = LIMITS)]
-    pub timeout: Duration,
-
-    /// Memory, all memories and tables together
-    #[arg(long, value_name = "BYTES", default_value = "512MiB", help_heading = LIMITS)]
-    pub max_memory_size: ByteSize,
-
-    /// What a guest may write to stdout; more fails the run
-    #[arg(long, value_name = "BYTES", default_value = "16MiB", help_heading = LIMITS)]
-    pub max_stdout: ByteSize,
-
-    /// What a guest may write to stderr; the rest is dropped
-    #[arg(long, value_name = "BYTES", default_value = "1MiB", help_heading = LIMITS)]
-    pub max_stderr: ByteSize,
-
-    /// A larger message is not run
-    #[arg(long, value_name = "BYTES", default_value = "128MiB", help_heading = LIMITS)]
-    pub max_message: ByteSize,
-
-    /// Units of work, about one an instruction; the same for each run of a message [default: not counted]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = LIMITS)]
-    pub fuel: Option<u64>,
-
-    /// Stack of the guest's calls
-    #[arg(long, value_name = "BYTES", default_value = "512KiB", help_heading = LIMITS)]
-    pub max_wasm_stack: ByteSize,
-
-    /// Files, sockets and other handles that are open at once
-    #[arg(long, value_name = "N", default_value = "1000", help_heading = LIMITS)]
-    pub max_resources: u64,
-
-    /// What the guest may hand to the host in one call
-    #[arg(long, value_name = "BYTES", default_value = "128MiB", help_heading = LIMITS)]
-    pub max_hostcall: ByteSize,
-
-    /// Random bytes that the guest may ask for in one call
-    #[arg(long, value_name = "BYTES", default_value = "16MiB", help_heading = LIMITS)]
-    pub max_random_size: ByteSize,
-
-    /// Instances, and memories, and tables, that a component may be made of
-    #[arg(long, value_name = "N", default_value = "200", help_heading = LIMITS)]
-    pub max_instances: u64,
-}
-
-#[derive(Debug, Args)]
 pub struct Grants {
     /// Let the guest see a folder, read-only unless :rw; may be repeated
     #[arg(long, value_name = "HOST[::GUEST][:ro|:rw]", help_heading = GRANTS)]
     pub dir: Vec<String>,
 
-    /// Give each run an empty folder /tmp for so much, gone afterwards
-    #[arg(long, value_name = "BYTES", help_heading = GRANTS)]
-    pub scratch: Option<ByteSize>,
+    #[command(flatten)]
+    limited: Granted,
 
     /// Give the guest an environment variable, by value or from our environment; may be repeated
     #[arg(long, value_name = "K[=V]", help_heading = GRANTS)]

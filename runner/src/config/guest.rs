@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use crate::cli;
 use crate::error::Error;
-use crate::sandbox::{self, Bounds, Dir, Grants, Isolation, Limits, Loading, Stderr, Wall};
+use crate::sandbox::{self, Bounds, Dir, Grants, Isolation, Loading, Stderr, Wall};
+use crate::task::limits::Limits;
 
 /// Less holds no program's first call; more would have to be there for each guest that runs.
 const STACKS: RangeInclusive<u64> = 16 << 10..=64 << 20;
@@ -64,16 +65,7 @@ pub fn options(guest: &cli::Guest, stderr: Stderr) -> Result<sandbox::Options, E
             "add --isolation process (WQ_ISOLATION), or leave --wall out (WQ_WALL)",
         ));
     }
-    if limits.timeout.is_zero() {
-        return Err(Error::configuration("a guest that may run for 0s can't run", "see --timeout (WQ_TIMEOUT)"));
-    }
-    let stack = limits.max_wasm_stack.as_u64();
-    if !STACKS.contains(&stack) {
-        return Err(Error::configuration(
-            format!("a stack of {stack} bytes is too small or too large"),
-            "--max-wasm-stack is from 16KiB to 64MiB",
-        ));
-    }
+    check_limits(limits)?;
     let zero_byte = |text: &String| text.contains('\0');
     if guest.args.iter().any(zero_byte) || grants.env.iter().any(zero_byte) {
         return Err(Error::configuration(
@@ -81,6 +73,37 @@ pub fn options(guest: &cli::Guest, stderr: Stderr) -> Result<sandbox::Options, E
             "see --env and ARGS",
         ));
     }
+    let env = variables(grants)?;
+    let dirs = grants.dir.iter().map(|entry| dir(entry)).collect::<Result<Vec<_>, _>>()?;
+    if grants.deterministic {
+        check_deterministic(limits.scratch.is_some(), &dirs)?;
+    }
+    Ok(sandbox::Options {
+        limits: *limits,
+        grants: Grants { env, dirs, net: grants.allow_net.clone(), metadata: false },
+        deterministic: grants.deterministic,
+        args: guest.args.clone(),
+        stderr,
+    })
+}
+
+/// Refuses limits that no guest can run under.
+fn check_limits(limits: &Limits) -> Result<(), Error> {
+    if limits.timeout.is_zero() {
+        return Err(Error::configuration("a guest that may run for 0s can't run", "see --timeout (WQ_TIMEOUT)"));
+    }
+    let stack = limits.stack;
+    if !STACKS.contains(&stack) {
+        return Err(Error::configuration(
+            format!("a stack of {stack} bytes is too small or too large"),
+            "--max-wasm-stack is from 16KiB to 64MiB",
+        ));
+    }
+    Ok(())
+}
+
+/// The environment of the guest.
+fn variables(grants: &cli::Grants) -> Result<Vec<(String, String)>, Error> {
     let mut env = if grants.inherit_env { inherited() } else { Vec::new() };
     for entry in &grants.env {
         let (name, value) = variable(entry)?;
@@ -88,35 +111,7 @@ pub fn options(guest: &cli::Guest, stderr: Stderr) -> Result<sandbox::Options, E
         env.retain(|(inherited, _)| *inherited != name);
         env.push((name, value));
     }
-    let dirs = grants.dir.iter().map(|entry| dir(entry)).collect::<Result<Vec<_>, _>>()?;
-    if grants.deterministic {
-        check_deterministic(grants.scratch.is_some(), &dirs)?;
-    }
-    Ok(sandbox::Options {
-        limits: Limits {
-            timeout: limits.timeout,
-            memory: limits.max_memory_size.as_u64(),
-            message: limits.max_message.as_u64(),
-            stdout: limits.max_stdout.as_u64(),
-            stderr: limits.max_stderr.as_u64(),
-            fuel: limits.fuel,
-            stack,
-            resources: limits.max_resources,
-            hostcall: limits.max_hostcall.as_u64(),
-            random: limits.max_random_size.as_u64(),
-            instances: limits.max_instances,
-        },
-        grants: Grants {
-            env,
-            dirs,
-            net: grants.allow_net.clone(),
-            scratch: grants.scratch.map(|size| size.as_u64()),
-            metadata: false,
-        },
-        deterministic: grants.deterministic,
-        args: guest.args.clone(),
-        stderr,
-    })
+    Ok(env)
 }
 
 /// Refuses grants that would show a guest a difference between two runs. wasmtime-wasi shows each file's times and inode number,

@@ -28,6 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use crate::task::limits::Limits;
 pub use isolation::{Isolation, Wall};
 pub use known::Digest;
 pub use load::compiler::Bounds;
@@ -40,7 +41,6 @@ pub use place::child::serve;
 pub use place::processes::COMMAND as CHILD_COMMAND;
 pub use world::clock::STUCK_AFTER;
 pub use world::grants::{Dir, Endpoint, Grants};
-pub use world::limits::Limits;
 pub use world::options::{Input, Options};
 pub use world::room::{Folder, Room};
 pub use world::stdio::Stderr;

@@ -18,11 +18,11 @@ use crate::sandbox::abi::program::Program;
 use crate::sandbox::abi::versions::version;
 use crate::sandbox::known::Nature;
 use crate::sandbox::world::grants::{self, Dir, Net, SCRATCH};
-use crate::sandbox::world::limits::Limits;
 use crate::sandbox::world::names::Names;
 use crate::sandbox::world::room::Room;
 use crate::sandbox::world::scratch::Scratch;
 use crate::sandbox::world::stdio::{Capture, Lines, Stream};
+use crate::task::limits::Limits;
 use crate::task::{Limit, Outcome, Report};
 
 /// What all runs of a guest share.
@@ -107,7 +107,7 @@ impl Core {
             tokio::select! {
                 () = input.cancel.cancelled() => Outcome::Interrupted,
                 () = clock.reaches(began + timeout) => Outcome::TimedOut(timeout),
-                () = overflows => Outcome::LimitExceeded(Limit::Scratch(self.options.grants.scratch.unwrap_or(0))),
+                () = overflows => Outcome::LimitExceeded(Limit::Scratch(self.options.limits.scratch.unwrap_or(0))),
             }
         };
         // Stopped runs end by being dropped here, with their store and instance. The guest comes first: one that is done
@@ -128,7 +128,7 @@ impl Core {
             // Checked before the result: an output over its limit fails the run, whatever the guest made of it.
             Ok(_) if stdout.exceeded() => Outcome::LimitExceeded(Limit::Stdout(stdout_limit)),
             Ok(_) if scratch.as_ref().is_some_and(Scratch::is_over) => {
-                Outcome::LimitExceeded(Limit::Scratch(self.options.grants.scratch.unwrap_or(0)))
+                Outcome::LimitExceeded(Limit::Scratch(self.options.limits.scratch.unwrap_or(0)))
             }
             Ok(ended) => match outcome(ended, &self.options.limits) {
                 Outcome::Exited(1) if !version(self.nature.wasi).has_codes => {
@@ -141,7 +141,7 @@ impl Core {
     }
 
     fn scratch(&self) -> Result<Option<Scratch>, String> {
-        let made = self.options.grants.scratch.map(|bytes| Scratch::new(&self.room, bytes)).transpose();
+        let made = self.options.limits.scratch.map(|bytes| Scratch::new(&self.room, bytes)).transpose();
         made.map_err(|error| {
             format!("cannot make a folder in {} (--scratch, TMPDIR): {error}", std::env::temp_dir().display())
         })

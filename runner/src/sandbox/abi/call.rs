@@ -6,7 +6,7 @@ use wasmtime::{Engine, ResourceLimiter, Store};
 use wasmtime_wasi::WasiCtxBuilder;
 
 use crate::sandbox::world::grants::Net;
-use crate::sandbox::world::limits::Limits;
+use crate::task::limits::Limits;
 
 /// What one run gets.
 pub struct World {

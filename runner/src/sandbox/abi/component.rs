@@ -21,7 +21,8 @@ use super::call::{Ended, World, store};
 use super::program::{Compiled, Program, Version};
 use crate::sandbox::known::Kind;
 use crate::sandbox::world::grants::Net;
-use crate::sandbox::world::limits::{Limiter, Limits};
+use crate::sandbox::world::limiter::Limiter;
+use crate::task::limits::Limits;
 
 /// A compiled component with its imports resolved.
 struct ComponentProgram(CommandPre<State>);

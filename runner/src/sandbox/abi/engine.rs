@@ -13,7 +13,7 @@ use crate::locks::{anyway, lock};
 use crate::sandbox::known::{Kind, Nature};
 use crate::sandbox::proposals::Proposals;
 use crate::sandbox::world::clock::Clock;
-use crate::sandbox::world::limits::MODULE_TABLES;
+use crate::sandbox::world::limiter::MODULE_TABLES;
 use crate::sandbox::world::options::Options;
 
 /// The options that a guest's code depends on.

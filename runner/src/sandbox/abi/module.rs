@@ -9,7 +9,8 @@ use wasmtime_wasi::{WasiCtxBuilder, WasiView as _};
 use super::call::{Ended, World, store};
 use super::program::{Program, Version};
 use crate::sandbox::known::Kind;
-use crate::sandbox::world::limits::{Limiter, Limits};
+use crate::sandbox::world::limiter::Limiter;
+use crate::task::limits::Limits;
 
 /// A compiled module with its imports resolved.
 struct ModuleProgram(InstancePre<State>);

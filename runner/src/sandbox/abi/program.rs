@@ -6,7 +6,7 @@ use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
 
 use super::call::{Ended, World};
-use crate::sandbox::world::limits::Limits;
+use crate::task::limits::Limits;
 
 /// What the compiler makes of a guest.
 pub enum Compiled {

@@ -100,7 +100,7 @@ pub fn prepare(loading: &Loading, options: &Options) -> Result<Prepared, Error> 
         (Isolation::Thread, None) => Err(io::ErrorKind::NotFound.into()),
     };
     room::sweep();
-    if options.grants.scratch.is_some() {
+    if options.limits.scratch.is_some() {
         tracing::info!("scratch folders are measured while guests run: the kernel holds no quota for them (--scratch)");
     }
     if known.nature.wasi.kind() == Kind::Module && !options.grants.net.is_empty() {

@@ -63,7 +63,7 @@ pub fn serve() -> io::Result<()> {
     let ground = Ground::new()?;
     drop(guest);
     let room = Room::at(setup.room.clone());
-    if setup.options.grants.scratch.is_some()
+    if setup.options.limits.scratch.is_some()
         && let Err(error) = room.enter()
     {
         let refused = format!("cannot open the folder for scratch folders: {error}");
@@ -131,14 +131,14 @@ fn put_up_wall(setup: &Setup, initial_memory: u64) -> Standing {
     if setup.wall == Wall::Off {
         return Standing::default();
     }
-    let grants = &setup.options.grants;
+    let (grants, limits) = (&setup.options.grants, &setup.options.limits);
     wall::put_up(&Openings {
         dirs: &grants.dirs,
-        own: present(grants.scratch.is_some(), &setup.room),
-        given: [present(grants.metadata, &setup.given), present(grants.scratch.is_some(), Path::new(DESCRIPTORS))]
+        own: present(limits.scratch.is_some(), &setup.room),
+        given: [present(grants.metadata, &setup.given), present(limits.scratch.is_some(), Path::new(DESCRIPTORS))]
             .concat(),
         ports: grants.net.iter().map(|endpoint| endpoint.port).collect(),
-        limits: &setup.options.limits,
+        limits,
         initial_memory,
         kill_at_unknown: setup.told.strict,
     })

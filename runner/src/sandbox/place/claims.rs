@@ -1,8 +1,7 @@
 //! Checks the outcome that a guest's process reports. A guest may have taken its process over.
 
-use crate::sandbox::world::limits::Limits;
 use crate::sandbox::world::options::Options;
-use crate::task::{Limit, Outcome};
+use crate::task::Outcome;
 
 /// The longest text of a trap or a fault. Longer ones are cut.
 pub const MAX_TEXT: usize = 4096;
@@ -15,26 +14,10 @@ pub fn believable(outcome: Outcome, options: &Options, is_cancelled: bool) -> Op
         Outcome::Trapped(text) => Some(Outcome::Trapped(cut(text))),
         Outcome::HostFault(text) => Some(Outcome::HostFault(cut(text))),
         Outcome::TimedOut(timeout) => (timeout == options.limits.timeout).then_some(outcome),
-        Outcome::LimitExceeded(limit) => is_set(limit, options).then_some(outcome),
+        Outcome::LimitExceeded(limit) => options.limits.have(limit).then_some(outcome),
         Outcome::Interrupted => is_cancelled.then_some(outcome),
         // About its process and the other ones, of which it knows nothing.
         Outcome::Withdrawn | Outcome::Crashed(_) | Outcome::Blocked(_) | Outcome::Stuck(_) => None,
-    }
-}
-
-/// Whether runs have this limit.
-fn is_set(limit: Limit, options: &Options) -> bool {
-    let Limits { memory, stdout, fuel, stack, resources, hostcall, random, instances, .. } = options.limits;
-    match limit {
-        Limit::Memory(bytes) => bytes == memory,
-        Limit::Stdout(bytes) => bytes == stdout,
-        Limit::Fuel(units) => Some(units) == fuel,
-        Limit::Stack(bytes) => bytes == stack,
-        Limit::Resources(count) => count == resources,
-        Limit::Hostcall(bytes) => bytes == hostcall,
-        Limit::Random(bytes) => bytes == random,
-        Limit::Instances(count) => count == instances,
-        Limit::Scratch(bytes) => Some(bytes) == options.grants.scratch,
     }
 }
 
@@ -60,6 +43,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::task::Limit;
 
     #[test]
     fn a_process_cannot_claim_what_only_the_worker_can_know() {

@@ -234,9 +234,9 @@ impl Processes {
 
     /// Starts a child and waits until it has its guest.
     pub async fn start(&self) -> io::Result<(Child, Standing)> {
-        let grants = &self.options.grants;
+        let (grants, limits) = (&self.options.grants, &self.options.limits);
         let folder = |wanted: bool| wanted.then(|| self.room.folder()).transpose();
-        let (room, given) = (folder(grants.scratch.is_some())?, folder(grants.metadata)?);
+        let (room, given) = (folder(limits.scratch.is_some())?, folder(grants.metadata)?);
         let path = |folder: &Option<Folder>| folder.as_ref().map(|folder| folder.path().to_owned()).unwrap_or_default();
         let setup = Setup { room: path(&room), given: path(&given), ..self.setup.clone() };
         let setup = wire::words(&Order::Setup(Box::new(setup)))?;

@@ -23,8 +23,6 @@ pub struct Grants {
     pub env: Vec<(String, String)>,
     pub dirs: Vec<Dir>,
     pub net: Vec<Endpoint>,
-    /// Bytes that a run may keep in a folder of its own, which it sees as [`SCRATCH`].
-    pub scratch: Option<u64>,
     /// Each message may bring a folder of its own, to be read: see `Input::dirs`.
     pub metadata: bool,
 }

@@ -2,7 +2,7 @@
 
 pub mod clock;
 pub mod grants;
-pub mod limits;
+pub mod limiter;
 pub mod names;
 pub mod options;
 pub mod room;

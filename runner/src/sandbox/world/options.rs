@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::grants::{Dir, Grants};
-use super::limits::Limits;
 use super::stdio::Stderr;
+use crate::task::limits::Limits;
 
 /// What a guest is run under. It is handed to the processes that run it, so it holds nothing of a broker.
 #[derive(Clone, Debug, Serialize, Deserialize)]

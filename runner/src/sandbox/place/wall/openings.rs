@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::sandbox::world::grants::Dir;
-use crate::sandbox::world::limits::Limits;
+use crate::task::limits::Limits;
 
 /// The needs of a process behind the wall.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpabl
 use rustix::thread::set_no_new_privs;
 
 use super::openings::Openings;
-use crate::sandbox::world::limits::Limits;
+use crate::task::limits::Limits;
 
 /// Closes all descriptors but the standard ones to the processes that this one starts. The descriptors that wq-run opens
 /// are closed to them anyway. This closes those that wq-run itself was started with.

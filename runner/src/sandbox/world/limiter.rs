@@ -1,57 +1,9 @@
-//! What a run may use up, and the limiter that holds its memory to it.
+//! The limiter that holds the memory of a run to its limit.
 
-use std::time::Duration;
-
-use serde::{Deserialize, Serialize};
 use wasmtime::ResourceLimiter;
 
 use crate::sandbox::known::Kind;
-
-/// The limits of one run. All sizes in bytes.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct Limits {
-    /// Time from before the instantiation, so that a `start` function counts too.
-    pub timeout: Duration,
-    /// Over all memories and tables of the instance together.
-    pub memory: u64,
-    /// A larger message is not run.
-    pub message: u64,
-    /// More than this fails the run: a result that was cut short is no result.
-    pub stdout: u64,
-    /// What comes after this is dropped, and a line in the log says so.
-    pub stderr: u64,
-    /// Units of wasmtime's fuel. Counting them makes a guest slower, so there is no limit by default.
-    pub fuel: Option<u64>,
-    pub stack: u64,
-    /// Files, sockets, streams and timers that are open at once, of the host's and of a component's counting.
-    pub resources: u64,
-    /// What one call of the guest to the host may carry.
-    pub hostcall: u64,
-    pub random: u64,
-    /// Instances, memories and tables of a component, each, and memories of a module.
-    pub instances: u64,
-}
-
-/// A minute, and one of everything else, in megabytes where it has a size.
-#[cfg(any(test, fuzzing))]
-impl Default for Limits {
-    fn default() -> Limits {
-        const MIB: u64 = 1 << 20;
-        Limits {
-            timeout: Duration::from_secs(60),
-            memory: MIB,
-            message: MIB,
-            stdout: MIB,
-            stderr: MIB,
-            fuel: None,
-            stack: MIB,
-            resources: 1,
-            hostcall: MIB,
-            random: MIB,
-            instances: 1,
-        }
-    }
-}
+use crate::task::limits::Limits;
 
 /// Charges every memory and table of one instance to a single account.
 ///
