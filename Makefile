@@ -7,12 +7,12 @@
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: ## the work-queue example of the Kubernetes page, with no cluster and no broker
+demo: ## the work-queue example of the Kubernetes page, with no cluster and no broker; BROKER=redis or rabbitmq on one
 	@scripts/install.sh build guests-rust
 	@echo "Building wq-run: some minutes the first time, seconds after that."
 	@cargo build --locked -p wq-run
 	@guest-examples/build.sh rust
-	@scripts/demo.sh
+	@scripts/demo.sh $(BROKER)
 
 build: ## wq-run in the dev profile: target/debug/wq-run
 	scripts/install.sh build
@@ -60,7 +60,7 @@ bench-quick: ## the same in about 3, for a look: build/bench
 
 deps-test:
 	scripts/install.sh build guests-rust
-	scripts/install.sh --optional guests-c rabbitmq faketime pika containers
+	scripts/install.sh --optional guests-c rabbitmq redis faketime pika containers
 
 clean: ## remove all that was built
 	cargo clean

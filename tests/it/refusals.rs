@@ -161,7 +161,7 @@ fn settings_that_do_not_go_together_are_exit_78_and_name_the_flag() {
         (&[], &[("QUEUE", "q")], "BROKER_URL"),
         (&[], &[("BROKER_URL", ""), ("QUEUE", "q")], "BROKER_URL"),
         (&[], &[("BROKER_URL", "sqlite:q.db")], "--queue (QUEUE)"),
-        (&[], &[("BROKER_URL", "redis://u:s3cret@h"), ("QUEUE", "q")], "amqp://"),
+        (&[], &[("BROKER_URL", "kafka://u:s3cret@h"), ("QUEUE", "q")], "amqp://"),
         (&[], &[("BROKER_URL", "amqps://u:s3cret@h?verify=verify_none"), ("QUEUE", "q")], "cacertfile"),
         (&[], &[("BROKER_URL_FILE", "/no/such/file"), ("QUEUE", "q")], "/no/such/file"),
         (&[], &[("BROKER_URL", "sqlite:q.db"), ("QUEUE", "q"), ("WQ_MODE", "twice")], "WQ_MODE is `twice`"),

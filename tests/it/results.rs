@@ -10,6 +10,7 @@ use lapin::types::FieldTable;
 use crate::harness::proxy::Proxy;
 use crate::harness::queue::{Broker, Queue, on_channel, on_every_queue, on_rabbitmq};
 use crate::harness::rabbitmq::RabbitMq;
+use crate::harness::redis::Redis;
 use crate::harness::{eventually, guest, required, root, run, run_with, start};
 
 /// A program of `examples/`, by the Python of `build/venv`.
@@ -34,9 +35,10 @@ fn a_worker_killed_between_the_end_of_a_run_and_its_acknowledgement_loses_no_res
         ("settled", Some(true), None),
         ("closed", Some(true), Some(false)),
     ];
-    let kinds: [fn() -> Option<Broker<'static>>; 3] = [
+    let kinds: [fn() -> Option<Broker<'static>>; 4] = [
         || RabbitMq::shared().map(Broker::Quorum),
         || RabbitMq::shared().map(Broker::Classic),
+        || Redis::shared().map(Broker::Redis),
         || Some(Broker::Sqlite(tempfile::tempdir().unwrap())),
     ];
     // Side by side, since most of it is waiting for leases to run out and for connections to be given up.
@@ -65,8 +67,9 @@ fn killed_at(queue: &Queue, results: &str, point: &str, written: Option<bool>, a
     let args = ["work", &guest("echo"), "--result", &result];
     let killed = run(queue.command(&args).env("WQ_FAULT", format!("{point}:kill")));
     assert_eq!(killed.code, None, "{point}: {}", killed.stderr);
-    // Settled is settled in a queue file.
-    let again = if point == "settled" && matches!(queue.broker, Broker::Sqlite(_)) { Some(false) } else { again };
+    // Where each settlement is answered, settled is settled.
+    let answered = matches!(queue.broker, Broker::Sqlite(_) | Broker::Redis(_));
+    let again = if point == "settled" && answered { Some(false) } else { again };
     let wait = match again {
         Some(true) => "30s",
         Some(false) => "0",

@@ -26,6 +26,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::harness::queue::{Broker, Queue};
 use crate::harness::rabbitmq::RabbitMq;
+use crate::harness::redis::Redis;
 use crate::harness::{Run, guest, run, start};
 
 /// Where a worker can be killed.
@@ -77,9 +78,27 @@ fn the_ledger_of_a_classic_queue_balances_after_kills_of_workers_and_of_the_brok
     });
 }
 
+#[test]
+fn the_ledger_of_redis_balances_after_kills_of_workers_and_of_the_server() {
+    side_by_side("redis", 3, |ledger| {
+        let Some(redis) = Redis::start() else { return };
+        ledger.balance(Queue::new(Broker::Redis(&redis)));
+    });
+}
+
+#[test]
+fn the_ledger_of_other_versions_of_redis_balances_too() {
+    for (version, number) in [("6.2", 4), ("8.2", 5)] {
+        side_by_side(&format!("redis {version}"), number, |ledger| {
+            let Some(redis) = Redis::start_version(version) else { return };
+            ledger.balance(Queue::new(Broker::Redis(&redis)));
+        });
+    }
+}
+
 /// What one ledger has to do.
-struct Ledger {
-    kind: &'static str,
+struct Ledger<'a> {
+    kind: &'a str,
     seed: u64,
     messages: u64,
     kills: u64,
@@ -87,7 +106,7 @@ struct Ledger {
     alarms: u64,
 }
 
-fn side_by_side(kind: &'static str, number: u64, keep: impl Fn(&Ledger) + Sync) {
+fn side_by_side(kind: &str, number: u64, keep: impl Fn(&Ledger) + Sync) {
     let ledgers = setting("WQ_SOAK_LEDGERS", 1);
     let seed = setting("WQ_SOAK_SEED", 20_261_122) + number;
     let share = |name, default| setting(name, default).div_ceil(ledgers);
@@ -108,14 +127,43 @@ fn side_by_side(kind: &'static str, number: u64, keep: impl Fn(&Ledger) + Sync) 
     });
 }
 
-impl Ledger {
+/// A server that can be killed.
+#[derive(Clone, Copy)]
+enum Server<'a> {
+    RabbitMq(&'a RabbitMq),
+    Redis(&'a Redis),
+}
+
+impl Server<'_> {
+    fn cut_power(self) {
+        match self {
+            Server::RabbitMq(rabbitmq) => rabbitmq.cut_power(),
+            Server::Redis(redis) => redis.kill(),
+        }
+    }
+
+    fn restart(self) {
+        match self {
+            Server::RabbitMq(rabbitmq) => rabbitmq.restart(),
+            Server::Redis(redis) => redis.restart(),
+        }
+    }
+
+    /// Whether an acknowledgement that a worker logs may not have been written down.
+    fn forgets(self) -> bool {
+        matches!(self, Server::RabbitMq(_))
+    }
+}
+
+impl Ledger<'_> {
     fn balance(&self, queue: Queue) {
         let Ledger { seed, kills, .. } = *self;
         let mut random = fastrand::Rng::with_seed(seed);
         let mut books = Books::new(&queue, seed);
-        let rabbitmq = match queue.broker {
-            Broker::Quorum(rabbitmq) | Broker::Classic(rabbitmq) => Some(rabbitmq),
-            Broker::Sqlite(_) => None,
+        let (server, rabbitmq) = match queue.broker {
+            Broker::Quorum(rabbitmq) | Broker::Classic(rabbitmq) => (Some(Server::RabbitMq(rabbitmq)), Some(rabbitmq)),
+            Broker::Redis(redis) => (Some(Server::Redis(redis)), None),
+            Broker::Sqlite(_) => (None, None),
         };
         // Made now, so that a broker that dies can't forget it: see `RabbitMq::sync`.
         run(queue.command(&["queue", "declare"]).env("QUEUE", format!("{}.dead", queue.name))).exits(0);
@@ -127,17 +175,15 @@ impl Ledger {
             // Spread over the kills, the first of them halfway to where the second one is.
             let is_due = |done: u64, all: u64| done < all && 2 * books.kills() * all >= (2 * done + 1) * kills;
             let (cut, alarm) = (is_due(power_cuts, self.power_cuts), is_due(alarms, self.alarms));
-            if let Some(rabbitmq) = rabbitmq {
-                if cut {
-                    power_cuts += 1;
-                    // Enough for as long as it lives.
-                    books.publish(60, &mut random);
-                    books.cut_power(rabbitmq, &mut random);
-                }
-                if alarm {
-                    alarms += 1;
-                    books.work_under_an_alarm(rabbitmq, &mut random);
-                }
+            if let Some(server) = server.filter(|_| cut) {
+                power_cuts += 1;
+                // Enough for as long as it lives.
+                books.publish(60, &mut random);
+                books.cut_power(server, &mut random);
+            }
+            if let Some(rabbitmq) = rabbitmq.filter(|_| alarm) {
+                alarms += 1;
+                books.work_under_an_alarm(rabbitmq, &mut random);
             }
             books.work_until_killed(&mut random);
         }
@@ -222,7 +268,8 @@ impl<'a> Books<'a> {
             attempts: BTreeMap::new(),
             resumed: 0,
             felt: 0,
-            results_queue: (!matches!(queue.broker, Broker::Sqlite(_))).then(|| queue.beside("results")),
+            results_queue: matches!(queue.broker, Broker::Quorum(_) | Broker::Classic(_))
+                .then(|| queue.beside("results")),
         }
     }
 
@@ -375,22 +422,27 @@ impl<'a> Books<'a> {
     }
 
     /// Kills the broker under a service, at a moment that the seed gives.
-    fn cut_power(&mut self, rabbitmq: &RabbitMq, random: &mut fastrand::Rng) {
-        rabbitmq.sync();
+    fn cut_power(&mut self, server: Server, random: &mut fastrand::Rng) {
+        if let Server::RabbitMq(rabbitmq) = server {
+            rabbitmq.sync();
+        }
         let mut service = start(&mut self.work(&["--forever", "--concurrency", "2"]));
         for _ in 0..random.u32(1..=12) {
             service.wait_for("\"settlement\":\"ack\"");
         }
-        rabbitmq.cut_power();
+        server.cut_power();
         service.wait_for("no connection to the broker");
         let before = service.seen().to_owned();
-        // Sent, and maybe not written down.
-        self.may_repeat += log_of(&before).1.len() as u64 + 2;
+        self.may_repeat += 2;
+        if server.forgets() {
+            // Sent, and maybe not written down.
+            self.may_repeat += log_of(&before).1.len() as u64;
+            self.finished_before.append(&mut self.finished);
+        }
         self.hit(&before);
         self.unseen_hits += 2;
-        self.finished_before.append(&mut self.finished);
         *self.faults.entry("power cut").or_default() += 1;
-        rabbitmq.restart();
+        server.restart();
         service.wait_for("\"settlement\":\"ack\"");
         self.resumed += 1;
         service.signal("TERM");

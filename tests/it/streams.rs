@@ -173,7 +173,7 @@ fn what_guests_and_messages_say_can_not_fool_a_terminal() {
     on_every_queue(|queue| {
         let id = "id\r\u{202e}\u{1b}[2J";
         for format in ["text", "json"] {
-            if let Broker::Sqlite(_) = queue.broker {
+            if let Broker::Sqlite(_) | Broker::Redis(_) = queue.broker {
                 queue.publish_as(id, "x");
             } else {
                 queue.publish_with(BasicProperties::default().with_message_id(id.into()), b"x");

@@ -33,7 +33,7 @@ const LAYERS: [(&str, &[&[&str]]); 3] = [
     (
         "broker/",
         &[
-            &["error", "failure"],
+            &["error", "failure", "percent"],
             &["admin", "bounds", "command", "outbox", "pauses"],
             &["subscription"],
             &["link"],
@@ -62,12 +62,14 @@ const LAYERS: [(&str, &[&[&str]]); 3] = [
 ];
 
 /// Which crate is named only where.
-const HOMES: [(&str, &[&str]); 14] = [
+const HOMES: [(&str, &[&str]); 15] = [
     ("amq_protocol", &["broker/amqp/filter", "broker/amqp/fuzz.rs", "broker/amqp/size.rs"]),
     ("async_rs", &["broker/amqp/transport.rs"]),
     ("wasmtime", &["sandbox/"]),
     ("wasmtime_wasi", &["sandbox/", "observe/log.rs"]),
     ("lapin", &["broker/amqp/", "observe/log.rs"]),
+    // The table has the folder of this name.
+    ("redis", &["broker/redis/", "broker/kinds.rs"]),
     ("rusqlite", &["broker/sqlite/"]),
     ("rustix", &["broker/sqlite/clock.rs", "sandbox/", "shutdown.rs", "streams"]),
     ("signal_hook", &["main.rs", "shutdown.rs"]),
@@ -87,7 +89,7 @@ fn sources() -> Vec<(String, String)> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 walk(&path, found);
-            } else {
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
                 found.push(path);
             }
         }

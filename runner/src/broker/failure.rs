@@ -11,7 +11,7 @@ const QUEUE: &str = "x-wq-queue";
 /// The settlement that followed: `retry` or `dead-letter`.
 const SETTLEMENT: &str = "x-wq-settlement";
 const OUTCOME: &str = "x-wq-outcome";
-const EXIT_CODE: &str = "x-wq-exit-code";
+pub const EXIT_CODE: &str = "x-wq-exit-code";
 const ERROR: &str = "x-wq-error";
 pub const LAST_FAILED_AT: &str = "x-wq-last-failed-at";
 pub const FIRST_FAILED_AT: &str = "x-wq-first-failed-at";

@@ -8,6 +8,8 @@ use super::adapter::BrokerKind;
 #[rustfmt::skip]
 pub static KINDS: &[&BrokerKind] = &[
     &super::amqp::kind::KIND,
+    #[cfg(feature = "redis")]
+    &super::redis::kind::KIND,
     &super::sqlite::kind::KIND,
 ];
 

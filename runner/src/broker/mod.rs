@@ -29,6 +29,9 @@ mod leased;
 mod link;
 pub mod outbox;
 mod pauses;
+mod percent;
+#[cfg(feature = "redis")]
+pub mod redis;
 pub mod sqlite;
 mod subscription;
 mod supervise;

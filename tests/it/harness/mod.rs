@@ -4,6 +4,7 @@ pub mod collector;
 pub mod proxy;
 pub mod queue;
 pub mod rabbitmq;
+pub mod redis;
 pub mod wire;
 
 use std::io::{BufRead as _, BufReader, PipeReader, PipeWriter, Read as _, Write as _};

@@ -1,4 +1,5 @@
-//! A queue on one of the brokers, seen through something else than the code under test: lapin and SQL.
+//! A queue on one of the brokers, seen through something else than the code under test: lapin, SQL, and the words
+//! of Redis.
 //!
 //! When a test is over, its queue must be empty: what a test leaves there on purpose it has to take out, and by that to
 //! have looked at.
@@ -13,6 +14,7 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use rusqlite::OptionalExtension as _;
 
 use super::rabbitmq::RabbitMq;
+use super::redis::{Answer, Redis};
 use super::{eventually, run, wq_run};
 
 pub struct Queue<'a> {
@@ -23,6 +25,7 @@ pub struct Queue<'a> {
 pub enum Broker<'a> {
     Quorum(&'a RabbitMq),
     Classic(&'a RabbitMq),
+    Redis(&'a Redis),
     Sqlite(tempfile::TempDir),
 }
 
@@ -40,12 +43,19 @@ pub struct Found {
     pub expires: bool,
 }
 
-/// Runs a test on every kind of queue: each promise holds on all of them.
+/// Runs a test on every kind of queue: each promise holds on all of them. `WQ_TEST_QUEUES` names some: `sqlite,redis`.
 pub fn on_every_queue(test: impl Fn(&Queue)) {
-    let sqlite = Queue::new(Broker::Sqlite(tempfile::tempdir().expect("a folder")));
-    test(&sqlite);
-    drop(sqlite);
-    on_rabbitmq(test);
+    let some = std::env::var("WQ_TEST_QUEUES");
+    let is_wanted = |kind| some.as_ref().map_or(true, |some| some.split(',').any(|wanted| wanted == kind));
+    if is_wanted("sqlite") {
+        test(&Queue::new(Broker::Sqlite(tempfile::tempdir().expect("a folder"))));
+    }
+    if let Some(redis) = is_wanted("redis").then(Redis::shared).flatten() {
+        test(&Queue::new(Broker::Redis(redis)));
+    }
+    if is_wanted("rabbitmq") {
+        on_rabbitmq(test);
+    }
 }
 
 /// Runs a test on both kinds of queue of a RabbitMQ.
@@ -67,6 +77,7 @@ impl Queue<'_> {
     pub fn url(&self) -> String {
         match &self.broker {
             Broker::Quorum(rabbitmq) | Broker::Classic(rabbitmq) => rabbitmq.url(),
+            Broker::Redis(redis) => redis.url(),
             Broker::Sqlite(folder) => format!("sqlite:{}", folder.path().join("q.db").display()),
         }
     }
@@ -84,7 +95,9 @@ impl Queue<'_> {
 
     /// Publishes with an identity that is not of our making.
     pub fn publish_as(&self, message_id: &str, body: &str) {
-        if let Broker::Sqlite(_) = self.broker {
+        if let Broker::Redis(redis) = self.broker {
+            redis.ask(&["XADD", &self.name, "*", "body", body, "message_id", message_id]);
+        } else if let Broker::Sqlite(_) = self.broker {
             self.publish(&[body]);
             let sql = "UPDATE message SET properties = json_set(properties, '$.message_id', ?1)
                  WHERE id = (SELECT max(id) FROM message)";
@@ -127,7 +140,7 @@ impl Queue<'_> {
         let types: &[&str] = match self.broker {
             Broker::Quorum(_) => &["--type", "quorum"],
             Broker::Classic(_) => &["--type", "classic"],
-            Broker::Sqlite(_) => &[],
+            Broker::Sqlite(_) | Broker::Redis(_) => &[],
         };
         run(self.command(&["queue", "declare"]).args(types).env("QUEUE", name)).exits(0);
     }
@@ -153,6 +166,7 @@ impl Queue<'_> {
                 let options = lapin::options::QueueDeleteOptions::default();
                 channel.queue_delete(name.into(), options).await.expect("deleted");
             }),
+            Broker::Redis(redis) => drop(redis.ask(&["DEL", name])),
             Broker::Sqlite(_) => {
                 self.sql().execute("DELETE FROM queue WHERE name = ?1", [name]).expect("deleted");
             }
@@ -171,6 +185,7 @@ impl Queue<'_> {
                 let declared = channel.queue_declare(name.into(), options, FieldTable::default()).await;
                 declared.map_or(0, |queue| queue.message_count().into())
             }),
+            Broker::Redis(redis) => redis_depth(redis, name),
             Broker::Sqlite(_) => self
                 .sql()
                 .query_row(
@@ -211,6 +226,13 @@ impl Queue<'_> {
                     got
                 });
                 self.publish_with(got.properties, &got.data);
+            }
+            Broker::Redis(redis) => {
+                let entry = redis.ask(&["XRANGE", &dead, "-", "+", "COUNT", "1"]).list().remove(0).list();
+                let mut words = vec![b"XADD".to_vec(), self.name.clone().into_bytes(), b"*".to_vec()];
+                words.extend(entry[1].clone().list().into_iter().map(Answer::bytes));
+                redis.ask(&words);
+                redis.ask(&["XDEL", &dead, &entry[0].clone().text()]);
             }
             Broker::Sqlite(_) => {
                 let moved = self.sql().execute("UPDATE message SET queue = ?1 WHERE queue = ?2", [&self.name, &dead]);
@@ -254,6 +276,7 @@ impl Queue<'_> {
                     body: got.delivery.data,
                 })
             }),
+            Broker::Redis(redis) => redis_take(redis, name),
             Broker::Sqlite(_) => {
                 let sql = self.sql();
                 let found: Option<(i64, Vec<u8>, String, String, i64)> = sql
@@ -310,7 +333,75 @@ impl Drop for Queue<'_> {
                 self.sql().query_row("SELECT count(*) FROM message", [], |row| row.get(0)).expect("counted");
             assert_eq!(rows, 0, "messages are left unsettled");
         }
+        if let Broker::Redis(redis) = self.broker {
+            let left = redis.number(&["XLEN", &self.name]);
+            assert_eq!(left, 0, "messages are left unsettled");
+            assert_eq!(redis.number(&["ZCARD", &format!("{{{}}}:delayed", self.name)]), 0, "retries are left");
+            assert_eq!(redis.number(&["XLEN", &format!("{{{}}}:delayed:body", self.name)]), 0, "bodies are left");
+        }
     }
+}
+
+/// The group of every queue on a Redis, and how long a message stays with a worker that is not heard of.
+const GROUP: &str = "wq-run";
+const LEASE_MILLIS: &str = "15000";
+
+/// Messages that no worker has, and that do not wait for the end of a pause.
+fn redis_depth(redis: &Redis, name: &str) -> u64 {
+    let all = redis.number(&["XLEN", name]);
+    let groups =
+        if redis.number(&["EXISTS", name]) == 1 { redis.ask(&["XINFO", "GROUPS", name]).list() } else { vec![] };
+    let pending: i64 = groups.into_iter().map(|group| group.fields()["pending"].clone().number()).sum();
+    let ended = match pending {
+        0 => 0,
+        _ => redis.ask(&["XPENDING", name, GROUP, "IDLE", LEASE_MILLIS, "-", "+", "10000"]).list().len() as i64,
+    };
+    (all - pending + ended).cast_unsigned()
+}
+
+/// A message whose pause is over, and that nobody has moved into its queue: workers do that.
+fn redis_due(redis: &Redis, name: &str) -> Option<Answer> {
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("it is later").as_millis().to_string();
+    let due = ["ZRANGEBYSCORE", &format!("{{{name}}}:delayed"), "-inf", &now, "LIMIT", "0", "1"];
+    let id = redis.ask(&due).list().into_iter().next()?.text();
+    redis.ask(&["XRANGE", &format!("{{{name}}}:delayed:body"), &id, &id]).list().into_iter().next()
+}
+
+fn redis_take(redis: &Redis, name: &str) -> Option<Found> {
+    if redis.number(&["EXISTS", name]) == 0 {
+        return None;
+    }
+    const TESTER: &str = "tester";
+    let ended = redis.ask(&["XPENDING", name, GROUP, "IDLE", LEASE_MILLIS, "-", "+", "1"]).list();
+    let (entry, redelivered) = match ended.into_iter().next() {
+        Some(ended) => {
+            let id = ended.list().remove(0).text();
+            (redis.ask(&["XCLAIM", name, GROUP, TESTER, "0", &id]).list().remove(0), true)
+        }
+        None if redis_due(redis, name).is_some() => (redis_due(redis, name)?, false),
+        None => {
+            let read = ["XREADGROUP", "GROUP", GROUP, TESTER, "COUNT", "1", "STREAMS", name, ">"];
+            let stream = redis.ask(&read).list().into_iter().next()?.list();
+            (stream[1].clone().list().remove(0), false)
+        }
+    };
+    let [id, fields] = <[Answer; 2]>::try_from(entry.list()).expect("an id and its fields");
+    let id = id.text();
+    redis.ask(&["XACK", name, GROUP, &id]);
+    redis.ask(&["XDEL", name, &id]);
+    redis.ask(&["XDEL", &format!("{{{name}}}:delayed:body"), &id]);
+    redis.ask(&["ZREM", &format!("{{{name}}}:delayed"), &id]);
+    let mut found =
+        Found { body: Vec::new(), properties: BTreeMap::new(), headers: BTreeMap::new(), redelivered, expires: false };
+    for (name, value) in fields.fields() {
+        match name.as_str() {
+            "body" => found.body = value.bytes(),
+            "message_id" | "correlation_id" | "reply_to" | "content_type" | "content_encoding" | "type"
+            | "priority" | "timestamp" | "app_id" => drop(found.properties.insert(name, value.text())),
+            _ => drop(found.headers.insert(name, value.text())),
+        }
+    }
+    Some(found)
 }
 
 /// The clock of the embedded queue, in milliseconds.

@@ -124,7 +124,7 @@ impl RabbitMq {
             lasts,
             process: Mutex::default(),
         };
-        rabbitmq.make_certificates();
+        make_certificates(rabbitmq.folder.path());
         Some(rabbitmq)
     }
 
@@ -243,21 +243,6 @@ impl RabbitMq {
         let words = ["unshare", "--mount", "sh", "-c", ENTER, "sh"].map(OsString::from);
         words.into_iter().chain([root, self.folder.path().into(), program]).collect()
     }
-
-    fn make_certificates(&self) {
-        let script = r#"set -e
-            openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test-ca -keyout ca.key -out ca.pem \
-                -addext basicConstraints=critical,CA:TRUE
-            openssl req -newkey rsa:2048 -nodes -subj /CN=localhost -keyout server.key -out server.csr
-            printf 'subjectAltName=DNS:localhost,IP:127.0.0.1' > san
-            openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile san -out server.pem
-            openssl req -newkey rsa:2048 -nodes -subj /CN=client -keyout client.key -out client.csr
-            printf 'extendedKeyUsage=clientAuth' > usage
-            openssl x509 -req -in client.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile usage -out client.pem
-        "#;
-        let output = Command::new("sh").args(["-c", script]).current_dir(self.folder.path()).output().expect("sh runs");
-        assert!(output.status.success(), "openssl: {}", String::from_utf8_lossy(&output.stderr));
-    }
 }
 
 impl Drop for Process {
@@ -344,7 +329,7 @@ impl PortMapper {
 ///
 /// None of those that the system hands out by itself: one could go to somebody's connection while a node is down, which could
 /// then not start again.
-fn free_ports<const N: usize>() -> [u16; N] {
+pub fn free_ports<const N: usize>() -> [u16; N] {
     const FIRST: u32 = 10_000;
     /// Linux hands out those from 32,768 on.
     const COUNT: u32 = 22_000;
@@ -359,4 +344,20 @@ fn free_ports<const N: usize>() -> [u16; N] {
         });
         ports.by_ref().take(COUNT as usize).find_map(free).expect("a free port")
     })
+}
+
+/// An authority in `ca.pem`, and what it has signed for a server and for a client: `server.pem`, `server.key` and so on.
+pub fn make_certificates(folder: &Path) {
+    let script = r#"set -e
+        openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test-ca -keyout ca.key -out ca.pem \
+            -addext basicConstraints=critical,CA:TRUE
+        openssl req -newkey rsa:2048 -nodes -subj /CN=localhost -keyout server.key -out server.csr
+        printf 'subjectAltName=DNS:localhost,IP:127.0.0.1' > san
+        openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile san -out server.pem
+        openssl req -newkey rsa:2048 -nodes -subj /CN=client -keyout client.key -out client.csr
+        printf 'extendedKeyUsage=clientAuth' > usage
+        openssl x509 -req -in client.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile usage -out client.pem
+    "#;
+    let output = Command::new("sh").args(["-c", script]).current_dir(folder).output().expect("sh runs");
+    assert!(output.status.success(), "openssl: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -3,7 +3,6 @@
 //! lapin's own parser is not used: it sends the credentials of a URL with an IPv6 address to localhost, takes a
 //! trailing slash for a virtual host without a name, and ignores query keys that it does not know, `verify` among them.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -11,7 +10,8 @@ use std::time::Duration;
 
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism};
-use percent_encoding::percent_decode_str;
+
+use crate::broker::percent::decoded;
 
 /// An AMQP broker's address with its credentials. Shows itself without the password.
 #[derive(Clone, PartialEq, Eq)]
@@ -106,16 +106,6 @@ impl FromStr for Url {
 /// 0 means "no limit", which lapin takes at its word when it sizes buffers; brokers since 4.1 refuse less than 8192.
 fn frame_max(value: &str) -> Option<u32> {
     value.parse().ok().filter(|size| (8192..=1 << 24).contains(size))
-}
-
-fn decoded(text: &str, what: &str) -> Result<String, String> {
-    // Both parsers accept a lone `%`; as a part of a password it must not be taken for something else in silence.
-    let is_escape = |after: &str| after.get(..2).is_some_and(|two| two.bytes().all(|digit| digit.is_ascii_hexdigit()));
-    if !text.split('%').skip(1).all(is_escape) {
-        return Err(format!("a `%` in the {what} is written %25"));
-    }
-    let decoded = percent_decode_str(text).decode_utf8();
-    decoded.map(Cow::into_owned).map_err(|_| format!("the {what} is not UTF-8"))
 }
 
 impl Url {

@@ -1,0 +1,109 @@
+//! One connection to a server, and calls over it.
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
+
+use super::error::{failed, unconnected};
+use super::scripts::{Loaded, Script, spelled_out};
+use super::url::Url;
+use super::value;
+use crate::broker::error::Error;
+
+/// A connection. Requests that are made side by side go out one behind the other, and are answered in this order.
+#[derive(Clone)]
+pub struct Connection {
+    url: Url,
+    /// In the words of an error.
+    queue: String,
+    inner: MultiplexedConnection,
+    scripts: Loaded,
+}
+
+impl Connection {
+    /// Connects, logs in, and makes the scripts known. `answers_within` bounds each request after that; `None` is for those
+    /// that wait. The library has a bound of its own otherwise, of half a second, after which the server goes on waiting and
+    /// hands the next message to nobody.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Credentials`], [`Error::Forbidden`], or [`Error::Settings`] for certificates that can't
+    /// be read and servers that can't be used.
+    pub async fn open(url: &Url, queue: &str, answers_within: Option<Duration>) -> Result<Connection, Error> {
+        let client = url.client().map_err(|(path, source)| Error::Settings {
+            what: format!("the certificate file {}", path.display()),
+            source,
+        })?;
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(url.connect_timeout))
+            .set_response_timeout(answers_within);
+        let connecting = async {
+            let mut inner = client.get_multiplexed_async_connection_with_config(&config).await?;
+            let names: Vec<String> = Loaded::loading().query_async(&mut inner).await.map_err(first_of_many)?;
+            Ok((inner, Loaded::new(names)))
+        };
+        // For all steps together: the library bounds each on its own, and the login not at all.
+        let within = humantime::format_duration(url.connect_timeout);
+        let (inner, scripts) = tokio::time::timeout(url.connect_timeout, connecting)
+            .await
+            .map_err(|_| Error::Unreachable {
+                address: url.address(),
+                source: format!("no answer within {within}").into(),
+            })?
+            .map_err(|error| unconnected(url, error))?;
+        Ok(Connection { url: url.clone(), queue: queue.to_owned(), inner, scripts })
+    }
+
+    /// Runs a script. `doing` names what it does to the queue, for errors.
+    pub async fn run(
+        &self,
+        doing: &str,
+        script: Script,
+        keys: &[&str],
+        add_arguments: impl Fn(&mut Cmd),
+    ) -> Result<Value, Error> {
+        let with_arguments = |mut call: Cmd| {
+            call.arg(keys.len()).arg(keys);
+            add_arguments(&mut call);
+            call
+        };
+        let called = match self.scripts.call(script) {
+            Some(call) => self.ask(with_arguments(call)).await,
+            None => Err(forgotten()),
+        };
+        let answer = match called {
+            // After `SCRIPT FLUSH`, or a failover.
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                self.ask(with_arguments(spelled_out(script))).await
+            }
+            answer => answer,
+        };
+        answer.map_err(|error| failed(&self.url, &self.queue, doing, error))
+    }
+
+    /// Makes a request.
+    pub async fn request(&self, doing: &str, queue: &str, request: Cmd) -> Result<Value, Error> {
+        self.ask(request).await.map_err(|error| failed(&self.url, queue, doing, error))
+    }
+
+    /// The server's number for this connection, with which another one can wake it up. `None` if it does not tell.
+    pub async fn number(&self) -> Option<i64> {
+        let mut request = redis::cmd("CLIENT");
+        request.arg("ID");
+        value::number(self.ask(request).await.ok()?).ok()
+    }
+
+    async fn ask(&self, request: Cmd) -> Result<Value, RedisError> {
+        request.query_async(&mut self.inner.clone()).await
+    }
+}
+
+/// What all requests were answered that were sent together: the library's error for that has no code.
+fn first_of_many(error: RedisError) -> RedisError {
+    let first = error.clone().into_server_errors().and_then(|errors| errors.first().map(|(_, error)| error.clone()));
+    first.map_or(error, RedisError::from)
+}
+
+fn forgotten() -> RedisError {
+    RedisError::from((ErrorKind::Server(ServerErrorKind::NoScript), "the script was not loaded"))
+}

@@ -1,0 +1,82 @@
+//! Redis in the table of kinds, and what can be done at one of its addresses.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::ground::{LEASE, SYSTEM};
+use super::outbox::Outbox;
+use super::queue::MAX_MESSAGE;
+use super::url::Url;
+use super::{adapter, admin};
+use crate::broker::adapter::{Adapter, Broker, BrokerKind, Capabilities, Form};
+use crate::broker::admin::Admin;
+use crate::broker::error::Error;
+use crate::broker::outbox;
+use crate::broker::subscription::Options;
+
+pub static KIND: BrokerKind = BrokerKind {
+    name: "Redis",
+    system: SYSTEM,
+    forms: &[
+        Form { prefix: "redis://", rest: "USER:PASSWORD@HOST:PORT/DATABASE" },
+        Form { prefix: "rediss://", rest: "…" },
+        Form { prefix: "valkey://", rest: "…" },
+        Form { prefix: "valkeys://", rest: "…" },
+        Form { prefix: "redis+unix://", rest: "/PATH" },
+    ],
+    capabilities: Capabilities {
+        release_uncounted: true,
+        broker_dead_letters: false,
+        exchanges: false,
+        reply: true,
+        text_only: false,
+        max_message: Some(MAX_MESSAGE as u64),
+        lease: Some(LEASE),
+        longest_hold: None,
+        longest_pause: None,
+    },
+    queue_types: &[],
+    dead_letter_queue: |queue| format!("{queue}.dead"),
+    parse,
+};
+
+fn parse(text: &str) -> Result<Arc<dyn Broker>, String> {
+    Ok(Arc::new(text.parse::<Url>()?))
+}
+
+#[async_trait]
+impl Broker for Url {
+    fn adapter(&self, options: Options) -> Box<dyn Adapter> {
+        Box::new(adapter::Adapter::new(self.clone(), options))
+    }
+
+    fn admin(&self) -> Box<dyn Admin> {
+        Box::new(admin::Admin::new(self.clone()))
+    }
+
+    async fn outbox(&self, options: outbox::Options) -> Result<Arc<dyn outbox::Outbox>, Error> {
+        Ok(Arc::new(Outbox::open(self.clone(), options).await?))
+    }
+
+    fn hint(&self, error: &Error) -> Option<String> {
+        let hint = match error {
+            Error::Credentials { .. } => {
+                "user and password come from --broker (BROKER_URL, BROKER_URL_FILE): redis://USER:PASSWORD@HOST:PORT"
+            }
+            Error::Forbidden { .. } => {
+                "`ACL GETUSER NAME` shows what a user may do, and docs/redis.md what wq-run needs; the user comes from \
+                 --broker (BROKER_URL)"
+            }
+            Error::Mismatch { .. } => {
+                "a queue is a stream that no other consumer group reads: `TYPE QUEUE` and `XINFO GROUPS QUEUE` show what is \
+                 there; the names come from --queue (QUEUE) and from `inbox` in --broker (BROKER_URL)"
+            }
+            Error::Settings { .. } => {
+                "it has to be Redis 6.2 or later or a Valkey, no cluster, with the database that --broker (BROKER_URL) names"
+            }
+            _ => return None,
+        };
+        Some(hint.into())
+    }
+}

@@ -1,0 +1,127 @@
+//! A queue from the outside: what needs no consumer.
+
+use bytes::Bytes;
+use redis::Value;
+use serde_json::{Map, Value as Json};
+
+use super::connection::Connection;
+use super::convert;
+use super::ground::{GROUP, LEASE, millis};
+use super::keys::Keys;
+use super::scripts::Script;
+use super::value::{count, parts, text, texts};
+use crate::broker::error::Error;
+use crate::task::Properties;
+
+/// A server refuses a value of more than 512 MiB, and ends the connection with it (`proto-max-bulk-len`).
+pub const MAX_MESSAGE: usize = 512_000_000;
+
+/// What is in a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    pub ready: u64,
+    pub delayed: u64,
+    pub running: u64,
+}
+
+/// Adds a message to a stream that is there. Returns whether it is.
+///
+/// # Errors
+/// When it is not known that the message is there.
+pub async fn publish(
+    connection: &Connection,
+    stream: &str,
+    properties: &Properties,
+    headers: &Map<String, Json>,
+    body: Bytes,
+) -> Result<bool, Error> {
+    require_size(&body)?;
+    let mut add = redis::cmd("XADD");
+    add.arg(stream).arg("NOMKSTREAM").arg("*");
+    for (name, value) in convert::written(properties, headers, body) {
+        add.arg(name).arg(&value[..]);
+    }
+    Ok(connection.request("publish to", stream, add).await? != Value::Nil)
+}
+
+/// # Errors
+/// [`Error::TooLarge`].
+pub fn require_size(body: &Bytes) -> Result<(), Error> {
+    if body.len() <= MAX_MESSAGE {
+        return Ok(());
+    }
+    Err(Error::TooLarge { reason: format!("it has {} bytes, and a value in Redis {MAX_MESSAGE} at most", body.len()) })
+}
+
+/// Makes a queue; one that is there stays as it is.
+///
+/// # Errors
+/// When the key holds something else, or another group reads the stream.
+pub async fn declare(connection: &Connection, queue: &str) -> Result<(), Error> {
+    let others = connection
+        .run("declare", Script::Declare, &[queue], |call| {
+            call.arg(GROUP);
+        })
+        .await?;
+    require_alone(queue, &texts(others)?)
+}
+
+/// Deletes what no consumer has, and says how much that was.
+///
+/// # Errors
+/// When there is no such queue.
+pub async fn purge(connection: &Connection, keys: &Keys) -> Result<u64, Error> {
+    let mut deleted = 0;
+    loop {
+        let some = connection
+            .run("purge", Script::Purge, &keys.all(), |call| {
+                call.arg(GROUP).arg(millis(LEASE));
+            })
+            .await?;
+        match count(some)? {
+            0 => return Ok(deleted),
+            some => deleted += some,
+        }
+    }
+}
+
+/// Counts what is in a queue.
+pub async fn counts(connection: &Connection, keys: &Keys) -> Result<Counts, Error> {
+    let named: Vec<&str> = [&*keys.queue, &*keys.delayed].into_iter().chain(keys.inbox.as_deref()).collect();
+    let counted = connection
+        .run("count the messages of", Script::Depth, &named, |call| {
+            call.arg(GROUP).arg(millis(LEASE));
+        })
+        .await?;
+    let [ready, delayed, running] = parts(counted)?;
+    Ok(Counts { ready: count(ready)?, delayed: count(delayed)?, running: count(running)? })
+}
+
+/// Refuses a queue that others read too: what we delete when it is done would be gone for them.
+///
+/// # Errors
+/// When there is another group.
+pub fn require_alone(queue: &str, others: &[String]) -> Result<(), Error> {
+    match others.first() {
+        None => Ok(()),
+        Some(other) => Err(Error::Mismatch {
+            doing: format!("work on the stream `{queue}`"),
+            source: format!("the group `{other}` reads it too, and would miss what is deleted when it is done").into(),
+        }),
+    }
+}
+
+/// Warns of a server that deletes whole queues when its memory is full. One that does not tell is not asked again.
+pub async fn warn_of_eviction(connection: &Connection, queue: &str) {
+    let mut request = redis::cmd("INFO");
+    request.arg("memory");
+    let Ok(info) = connection.request("look at the server of", queue, request).await else { return };
+    let Ok(info) = text(info) else { return };
+    let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).unwrap_or_default().trim();
+    // The others delete only keys with a time to live.
+    if policy.starts_with("allkeys") {
+        tracing::warn!(
+            "this Redis DELETES queues when its memory is full: its maxmemory-policy is {policy} and should be noeviction"
+        );
+    }
+}
