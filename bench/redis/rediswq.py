@@ -1,0 +1,31 @@
+"""A worker as on the Kubernetes page "Fine Parallel Processing Using a Work Queue", by the scheme of its rediswq.py.
+
+An item moves from the list to a second one, `processing`, and a key with a time to live says who has it. Nothing ever looks
+at that key. Written anew; only the scheme is theirs. Arguments: port, queue, seconds that each task takes.
+"""
+
+import hashlib
+import os
+import sys
+import time
+import uuid
+
+import redis
+
+port, queue, seconds = sys.argv[1:]
+server = redis.Redis(port=int(port))
+session = str(uuid.uuid4())
+processing = queue + ":processing"
+while True:
+    item = server.brpoplpush(queue, processing, timeout=2)
+    if item is None:
+        if "--forever" in os.environ.get("WORKER", ""):
+            continue
+        break
+    lease = f"{queue}:leased_by_session:{hashlib.sha224(item).hexdigest()}"
+    server.setex(lease, 10, session)
+    if float(seconds):
+        time.sleep(float(seconds))
+    os.write(1, item + b"\n")
+    server.lrem(processing, 0, item)
+    server.delete(lease)
