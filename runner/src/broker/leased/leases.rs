@@ -46,7 +46,8 @@ pub(crate) trait Leases: Send + Sync + Sized + 'static {
         settlement: &Settlement,
     ) -> impl Future<Output = Result<Held, Error>> + Send;
 
-    /// What a look finds that would have found a message. Made when no take is under way. An error ends the session.
+    /// What a look finds that would have found a message. Made when no take is under way, and like that one awaited at the end of
+    /// the session: a look may hold what it finds, for the next take or for `close`. An error ends the session.
     fn depth(&self) -> impl Future<Output = Result<Depth, Error>> + Send;
 
     /// After all else, when the session ends as asked.

@@ -56,6 +56,9 @@ pub struct Session<L: Leases> {
     looking: Call<Depth>,
     /// Questions for the depth that are still to be answered.
     probes: usize,
+    /// The last look found messages: they are taken before the next look. Where looks are slow, one question would otherwise
+    /// follow the other, and nothing be taken.
+    take_first: bool,
     /// Settlements that are still to begin.
     waiting: VecDeque<Settling<L::Lease>>,
     settling: FuturesUnordered<BoxFuture<'static, Settled>>,
@@ -93,6 +96,7 @@ impl<L: Leases> Session<L> {
             next_expiry: None,
             looking: None,
             probes: 0,
+            take_first: false,
             waiting: VecDeque::new(),
             settling: FuturesUnordered::new(),
             give_up_at: None,
@@ -105,11 +109,13 @@ impl<L: Leases> Session<L> {
     pub async fn run(&mut self, link: &mut Link) -> Result<(), Error> {
         loop {
             self.begin_settlements();
-            if self.probes > 0 && self.taking.is_none() && self.looking.is_none() {
+            let room = self.room();
+            let idle = self.taking.is_none() && self.looking.is_none();
+            let takes_next = !link.cancelled && room > 0 && (self.probes == 0 || self.take_first);
+            if self.probes > 0 && idle && !takes_next {
                 self.look();
             }
-            let room = self.room();
-            let may_take = !link.cancelled && room > 0 && self.probes == 0 && self.taking.is_none();
+            let may_take = takes_next && idle;
             let take_overdue = self.taking.is_some().then(|| self.take_began + self.terms.wait + ANSWER_TIMEOUT);
             tokio::select! {
                 biased;
@@ -148,7 +154,9 @@ impl<L: Leases> Session<L> {
                 renewed = done(&mut self.renewing) => self.on_renewed(renewed)?,
                 depth = done(&mut self.looking) => {
                     self.probes -= 1;
-                    link.depth(depth?);
+                    let depth = depth?;
+                    self.take_first = depth.ready > 0;
+                    link.depth(depth);
                 }
                 () = sleep_until(self.next_expiry) => self.expire(),
                 () = tokio::time::sleep_until(self.next_renewal), if self.renewing.is_none() => self.renew(),
@@ -171,7 +179,11 @@ impl<L: Leases> Session<L> {
 
     fn take(&mut self, room: usize) {
         self.take_began = Instant::now();
+        self.take_first = false;
         self.hurry = CancellationToken::new();
+        if self.probes > 0 {
+            self.hurry.cancel();
+        }
         let (leases, hurry) = (self.leases.clone(), self.hurry.clone());
         self.taking = Some(Box::pin(async move { leases.take(room, hurry).await }));
     }
@@ -342,11 +354,11 @@ impl<L: Leases> Session<L> {
     }
 
     fn close_until(&self) -> Instant {
-        let wait = if self.taking.is_some() { self.terms.wait } else { Duration::ZERO };
+        let wait = if self.taking.is_some() || self.looking.is_some() { self.terms.wait } else { Duration::ZERO };
         self.give_up_at.unwrap_or_else(|| Instant::now() + wait + CLOSE_WITHIN)
     }
 
-    /// Awaits the take and the settlements, the ones that are still to begin too, and gives back what the take brings.
+    /// Awaits the take, a look, which may hold messages as well, and the settlements, the ones that are still to begin too, and gives back what the take brings.
     ///
     /// # Errors
     /// When something that the session had, and the worker had not, was not given back.
@@ -356,7 +368,7 @@ impl<L: Leases> Session<L> {
         let mut given_back = Ok(());
         loop {
             self.begin_settlements();
-            if self.taking.is_none() && self.settling.is_empty() {
+            if self.taking.is_none() && self.looking.is_none() && self.settling.is_empty() {
                 return given_back;
             }
             tokio::select! {
@@ -376,8 +388,10 @@ impl<L: Leases> Session<L> {
                     }
                     Err(error) => tracing::debug!(error = %chain(&error), "the last take failed"),
                 },
+                // Nobody waits for what it found. What it holds is given back by the adapter's end.
+                _ = done(&mut self.looking) => {}
                 () = tokio::time::sleep_until(until) => {
-                    let all = to_give_back == 0 && self.taking.is_none();
+                    let all = to_give_back == 0 && self.taking.is_none() && self.looking.is_none();
                     let unanswered = || Error::Unanswered { doing: "take messages back".into() };
                     return given_back.and_then(|()| if all { Ok(()) } else { Err(unanswered()) });
                 }

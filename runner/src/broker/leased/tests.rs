@@ -189,6 +189,43 @@ async fn the_end_awaits_the_take_too() {
 }
 
 #[tokio::test]
+async fn what_a_look_finds_is_taken_before_the_next_look() {
+    let mut world = World::remote(TERMS, 4);
+    let (_, _, taking) = world.take().await;
+    world.subscription.probe();
+    world.subscription.probe();
+    world.sync().await;
+    let _ = taking.send(Ok(Vec::new()));
+    let Call::Depth { answer } = world.call().await else { panic!("a look comes before the next take") };
+    let _ = answer.send(Ok(Depth { ready: 1, ..Depth::default() }));
+    let (_, hurry, taking) = world.take().await;
+    assert!(hurry.is_cancelled(), "somebody waits for the next look");
+    let _ = taking.send(Ok(vec![taken(10)]));
+    let Call::Depth { answer } = world.call().await else { panic!("each question is answered") };
+    let _ = answer.send(Ok(Depth::default()));
+    world.take().await;
+}
+
+#[tokio::test]
+async fn the_end_awaits_a_look_too() {
+    let mut world = World::remote(TERMS, 4);
+    let (_, _, taking) = world.take().await;
+    world.subscription.probe();
+    world.sync().await;
+    let _ = taking.send(Ok(Vec::new()));
+    let Call::Depth { answer: looking } = world.call().await else { panic!("a look comes before the next take") };
+    let World { mut calls, subscription, .. } = world;
+    let closing = tokio::spawn(subscription.close());
+    // A look may hold what it finds: cut off, it would keep that from everybody for a whole lease.
+    tokio::time::sleep(TERMS.wait / 4).await;
+    assert!(!looking.is_closed() && calls.try_recv().is_err());
+    let _ = looking.send(Ok(Depth::default()));
+    let Some(Call::Close { answer }) = in_time(calls.recv()).await else { panic!("the broker is told of the end") };
+    let _ = answer.send(Ok(()));
+    in_time(closing).await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn the_end_depends_on_nothing_that_hangs() {
     let mut world = World::remote(TERMS, 4);
     let (mut deliveries, waiting) = world.hand_over(&[10]).await;

@@ -113,6 +113,8 @@ pub fn options(prefetch: u16, count: Option<u64>) -> Options {
         reconnect_timeout: PATIENCE,
         publish_timeout: PATIENCE,
         longest_pause: Duration::ZERO,
+        max_attempts: 3,
+        rejects: false,
     }
 }
 
