@@ -60,7 +60,7 @@ bench-quick: ## the same in about 3, for a look: build/bench
 
 deps-test:
 	scripts/install.sh build guests-rust
-	scripts/install.sh --optional guests-c rabbitmq redis faketime pika containers
+	scripts/install.sh --optional guests-c rabbitmq redis sqs faketime pika containers
 
 clean: ## remove all that was built
 	cargo clean

@@ -6,6 +6,7 @@
 #     guests-c     clang and a C library for WASI
 #     rabbitmq     a broker, its command line tools and openssl, for the tests
 #     redis        Redis as Debian has it, and two other versions in build/redis, for the tests
+#     sqs          emulators of SQS in build/sqs, for the tests
 #     faketime     what sets the clock of a process, for the tests
 #     pika         a client for RabbitMQ that is not ours, in Python, for the tests and the example reader
 #     containers   what builds and runs the image, for the tests
@@ -94,6 +95,33 @@ os.remove(wheel)
 PYTHON
 }
 
+# Each in a folder of its own: one brings its own versions of Python packages, the other dozens of JavaScript ones.
+install_sqs() {
+    sqs=$(pwd)/build/sqs
+    if [ ! -x "$sqs/venv/bin/ministack" ]; then
+        need_python pip pip
+        build/venv/bin/python -m venv "$sqs/venv" >&2 || die "could not make build/sqs/venv"
+        echo "installing ministack into build/sqs/venv" >&2
+        "$sqs/venv/bin/pip" install --quiet --disable-pip-version-check ministack==1.5.33 >&2 ||
+            die "could not install ministack from PyPI"
+    fi
+    if [ ! -x "$sqs/fauxqs/serve.mjs" ]; then
+        need npm nodejs npm
+        mkdir -p "$sqs/fauxqs"
+        echo "installing fauxqs into build/sqs/fauxqs" >&2
+        npm install --prefix "$sqs/fauxqs" --silent --no-audit --no-fund --ignore-scripts fauxqs@1.9.2 >&2 ||
+            die "could not install fauxqs from npm"
+        # Its own program listens to the whole network.
+        cat >"$sqs/fauxqs/part" <<'JAVASCRIPT'
+#!/usr/bin/env node
+import { buildApp } from "fauxqs";
+await buildApp({ logger: false }).listen({ host: "127.0.0.1", port: Number(process.env.FAUXQS_PORT) });
+JAVASCRIPT
+        chmod +x "$sqs/fauxqs/part"
+        mv "$sqs/fauxqs/part" "$sqs/fauxqs/serve.mjs"
+    fi
+}
+
 install_faketime() {
     need faketime faketime
 }
@@ -127,12 +155,13 @@ install() {
         guests-c) install_guests_c ;;
         rabbitmq) install_rabbitmq ;;
         redis) install_redis ;;
+        sqs) install_sqs ;;
         faketime) install_faketime ;;
         pika) install_pika ;;
         containers) install_containers ;;
         fuzz) install_fuzz ;;
         lint) install_lint ;;
-        *) die "knows no '$1' (build, guests-rust, guests-c, rabbitmq, redis, faketime, pika, containers, fuzz, lint)" ;;
+        *) die "knows no '$1' (build, guests-rust, guests-c, rabbitmq, redis, sqs, faketime, pika, containers, fuzz, lint)" ;;
     esac
 }
 

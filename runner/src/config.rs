@@ -85,6 +85,8 @@ impl Work {
                 reconnect_timeout: work.reconnect_timeout,
                 publish_timeout: work.publish_timeout,
                 longest_pause: policy.longest_pause(),
+                max_attempts: policy.max_attempts,
+                rejects: policy.rejects,
             },
             broker,
             worker: worker_options(&work, mode, wait, prefetch),

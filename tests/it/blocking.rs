@@ -57,7 +57,7 @@ fn threads_that_are_lost_to_files_end_the_worker_and_dead_letter_nothing_else() 
         let args = [&["work", &*opens, "--drain", "--wait", "1s", "--concurrency", "8"], &flags[..]].concat();
         run(&mut queue.command(&args))
     };
-    let dead = || std::iter::from_fn(|| queue.try_take(&format!("{}.dead", queue.name)));
+    let dead = || std::iter::from_fn(|| queue.try_take(&queue.dead_letter_queue()));
     work("thread").exits(80).says("have not returned");
     let first: Vec<_> = dead().collect();
     assert!((128..PIPES).contains(&first.len()), "{}", first.len());

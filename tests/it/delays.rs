@@ -43,7 +43,7 @@ fn a_drain_waits_for_a_retry_that_its_full_queue_has_refused() {
     let small = queue.beside_with("small", &arguments);
     let command = |args: &[&str]| {
         let mut command = queue.command(args);
-        command.env("QUEUE", &small).env("WQ_DEAD_LETTER_QUEUE", format!("{}.dead", queue.name));
+        command.env("QUEUE", &small).env("WQ_DEAD_LETTER_QUEUE", queue.dead_letter_queue());
         command
     };
     let publish = |body: &str| {

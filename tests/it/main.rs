@@ -42,6 +42,7 @@ mod settling;
 mod shutdown;
 mod sinks;
 mod soak;
+mod sqs;
 mod streams;
 mod suspend;
 mod testsuite;

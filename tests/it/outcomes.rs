@@ -25,6 +25,9 @@ fn every_way_to_end_has_its_own_outcome_and_is_tried_again() {
             failed.exits(75).says(&format!("\"outcome\":\"{outcome}\"")).says("\"settlement\":\"retry\"").prints("");
             let back = queue.take();
             assert_eq!(back.body, b"task", "{name}");
+            if !queue.can().retry_headers {
+                continue;
+            }
             assert_eq!(back.headers["x-wq-outcome"], outcome);
             assert_eq!((&*back.headers["x-wq-attempt"], &*back.headers["x-wq-settlement"]), ("1", "retry"));
             assert_eq!(back.headers.get("x-wq-exit-code").map(String::as_str), (name == "fail").then_some("1"));
@@ -51,7 +54,9 @@ fn a_failed_task_is_tried_again_until_its_last_attempt_and_then_kept() {
         assert_eq!(header("x-wq-error"), "the guest exited with 1");
         assert_eq!(header("x-wq-stderr"), "exit code is: 1\n");
         assert!(header("x-wq-guest").starts_with("sha256:"));
-        assert!(header("x-wq-first-failed-at") < header("x-wq-last-failed-at"));
+        if queue.can().retry_headers {
+            assert!(header("x-wq-first-failed-at") < header("x-wq-last-failed-at"));
+        }
     });
 }
 
@@ -92,7 +97,8 @@ fn the_exit_map_changes_what_a_code_means() {
 
 #[test]
 fn a_guest_that_ignores_its_stdin_is_fine() {
-    let large = "x".repeat(1 << 20);
+    // As large as every broker takes it, with what describes it.
+    let large = "x".repeat((1 << 20) - 1024);
     on_every_queue(|queue| {
         for name in ["nothing", "exit-0"] {
             // From a file: an argument can't be that long everywhere.
@@ -128,6 +134,10 @@ fn a_large_message_is_carried_whole() {
         std::fs::write(file.path(), &large).unwrap();
         // RabbitMQ 4 takes up to 16 MiB, unless it is told to take more.
         let published = run(queue.command(&["publish", "--file"]).arg(file.path()));
+        if queue.can().max_message.is_some_and(|most| most < large.len() as u64) {
+            published.exits(74).says("takes no message of this size");
+            return;
+        }
         if published.code == Some(74) {
             published.says("is larger than configured max size");
             return;
@@ -156,7 +166,7 @@ fn a_failed_sink_never_acks() {
         let mut command = std::process::Command::new("sh");
         // A stdout that is always full.
         command.args(["-c", r#"exec "$0" work "$1" >/dev/full"#, env!("CARGO_BIN_EXE_wq-run"), &guest("echo")]);
-        command.env_clear().env("BROKER_URL", queue.url()).env("QUEUE", &queue.name);
+        command.env_clear().envs(queue.environment());
         run(&mut command).exits(74).says("cannot deliver the result to stdout").says("\"settlement\":\"release\"");
         queue.wait_for_depth(1);
         assert_eq!(queue.take().body, b"precious");

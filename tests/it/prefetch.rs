@@ -10,7 +10,8 @@ use crate::harness::{Run, guest, run, start};
 
 const MESSAGES: usize = 150;
 // A quorum queue counts what was at hand when a connection was lost: three times, and it would be put aside.
-const AT_HAND: [&str; 6] = ["--prefetch", "100", "--concurrency", "2", "--max-attempts", "10"];
+// A broker may bound how long a message can wait for others.
+const AT_HAND: [&str; 8] = ["--prefetch", "100", "--concurrency", "2", "--max-attempts", "10", "--timeout", "5m"];
 
 fn fill(queue: &Queue) -> BTreeSet<String> {
     let bodies: Vec<String> = (0..MESSAGES).map(|number| format!("m{number}")).collect();

@@ -101,7 +101,7 @@ fn what_could_not_be_printed_stays_in_the_queue() {
         queue.publish(&["precious"]);
         let mut command = std::process::Command::new("sh");
         command.args(["-c", r#"exec "$0" queue get >/dev/full"#, env!("CARGO_BIN_EXE_wq-run")]);
-        command.env_clear().env("BROKER_URL", queue.url()).env("QUEUE", &queue.name);
+        command.env_clear().envs(queue.environment());
         run(&mut command).exits(74).says("cannot write the message to stdout");
         queue.wait_for_depth(1);
         assert_eq!(queue.take().body, b"precious");

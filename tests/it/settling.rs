@@ -32,7 +32,7 @@ fn take_all_after_alarm(rabbitmq: &RabbitMq, queue: &Queue, expected: &[&str]) {
     let mut originals: Vec<_> = expected.iter().map(|_| queue.take().body).collect();
     originals.sort();
     assert_eq!(originals, expected.iter().map(|body| body.as_bytes()).collect::<Vec<_>>());
-    while let Some(copy) = queue.try_take(&queue.name).or_else(|| queue.try_take(&format!("{}.dead", queue.name))) {
+    while let Some(copy) = queue.try_take(&queue.name).or_else(|| queue.try_take(&queue.dead_letter_queue())) {
         assert!(expected.iter().any(|body| body.as_bytes() == copy.body));
     }
 }

@@ -220,7 +220,9 @@ fn a_sink_that_is_not_there_is_said_before_a_message_is_taken() {
         let itself = format!("queue:{}", queue.name);
         table.push((&itself, "come back as messages"));
         table.push(match queue.broker {
-            Broker::Sqlite(_) | Broker::Redis(_) => ("exchange:e/k", "has no exchanges"),
+            Broker::Sqlite(_) | Broker::Redis(_) | Broker::Sqs(_) | Broker::SqsFifo(_) => {
+                ("exchange:e/k", "has no exchanges")
+            }
             _ => ("exchange:no-such-exchange/k", "there is no exchange `no-such-exchange`"),
         });
         for (spec, text) in table {

@@ -163,10 +163,10 @@ impl Ledger<'_> {
         let (server, rabbitmq) = match queue.broker {
             Broker::Quorum(rabbitmq) | Broker::Classic(rabbitmq) => (Some(Server::RabbitMq(rabbitmq)), Some(rabbitmq)),
             Broker::Redis(redis) => (Some(Server::Redis(redis)), None),
-            Broker::Sqlite(_) => (None, None),
+            Broker::Sqlite(_) | Broker::Sqs(_) | Broker::SqsFifo(_) => (None, None),
         };
         // Made now, so that a broker that dies can't forget it: see `RabbitMq::sync`.
-        run(queue.command(&["queue", "declare"]).env("QUEUE", format!("{}.dead", queue.name))).exits(0);
+        run(queue.command(&["queue", "declare"]).env("QUEUE", queue.dead_letter_queue())).exits(0);
         books.publish(self.messages, &mut random);
 
         let (mut power_cuts, mut alarms, mut runs) = (0, 0, 0);

@@ -57,7 +57,7 @@ fn a_stdin_that_can_not_be_read_is_no_empty_message() {
 
 #[test]
 fn a_stdout_that_does_not_block_gets_the_whole_result() {
-    let large = "0123456789abcdef".repeat(64 << 10);
+    let large = "0123456789abcdef".repeat((64 << 10) - 64);
     let gets_it = |mut command: Command, stdin: &str| {
         let (mut reader, writer) = full_pipe();
         set_blocking(&writer, false);
@@ -173,7 +173,7 @@ fn what_guests_and_messages_say_can_not_fool_a_terminal() {
     on_every_queue(|queue| {
         let id = "id\r\u{202e}\u{1b}[2J";
         for format in ["text", "json"] {
-            if let Broker::Sqlite(_) | Broker::Redis(_) = queue.broker {
+            if let Broker::Sqlite(_) | Broker::Redis(_) | Broker::Sqs(_) | Broker::SqsFifo(_) = queue.broker {
                 queue.publish_as(id, "x");
             } else {
                 queue.publish_with(BasicProperties::default().with_message_id(id.into()), b"x");
@@ -215,7 +215,7 @@ fn a_limit_of_file_sizes_is_an_error_and_ends_nobody() {
         run(&mut limited(&exec)).exits(20);
     }
     // Our own stdout, a folder of results, and the queue file.
-    let large = vec![b'x'; 1 << 20];
+    let large = vec![b'x'; (1 << 20) - 1024];
     let out = folder.path().join("out");
     let exec = redirected(&wq_run(&["exec", &guest("echo"), "--no-cache"]), &format!(">{}", out.display()));
     run_with(&mut limited(&exec), &large).exits(74).says("File too large");

@@ -62,11 +62,17 @@ const LAYERS: [(&str, &[&[&str]]); 3] = [
 ];
 
 /// Which crate is named only where.
-const HOMES: [(&str, &[&str]); 15] = [
+const HOMES: [(&str, &[&str]); 21] = [
     ("amq_protocol", &["broker/amqp/filter", "broker/amqp/fuzz.rs", "broker/amqp/size.rs"]),
     ("async_rs", &["broker/amqp/transport.rs"]),
     ("wasmtime", &["sandbox/"]),
     ("wasmtime_wasi", &["sandbox/", "observe/log.rs"]),
+    ("aws_config", &["broker/sqs/", "observe/log.rs"]),
+    ("aws_credential_types", &["broker/sqs/credentials.rs"]),
+    ("aws_sigv4", &["broker/sqs/client.rs"]),
+    ("aws_smithy_http_client", &["broker/sqs/client.rs"]),
+    ("aws_smithy_runtime_api", &["broker/sqs/"]),
+    ("aws_smithy_types", &["broker/sqs/client.rs"]),
     ("lapin", &["broker/amqp/", "observe/log.rs"]),
     // The table has the folder of this name.
     ("redis", &["broker/redis/", "broker/kinds.rs"]),
@@ -345,6 +351,7 @@ fn the_readmes_brokers_are_those_of_the_table_of_kinds() {
         row("`--result exchange:NAME/KEY`", &|kind| yes(kind.capabilities.exchanges)),
         row("`--result reply`", &|kind| yes(kind.capabilities.reply)),
         row("a message given back is never counted", &|kind| yes(kind.capabilities.release_uncounted)),
+        row("a retried message says what failed", &|kind| yes(kind.capabilities.retry_headers)),
         row("messages of a worker that died come back", &lease),
         row("`--timeout`, the longest", &|kind| longest(kind.capabilities.longest_hold)),
         row("`--backoff-max`, the longest", &|kind| longest(kind.capabilities.longest_pause)),

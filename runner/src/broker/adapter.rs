@@ -48,6 +48,8 @@ pub struct Form {
 pub struct Capabilities {
     /// A message that is given back is not counted as an attempt, whatever the broker's version.
     pub release_uncounted: bool,
+    /// A message that is tried again says in its headers what became of its last run. Dead letters always do.
+    pub retry_headers: bool,
     /// A queue can put dead letters aside by itself: `--dead-letter-by broker`.
     pub broker_dead_letters: bool,
     /// There are exchanges: `--result exchange:NAME/KEY`.
@@ -69,6 +71,11 @@ pub struct Capabilities {
 /// A broker at its address. Never shows a password.
 #[async_trait]
 pub(crate) trait Broker: fmt::Display + Send + Sync {
+    /// The queue that the address names, where it does.
+    fn queue(&self) -> Option<&str> {
+        None
+    }
+
     /// The sessions of one worker.
     fn adapter(&self, options: Options) -> Box<dyn Adapter>;
 

@@ -11,6 +11,9 @@ pub enum Error {
     Unreachable { address: String, source: Source },
     #[error("the broker at {address} refused the user name or the password")]
     Credentials { address: String, source: Source },
+    /// None is set, or none that can be used.
+    #[error("there are no credentials for the broker")]
+    NoCredentials { source: Source },
     #[error("the broker refused the right to {doing}")]
     Forbidden { doing: String, source: Source },
     #[error("there is no queue `{queue}`")]
@@ -79,7 +82,7 @@ impl Error {
             | Error::Unavailable { .. }
             | Error::Unanswered { .. }
             | Error::InaccessibleFile { .. } => Kind::Unreachable,
-            Error::Credentials { .. } | Error::Forbidden { .. } => Kind::Refused,
+            Error::Credentials { .. } | Error::NoCredentials { .. } | Error::Forbidden { .. } => Kind::Refused,
             Error::MissingQueue { .. }
             | Error::MissingExchange { .. }
             | Error::Unroutable { .. }
@@ -106,7 +109,9 @@ impl Error {
             Error::Unreachable { .. } => {
                 "is it running, and are host and port right? They come from --broker (BROKER_URL)".into()
             }
-            Error::Credentials { .. } => "user and password come from --broker (BROKER_URL, BROKER_URL_FILE)".into(),
+            Error::Credentials { .. } | Error::NoCredentials { .. } => {
+                "user and password come from --broker (BROKER_URL, BROKER_URL_FILE)".into()
+            }
             Error::Forbidden { .. } => {
                 "the right is given to the user by whoever runs the broker; the user comes from --broker (BROKER_URL)"
                     .into()

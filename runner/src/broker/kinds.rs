@@ -11,6 +11,8 @@ pub static KINDS: &[&BrokerKind] = &[
     #[cfg(feature = "redis")]
     &super::redis::kind::KIND,
     &super::sqlite::kind::KIND,
+    #[cfg(feature = "sqs")]
+    &super::sqs::kind::KIND,
 ];
 
 /// How addresses of all kinds begin: "`amqp://…`, `amqps://…` or `sqlite:PATH`".

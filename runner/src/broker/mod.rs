@@ -33,6 +33,8 @@ mod percent;
 #[cfg(feature = "redis")]
 pub mod redis;
 pub mod sqlite;
+#[cfg(feature = "sqs")]
+pub mod sqs;
 mod subscription;
 mod supervise;
 mod url;

@@ -32,6 +32,10 @@ pub struct Options {
     pub publish_timeout: Duration,
     /// The longest pause before a retry that a worker with these settings makes.
     pub longest_pause: Duration,
+    /// How many runs a message gets.
+    pub max_attempts: u32,
+    /// Whether messages that failed for good are left to the broker's own dead-lettering.
+    pub rejects: bool,
 }
 
 /// A running subscription to one queue. Dropping it gives everything back.

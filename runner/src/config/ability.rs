@@ -81,6 +81,7 @@ mod tests {
     fn poor() -> BrokerKind {
         let capabilities = Capabilities {
             release_uncounted: false,
+            retry_headers: false,
             broker_dead_letters: false,
             exchanges: false,
             reply: false,

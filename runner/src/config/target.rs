@@ -16,8 +16,8 @@ pub struct Target {
 impl Target {
     pub fn resolve(typed: &cli::Broker) -> Result<Target, Error> {
         let broker = broker_url(typed)?;
-        let queue = match typed.queue.as_deref() {
-            None | Some("") => {
+        let queue = match typed.queue.as_deref().filter(|queue| !queue.is_empty()).or(broker.queue()) {
+            None => {
                 return Err(Error::configuration("no queue is named", "name it with --queue (QUEUE)"));
             }
             Some(queue) if queue.len() > MAX_NAME => {
@@ -25,7 +25,7 @@ impl Target {
             }
             Some(queue) => queue.to_owned(),
         };
-        Ok(Target { broker, queue })
+        Ok(Target { queue, broker })
     }
 }
 

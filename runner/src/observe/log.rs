@@ -25,8 +25,9 @@ impl Format {
 }
 
 /// What libraries may say unless `RUST_LOG` names them. lapin logs messages that came back from the broker, with their
-/// bodies, and once more each error that it returns to us; wasmtime-wasi opens a span for every host call, which would hide the span of the message.
-const QUIET: [(&str, &str); 2] = [("lapin", "lapin=off"), ("wasmtime_wasi", "wasmtime_wasi=warn")];
+/// bodies, and once more each error that it returns to us, as AWS's crate for credentials does; wasmtime-wasi opens a span for every host call, which would hide the span of the message.
+const QUIET: [(&str, &str); 3] =
+    [("lapin", "lapin=off"), ("aws_config", "aws_config=off"), ("wasmtime_wasi", "wasmtime_wasi=warn")];
 
 /// The name of the thread that lapin starts for each connection.
 const LAPIN_THREAD: &str = "lapin-io-loop";

@@ -5,6 +5,8 @@ pub mod proxy;
 pub mod queue;
 pub mod rabbitmq;
 pub mod redis;
+pub mod sqs;
+pub mod stub;
 pub mod wire;
 
 use std::io::{BufRead as _, BufReader, PipeReader, PipeWriter, Read as _, Write as _};

@@ -12,9 +12,11 @@ use lapin::options::{BasicAckOptions, BasicGetOptions, BasicPublishOptions, Queu
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use rusqlite::OptionalExtension as _;
+use wq_run::broker::{Capabilities, Url};
 
 use super::rabbitmq::RabbitMq;
 use super::redis::{Answer, Redis};
+use super::sqs::{Emulator, KEYS, Sqs, with_keys};
 use super::{eventually, run, wq_run};
 
 pub struct Queue<'a> {
@@ -27,6 +29,9 @@ pub enum Broker<'a> {
     Classic(&'a RabbitMq),
     Redis(&'a Redis),
     Sqlite(tempfile::TempDir),
+    Sqs(&'a Sqs),
+    /// A queue that keeps order.
+    SqsFifo(&'a Sqs),
 }
 
 /// A message as it lies in a queue.
@@ -43,19 +48,38 @@ pub struct Found {
     pub expires: bool,
 }
 
-/// Runs a test on every kind of queue: each promise holds on all of them. `WQ_TEST_QUEUES` names some: `sqlite,redis`.
+/// Runs a test on every kind of queue: each promise holds on all of them. `WQ_TEST_QUEUES` names some: `sqlite,redis`. Only by
+/// name come `fauxqs`, another emulator of SQS, and `sqs-fifo`.
 pub fn on_every_queue(test: impl Fn(&Queue)) {
     let some = std::env::var("WQ_TEST_QUEUES");
-    let is_wanted = |kind| some.as_ref().map_or(true, |some| some.split(',').any(|wanted| wanted == kind));
+    let is_named = |kind| some.as_ref().is_ok_and(|some| some.split(',').any(|wanted| wanted == kind));
+    let is_wanted = |kind| some.is_err() || is_named(kind);
     if is_wanted("sqlite") {
         test(&Queue::new(Broker::Sqlite(tempfile::tempdir().expect("a folder"))));
     }
     if let Some(redis) = is_wanted("redis").then(Redis::shared).flatten() {
         test(&Queue::new(Broker::Redis(redis)));
     }
+    if let Some(sqs) = is_wanted("sqs").then(|| Sqs::shared(Emulator::Ministack)).flatten() {
+        test(&Queue::new(Broker::Sqs(sqs)));
+    }
+    if let Some(sqs) = is_named("sqs-fifo").then(|| Sqs::shared(Emulator::Ministack)).flatten() {
+        test(&Queue::new(Broker::SqsFifo(sqs)));
+    }
+    if let Some(sqs) = is_named("fauxqs").then(|| Sqs::shared(Emulator::Fauxqs)).flatten() {
+        test(&Queue::new(Broker::Sqs(sqs)));
+    }
     if is_wanted("rabbitmq") {
         on_rabbitmq(test);
     }
+}
+
+/// The same for a test that uses the library in its own process.
+pub fn on_every_queue_by_library(test: impl Fn(&Queue)) {
+    on_every_queue(|queue| match queue.sqs() {
+        None => test(queue),
+        Some(_) => with_keys(|| test(queue)),
+    });
 }
 
 /// Runs a test on both kinds of queue of a RabbitMQ.
@@ -68,7 +92,10 @@ pub fn on_rabbitmq(test: impl Fn(&Queue)) {
 impl Queue<'_> {
     pub fn new(broker: Broker<'_>) -> Queue<'_> {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
-        let name = format!("q{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let mut name = format!("q{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        if let Broker::SqsFifo(_) = broker {
+            name.push_str(".fifo");
+        }
         let queue = Queue { name, broker };
         queue.declare(&queue.name);
         queue
@@ -78,15 +105,55 @@ impl Queue<'_> {
         match &self.broker {
             Broker::Quorum(rabbitmq) | Broker::Classic(rabbitmq) => rabbitmq.url(),
             Broker::Redis(redis) => redis.url(),
+            Broker::Sqs(sqs) | Broker::SqsFifo(sqs) => sqs.url(),
             Broker::Sqlite(folder) => format!("sqlite:{}", folder.path().join("q.db").display()),
+        }
+    }
+
+    /// What this kind of broker can do. A promise that one cannot hold is left out by this, and never by the broker's name.
+    pub fn can(&self) -> Capabilities {
+        self.url().parse::<Url>().expect("it is an address").kind().capabilities
+    }
+
+    /// The emulator, if it is one of SQS's queues.
+    pub fn sqs(&self) -> Option<&Sqs> {
+        match self.broker {
+            Broker::Sqs(sqs) | Broker::SqsFifo(sqs) => Some(sqs),
+            _ => None,
+        }
+    }
+
+    /// What dead letters of this queue go to if nothing else is said.
+    pub fn dead_letter_queue(&self) -> String {
+        match self.broker {
+            Broker::Sqs(_) | Broker::SqsFifo(_) => self.named("dead"),
+            _ => format!("{}.dead", self.name),
+        }
+    }
+
+    /// A name that begins with this queue's.
+    fn named(&self, name: &str) -> String {
+        match self.broker {
+            Broker::Sqs(_) => format!("{}-{name}", self.name),
+            Broker::SqsFifo(_) => format!("{}-{name}.fifo", self.name.trim_end_matches(".fifo")),
+            _ => format!("{}.{name}", self.name),
         }
     }
 
     /// wq-run with the environment of the Kubernetes page.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = wq_run(args);
-        command.env("BROKER_URL", self.url()).env("QUEUE", &self.name);
+        command.envs(self.environment());
         command
+    }
+
+    /// The environment of the Kubernetes page, and keys where a broker wants some.
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
+        let mut variables = vec![("BROKER_URL", self.url()), ("QUEUE", self.name.clone())];
+        if self.sqs().is_some() {
+            variables.extend(KEYS.map(|(name, value)| (name, value.to_owned())));
+        }
+        variables
     }
 
     pub fn publish(&self, bodies: &[&str]) {
@@ -97,6 +164,9 @@ impl Queue<'_> {
     pub fn publish_as(&self, message_id: &str, body: &str) {
         if let Broker::Redis(redis) = self.broker {
             redis.ask(&["XADD", &self.name, "*", "body", body, "message_id", message_id]);
+        } else if let Some(sqs) = self.sqs() {
+            let id = serde_json::json!({ "message-id": { "DataType": "String", "StringValue": message_id } });
+            sqs.send(&self.name, body, id);
         } else if let Broker::Sqlite(_) = self.broker {
             self.publish(&[body]);
             let sql = "UPDATE message SET properties = json_set(properties, '$.message_id', ?1)
@@ -130,7 +200,7 @@ impl Queue<'_> {
 
     /// Makes another queue of the same kind. The test has to leave it empty, or look at what it leaves.
     pub fn beside(&self, name: &str) -> String {
-        let name = format!("{}.{name}", self.name);
+        let name = self.named(name);
         self.declare(&name);
         name
     }
@@ -140,7 +210,8 @@ impl Queue<'_> {
         let types: &[&str] = match self.broker {
             Broker::Quorum(_) => &["--type", "quorum"],
             Broker::Classic(_) => &["--type", "classic"],
-            Broker::Sqlite(_) | Broker::Redis(_) => &[],
+            Broker::SqsFifo(_) => &["--type", "fifo"],
+            Broker::Sqlite(_) | Broker::Redis(_) | Broker::Sqs(_) => &[],
         };
         run(self.command(&["queue", "declare"]).args(types).env("QUEUE", name)).exits(0);
     }
@@ -167,6 +238,7 @@ impl Queue<'_> {
                 channel.queue_delete(name.into(), options).await.expect("deleted");
             }),
             Broker::Redis(redis) => drop(redis.ask(&["DEL", name])),
+            Broker::Sqs(sqs) | Broker::SqsFifo(sqs) => drop(sqs.on(name, "DeleteQueue", serde_json::json!({}))),
             Broker::Sqlite(_) => {
                 self.sql().execute("DELETE FROM queue WHERE name = ?1", [name]).expect("deleted");
             }
@@ -175,7 +247,7 @@ impl Queue<'_> {
 
     /// How many dead letters there are.
     pub fn dead_depth(&self) -> u64 {
-        self.depth_of(&format!("{}.dead", self.name))
+        self.depth_of(&self.dead_letter_queue())
     }
 
     pub fn depth_of(&self, name: &str) -> u64 {
@@ -186,6 +258,7 @@ impl Queue<'_> {
                 declared.map_or(0, |queue| queue.message_count().into())
             }),
             Broker::Redis(redis) => redis_depth(redis, name),
+            Broker::Sqs(sqs) | Broker::SqsFifo(sqs) => sqs.ready(name),
             Broker::Sqlite(_) => self
                 .sql()
                 .query_row(
@@ -210,13 +283,13 @@ impl Queue<'_> {
 
     /// Takes a dead letter out, waiting for it.
     pub fn take_dead(&self) -> Found {
-        let dead = format!("{}.dead", self.name);
+        let dead = self.dead_letter_queue();
         eventually(&format!("a dead letter in {dead}"), || self.try_take(&dead))
     }
 
     /// Moves a dead letter back with all that it carries, as a shovel does.
     pub fn move_back(&self) {
-        let dead = format!("{}.dead", self.name);
+        let dead = self.dead_letter_queue();
         match &self.broker {
             Broker::Quorum(rabbitmq) | Broker::Classic(rabbitmq) => {
                 let got = on_channel(rabbitmq, async |channel| {
@@ -233,6 +306,10 @@ impl Queue<'_> {
                 words.extend(entry[1].clone().list().into_iter().map(Answer::bytes));
                 redis.ask(&words);
                 redis.ask(&["XDEL", &dead, &entry[0].clone().text()]);
+            }
+            Broker::Sqs(sqs) | Broker::SqsFifo(sqs) => {
+                let received = sqs.receive(&dead).expect("there is a dead letter");
+                sqs.send(&self.name, received["Body"].as_str().expect("text"), received["MessageAttributes"].clone());
             }
             Broker::Sqlite(_) => {
                 let moved = self.sql().execute("UPDATE message SET queue = ?1 WHERE queue = ?2", [&self.name, &dead]);
@@ -277,6 +354,7 @@ impl Queue<'_> {
                 })
             }),
             Broker::Redis(redis) => redis_take(redis, name),
+            Broker::Sqs(sqs) | Broker::SqsFifo(sqs) => sqs.take(name),
             Broker::Sqlite(_) => {
                 let sql = self.sql();
                 let found: Option<(i64, Vec<u8>, String, String, i64)> = sql
@@ -338,6 +416,9 @@ impl Drop for Queue<'_> {
             assert_eq!(left, 0, "messages are left unsettled");
             assert_eq!(redis.number(&["ZCARD", &format!("{{{}}}:delayed", self.name)]), 0, "retries are left");
             assert_eq!(redis.number(&["XLEN", &format!("{{{}}}:delayed:body", self.name)]), 0, "bodies are left");
+        }
+        if let Some(sqs) = self.sqs() {
+            assert_eq!(sqs.hidden(&self.name), 0, "messages are left unsettled");
         }
     }
 }

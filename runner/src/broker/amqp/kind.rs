@@ -22,6 +22,7 @@ pub static KIND: BrokerKind = BrokerKind {
     capabilities: Capabilities {
         // Quorum queues up to 4.2 count it.
         release_uncounted: false,
+        retry_headers: true,
         broker_dead_letters: true,
         exchanges: true,
         reply: true,

@@ -27,6 +27,7 @@ pub static KIND: BrokerKind = BrokerKind {
     ],
     capabilities: Capabilities {
         release_uncounted: true,
+        retry_headers: true,
         broker_dead_letters: false,
         exchanges: false,
         reply: true,

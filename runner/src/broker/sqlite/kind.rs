@@ -20,6 +20,7 @@ pub static KIND: BrokerKind = BrokerKind {
     forms: &[Form { prefix: "sqlite:", rest: "PATH" }],
     capabilities: Capabilities {
         release_uncounted: true,
+        retry_headers: true,
         broker_dead_letters: false,
         exchanges: false,
         reply: true,
