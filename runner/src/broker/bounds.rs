@@ -41,9 +41,10 @@ pub(crate) async fn answered_within<T>(
     tokio::time::timeout(limit, request).await.unwrap_or_else(|_| Err(Error::Unanswered { doing: doing.to_owned() }))
 }
 
-/// Returns at a time, or never.
+/// Returns at a time, or never. At once if the time has come: a timer would wait for the next millisecond.
 pub(crate) async fn sleep_until(at: Option<Instant>) {
     match at {
+        Some(at) if at <= Instant::now() => {}
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }

@@ -160,7 +160,7 @@ impl<L: Leases> Session<L> {
                 }
                 () = sleep_until(self.next_expiry) => self.expire(),
                 () = tokio::time::sleep_until(self.next_renewal), if self.renewing.is_none() => self.renew(),
-                () = tokio::time::sleep_until(self.next_take), if may_take => self.take(room),
+                () = sleep_until(Some(self.next_take)), if may_take => self.take(room),
                 () = sleep_until(take_overdue), if L::REMOTE => self.on_overdue_take(link)?,
                 () = link.abort.cancelled(), if self.give_up_at.is_none() => {
                     self.give_up_at = Some(Instant::now() + ABORT_TIMEOUT);
