@@ -13,17 +13,17 @@ use lapin::{Acker, BasicProperties, Channel, Connection};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
-use super::config::SYSTEM;
+use super::Url;
 use super::connection::{self, lost, queue_error};
+use super::convert::{self, Received};
 use super::held::{GIVE_BACK, sent};
 use super::publisher::{Deadline, Publisher, name};
-use super::{Url, convert};
 use crate::broker::admin::{self, Changes, Got, Status};
 use crate::broker::bounds::answered_within;
 use crate::broker::error::Error;
 use crate::broker::outbox::Address;
 use crate::causes::chain;
-use crate::task::{Message, Origin, Properties};
+use crate::task::Properties;
 
 /// For each message; what a worker has `--publish-timeout` for.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
@@ -182,21 +182,8 @@ async fn in_time<T>(
 }
 
 fn read(delivery: Delivery, queue: &str, channel: &Channel, way_in: &Arc<WayIn>) -> Got {
-    let Delivery { delivery_tag, exchange, routing_key, redelivered, properties, data, acker } = delivery;
-    let body = Bytes::from(data);
-    let message = Message {
-        body: body.clone(),
-        properties: convert::properties(&properties),
-        headers: convert::headers(&properties),
-    };
-    let origin = Origin {
-        queue: queue.to_owned(),
-        exchange: exchange.to_string(),
-        routing_key: routing_key.to_string(),
-        redelivered,
-        delivery_tag,
-        system: SYSTEM,
-    };
+    let Received { message, origin, properties, acker } = convert::received(delivery, queue);
+    let body = message.body.clone();
     let held =
         Held { acker, channel: channel.clone(), properties, body, way_in: way_in.clone(), runtime: Handle::current() };
     Got { message, origin, unreadable: None, held: Box::new(held) }

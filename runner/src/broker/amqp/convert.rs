@@ -2,13 +2,16 @@
 
 use std::time::SystemTime;
 
-use lapin::BasicProperties;
+use bytes::Bytes;
+use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{Acker, BasicProperties};
 use serde_json::{Map, Value};
 
+use super::config::SYSTEM;
 use super::size;
 use crate::broker::failure::{self, Content, Next, Unmarked};
-use crate::task::{Failure, Properties};
+use crate::task::{Failure, Message, Origin, Properties};
 
 /// Set by quorum queues: how often this message was handed over before, as far as the broker counts that.
 const DELIVERY_COUNT: &str = "x-delivery-count";
@@ -18,6 +21,29 @@ const DEATHS: &str = "x-death";
 /// Headers that would be wrong on a message that is published again: the broker's counters start anew, and `CC`
 /// would send copies to the other queues once more.
 const NOT_REPUBLISHED: [&str; 4] = [DELIVERY_COUNT, "x-acquired-count", "CC", "BCC"];
+
+/// A delivery in our own vocabulary, and what its settlement needs.
+pub struct Received {
+    pub message: Message,
+    pub origin: Origin,
+    pub properties: BasicProperties,
+    pub acker: Acker,
+}
+
+pub fn received(delivery: Delivery, queue: &str) -> Received {
+    let Delivery { delivery_tag, exchange, routing_key, redelivered, properties, data, acker } = delivery;
+    let message =
+        Message { body: Bytes::from(data), properties: self::properties(&properties), headers: headers(&properties) };
+    let origin = Origin {
+        queue: queue.to_owned(),
+        exchange: exchange.to_string(),
+        routing_key: routing_key.to_string(),
+        redelivered,
+        delivery_tag,
+        system: SYSTEM,
+    };
+    Received { message, origin, properties, acker }
+}
 
 pub fn properties(native: &BasicProperties) -> Properties {
     let text = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string);

@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, ChannelStatus, Connection, ConnectionStatus};
 use tokio::sync::oneshot;
@@ -19,16 +19,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::acks::Acks;
 use super::aside::{Aside, Order, Published, What};
-use super::config::{Config, SYSTEM};
+use super::config::Config;
 use super::connection::{self, LOOK_AFTER, lost, unreceived};
 use super::consumers::{Consumers, Next};
+use super::convert::{self, Received};
 use super::held::{Held, give_back, reject};
 use super::looks::{Looks, is_stream, look_at};
 use super::retries::{Outlook, Retries};
-use super::{convert, delays, publisher};
+use super::{delays, publisher};
 use crate::broker::bounds::{ABORT_TIMEOUT, ANSWER_TIMEOUT, answered, sleep_until};
 use crate::broker::{Command, Depth, Error, Handed, Link, Options, Tag};
-use crate::task::{Message, Origin, Settlement};
+use crate::task::Settlement;
 
 /// RabbitMQ's own timeout for acknowledgements, below which we do not go.
 const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
@@ -165,25 +166,11 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn on_delivery(&mut self, consumer: ShortString, delivery: lapin::message::Delivery, link: &Link) {
-        let lapin::message::Delivery { delivery_tag, exchange, routing_key, redelivered, properties, data, acker } =
-            delivery;
+    fn on_delivery(&mut self, consumer: ShortString, delivery: Delivery, link: &Link) {
+        let Received { message, origin, properties, acker } = convert::received(delivery, &self.config.options.queue);
         self.retries.delivered(&properties);
-        let body = Bytes::from(data);
-        let message = Message {
-            body: body.clone(),
-            properties: convert::properties(&properties),
-            headers: convert::headers(&properties),
-        };
-        let origin = Origin {
-            queue: self.config.options.queue.clone(),
-            exchange: exchange.to_string(),
-            routing_key: routing_key.to_string(),
-            redelivered,
-            delivery_tag,
-            system: SYSTEM,
-        };
-        let (attempt, unfinished) = convert::attempt(&message.headers, redelivered, &self.config.options.queue);
+        let (body, delivery_tag) = (message.body.clone(), origin.delivery_tag);
+        let (attempt, unfinished) = convert::attempt(&message.headers, origin.redelivered, &self.config.options.queue);
         let can_be_retried = publisher::can_be_retried(&self.connection, &properties, &self.config.options.queue);
         let lost = CancellationToken::new();
         self.held.insert(delivery_tag, Held { acker, consumer, properties, body, lost: lost.clone() });

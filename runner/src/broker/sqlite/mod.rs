@@ -205,15 +205,7 @@ impl Queue {
         let Taken { id, message, attempt, unfinished, redelivered, unreadable } = taken;
         let repaired = unreadable.is_some().then(|| message.properties.clone());
         let lease = Leased { lease: Lease { id, lease }, headers: message.headers.clone(), repaired };
-        let queue = self.options.queue.clone();
-        let origin = Origin {
-            routing_key: queue.clone(),
-            queue,
-            exchange: String::new(),
-            redelivered,
-            delivery_tag: 0,
-            system: SYSTEM,
-        };
+        let origin = origin(&self.options.queue, redelivered, 0);
         leased::Taken {
             lease,
             handed: Handed { message, origin, attempt, unfinished, can_be_retried: true, unreadable },
@@ -232,5 +224,17 @@ impl Queue {
             call(&mut store)
         })
         .await
+    }
+}
+
+/// Where a message of a queue file comes from. A file has no exchanges.
+fn origin(queue: &str, redelivered: bool, delivery_tag: u64) -> Origin {
+    Origin {
+        queue: queue.to_owned(),
+        routing_key: queue.to_owned(),
+        exchange: String::new(),
+        redelivered,
+        delivery_tag,
+        system: SYSTEM,
     }
 }
