@@ -1,4 +1,4 @@
-//! How long a broker may take.
+//! How long a broker may take for an answer and for an abort, and the waits that end by it.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The loop of all brokers with leases: they hand a message out for a while, and hand it out again if they hear nothing more.
+//! The loop of all brokers with leases, which hand a message out again if they hear nothing more of it for a while.
 //!
 //! An adapter implements [`Leases`], the calls to its broker; the loop decides when they are made. All calls go on beside the
 //! loop, so that none holds up another: a take that waits, a settlement that hangs, a renewal.

@@ -1,4 +1,4 @@
-//! What an adapter gives: the calls to a broker with leases, and its terms.
+//! What an adapter with leases gives the loop: the calls to its broker, and its terms.
 
 use std::sync::Arc;
 use std::time::Duration;

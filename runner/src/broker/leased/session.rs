@@ -1,4 +1,4 @@
-//! The life of one session, once its broker is open.
+//! The loop over one session of a broker with leases, once it is open: takes, renews and settles.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! One settlement, from the worker's word to its answer.
+//! Settles one delivery of a broker with leases, from the worker's word to the broker's answer.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The loop against a broker that answers when a test tells it to, and against one that keeps books.
+//! Tests of the loop against a broker that answers when a test tells it to, and against one that keeps books.
 
 mod books;
 mod scripted;

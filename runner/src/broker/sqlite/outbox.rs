@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -15,6 +15,7 @@ use crate::blocking;
 use crate::broker::error::Error;
 use crate::broker::outbox::{self, Address, Options};
 use crate::fault::{self, Point};
+use crate::locks::lock;
 use crate::task::Properties;
 
 /// A connection to the file of its own, so that writing a large result holds up no renewal of a lease.
@@ -45,7 +46,7 @@ impl Outbox {
             let (store, call) = (self.store.clone(), call.clone());
             let (path, queue) = (self.path.clone(), self.queue.clone());
             let called = blocking::call(move || {
-                let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut store = lock(&store);
                 if store.require_in_place().is_err() {
                     *store = Store::open(&path, &queue, SLICE)?;
                 }

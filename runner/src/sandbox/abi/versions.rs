@@ -1,4 +1,4 @@
-//! The table of the versions of WASI.
+//! The table of the versions of WASI: a line each.
 
 use std::collections::BTreeSet;
 

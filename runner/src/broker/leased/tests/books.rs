@@ -1,4 +1,4 @@
-//! A broker that keeps books, whose calls take their time and fail, and a worker that leaves at any moment.
+//! A broker for these tests that keeps books, whose calls take their time and fail, and a worker that leaves at any moment.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};

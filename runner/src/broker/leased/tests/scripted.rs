@@ -1,4 +1,4 @@
-//! A broker that answers when a test tells it to, and a worker that does what a test says.
+//! A broker for these tests that answers when a test tells it to, and a worker that does what a test says.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
