@@ -21,6 +21,7 @@ mod faults;
 mod foreign;
 mod image;
 mod large;
+mod log;
 mod memory;
 mod metadata;
 mod network;

@@ -78,6 +78,10 @@ pub(crate) struct Books {
     pub(crate) left: Vec<Bytes>,
     /// Acknowledged before its result was written, which must never be.
     pub(crate) acked_unwritten: Vec<Bytes>,
+    /// The numbers of all deliveries, and of those that the worker is known to have been handed: none of them was under way
+    /// when it left.
+    pub(crate) delivered: Vec<u64>,
+    pub(crate) handed: Vec<u64>,
 }
 
 impl Bookkeeper {
@@ -152,7 +156,7 @@ impl Bookkeeper {
             let message = Message { body: entry.body.clone(), ..Message::default() };
             let handed = Handed {
                 message,
-                origin: Origin::default(),
+                origin: Origin { delivery_tag: number, ..Origin::default() },
                 attempt: entry.attempt,
                 unfinished: 0,
                 can_be_retried: true,
@@ -160,6 +164,11 @@ impl Bookkeeper {
             };
             self.held.insert(number, (entry, lost.clone()));
             self.link.deliver(self.link.tag(number), lost, handed);
+            let mut books = self.books.lock().expect("no test panics here");
+            books.delivered.push(number);
+            if !self.link.notices.is_closed() {
+                books.handed.push(number);
+            }
         }
     }
 

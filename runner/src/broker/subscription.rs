@@ -143,9 +143,22 @@ impl Subscription {
     /// # Errors
     /// When the end was not clean, so that the last settlements may not have reached the broker.
     pub async fn close(self) -> Result<(), Error> {
-        let Subscription { notices, commands, abort, mut task, .. } = self;
+        self.close_with(drop).await
+    }
+
+    /// The same. `unseen` gets the deliveries that nobody has asked for yet.
+    ///
+    /// # Errors
+    /// As [`Subscription::close`].
+    pub async fn close_with(self, mut unseen: impl FnMut(Delivery)) -> Result<(), Error> {
+        let Subscription { mut notices, commands, abort, mut task, .. } = self;
         // First of all: deliveries that nobody looked at give themselves back, which has to come before the end.
-        drop(notices);
+        notices.close();
+        while let Ok(notice) = notices.try_recv() {
+            if let Notice::Delivery(delivery) = notice {
+                unseen(delivery);
+            }
+        }
         let (reply, closed_rx) = oneshot::channel();
         let _ = commands.send(Command::Close { reply });
         drop(commands);

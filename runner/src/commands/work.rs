@@ -8,11 +8,12 @@ use crate::causes::chain;
 use crate::cli;
 use crate::config::Work;
 use crate::error::{Error, ExitStatus, broker_status};
+use crate::observe::Counts;
 use crate::sandbox::{self, Loading, Sandbox};
 use crate::shutdown::{self, Signal};
 use crate::sink::{Sinks, Spec};
 use crate::task::Refused;
-use crate::worker::{Counts, Mode, StopReason, Stopped, Worker};
+use crate::worker::{Mode, StopReason, Stopped, Worker};
 
 /// For a connection over which nothing was taken. That one is cut off is a line in the broker's log, and no more.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -53,8 +54,8 @@ pub async fn run(args: cli::Work) -> Result<u8, Error> {
     let mode = config.worker.mode;
     let worker = Worker::new(config.worker, sandbox, sinks, config.policy);
     let Stopped { reason, counts, closed } = worker.run(subscription, phases).await;
-    let Counts { acked, retried, dead_lettered, rejected, released, lost } = counts;
-    tracing::info!(acked, retried, dead_lettered, rejected, released, lost, "stopped: {reason}");
+    let Counts { acked, retried, dead_lettered, rejected, released, lost, withdrawn } = counts;
+    tracing::info!(acked, retried, dead_lettered, rejected, released, lost, withdrawn, "stopped: {reason}");
     if let Err(error) = &closed {
         tracing::error!(error = %chain(error), "the connection did not end cleanly: acknowledgements may be lost");
     }
@@ -82,7 +83,8 @@ async fn get_ready(
 
 /// What the worker's end means to who started it. The worst that happened wins.
 fn status(mode: Mode, reason: &StopReason, counts: Counts, closed_cleanly: bool, fail_on_empty: bool) -> ExitStatus {
-    let Counts { acked, retried, dead_lettered, rejected, released, lost } = counts;
+    // Messages that were withdrawn say nothing about the work.
+    let Counts { acked, retried, dead_lettered, rejected, released, lost, withdrawn: _ } = counts;
     // Either way it was not done, and will not be tried again.
     let dead_lettered = dead_lettered + rejected;
     match reason {
@@ -159,7 +161,8 @@ impl std::fmt::Display for StopReason {
 mod tests {
     use super::*;
 
-    const NONE: Counts = Counts { acked: 0, retried: 0, dead_lettered: 0, rejected: 0, released: 0, lost: 0 };
+    const NONE: Counts =
+        Counts { acked: 0, retried: 0, dead_lettered: 0, rejected: 0, released: 0, lost: 0, withdrawn: 0 };
 
     #[test]
     fn only_a_message_that_is_done_ends_one_shot_mode_with_0() {

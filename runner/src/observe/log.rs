@@ -8,7 +8,9 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
+use super::ended::{Ended, Observer, Settled};
 use crate::streams;
+use crate::task::{Outcome, Verdict};
 use crate::visible::{self, Form};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,12 +59,12 @@ pub fn init(format: Format, default_level: &str) {
         Format::Text => {
             let colours =
                 std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
-            let log = Log(Form::Text { colours });
+            let log = Lines(Form::Text { colours });
             builder.with_writer(log).with_ansi(colours).with_target(false).init();
         }
         Format::Json => {
             streams::err::speak_json();
-            builder.with_writer(Log(Form::Json)).json().flatten_event(true).with_span_list(false).init();
+            builder.with_writer(Lines(Form::Json)).json().flatten_event(true).with_span_list(false).init();
         }
     }
     // The standard library's hook waits for stderr's reader.
@@ -77,12 +79,50 @@ pub fn init(format: Format, default_level: &str) {
     }));
 }
 
+/// The line about each message's end.
+pub struct Log;
+
+impl Observer for Log {
+    fn ended(&self, ended: &Ended) {
+        let Ended { verdict, settled, guest, result_bytes: stdout_bytes, .. } = ended;
+        let (outcome, exit_code, settlement) = (verdict.name(), verdict.exit_code(), settled.name());
+        let duration_ms = ended.run.unwrap_or_default().as_millis() as u64;
+        let (guest, digest) = (&guest.name, &guest.digest);
+        let error = match settled {
+            Settled::Failed(reason) => Some(reason),
+            _ => None,
+        };
+        macro_rules! line {
+            ($level:ident, $($text:tt)+) => {
+                tracing::$level!(
+                    outcome,
+                    exit_code,
+                    settlement,
+                    duration_ms,
+                    stdout_bytes,
+                    guest,
+                    guest.digest = digest,
+                    error,
+                    $($text)+
+                )
+            };
+        }
+        match settled {
+            Settled::Acked => line!(info, "done"),
+            Settled::Lost(reason) => line!(warn, "not done: {reason}"),
+            // Nothing is wrong with it, or with us.
+            _ if *verdict == Verdict::Run(Outcome::Withdrawn) => line!(info, "not done: {verdict}"),
+            _ => line!(warn, "not done: {verdict}"),
+        }
+    }
+}
+
 /// Where lines of the log go: into the queue of stderr.
-struct Log(Form);
+struct Lines(Form);
 
 struct Line(Form);
 
-impl MakeWriter<'_> for Log {
+impl MakeWriter<'_> for Lines {
     type Writer = Line;
 
     fn make_writer(&self) -> Line {

@@ -1,5 +1,169 @@
-//! What can be seen of the work: the log, and spans that are sent to a collector.
+//! What can be seen of the work. Each message that a worker was handed ends in one [`Ended`], and each observer is told of it.
 
+mod counts;
+mod ended;
 pub mod log;
 pub mod otlp;
 pub mod trace;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio_util::sync::CancellationToken;
+
+pub use self::counts::Counts;
+use self::counts::Tally;
+pub use self::ended::{Ended, Guest, Observer, Settled};
+use self::log::Log;
+use self::trace::Span;
+use crate::task::{Message, Origin, Outcome, Verdict};
+
+/// Who is told of each end. The message's own span is told as well.
+pub struct Observers {
+    guest: Arc<Guest>,
+    tally: Tally,
+    others: Vec<Box<dyn Observer>>,
+}
+
+/// A message that this worker was handed, as long as it has not ended. Dropped without an end, by a panic or an early return, it
+/// reports that its message was given back.
+pub struct Pending {
+    /// What is known so far.
+    pub facts: Ended,
+    observers: Arc<Observers>,
+    log_span: tracing::Span,
+    trace: Span,
+    /// Is cancelled when the delivery is no longer ours.
+    lost: CancellationToken,
+    since: Instant,
+    is_told: bool,
+}
+
+// === impl Observers ===
+
+impl Observers {
+    pub fn new(guest: Guest) -> Observers {
+        Observers { guest: Arc::new(guest), tally: Tally::default(), others: vec![Box::new(Log)] }
+    }
+
+    /// The same, with one more.
+    #[must_use]
+    pub fn and(mut self, observer: impl Observer + 'static) -> Observers {
+        self.others.push(Box::new(observer));
+        self
+    }
+
+    pub fn counts(&self) -> Counts {
+        self.tally.counts()
+    }
+}
+
+impl Observer for Observers {
+    fn ended(&self, ended: &Ended) {
+        self.tally.ended(ended);
+        self.others.iter().for_each(|observer| observer.ended(ended));
+    }
+}
+
+// === impl Pending ===
+
+impl Pending {
+    /// A message that was handed over just now. `lost` is cancelled when it is no longer ours, and `log_span` names it in the log.
+    pub fn new(
+        observers: &Arc<Observers>,
+        message: &Message,
+        origin: &Origin,
+        attempt: u32,
+        lost: &CancellationToken,
+        log_span: tracing::Span,
+    ) -> Pending {
+        let facts = Ended {
+            verdict: Outcome::Withdrawn.into(),
+            settled: Settled::GivenBack,
+            attempt,
+            run: None,
+            settle: None,
+            total: Default::default(),
+            message_bytes: message.body.len(),
+            result_bytes: 0,
+            message_id: message.properties.message_id.clone(),
+            correlation_id: message.properties.correlation_id.clone(),
+            queue: origin.queue.clone(),
+            delivery_tag: origin.delivery_tag,
+            trace_id: None,
+            guest: observers.guest.clone(),
+        };
+        Pending {
+            facts,
+            observers: observers.clone(),
+            log_span,
+            trace: Span::default(),
+            lost: lost.clone(),
+            since: Instant::now(),
+            is_told: false,
+        }
+    }
+
+    /// Something is done with the message from now on, as a part of this span.
+    pub fn begins(&mut self, trace: Span) {
+        self.facts.verdict = Outcome::Interrupted.into();
+        self.facts.trace_id = trace.trace_id();
+        if let Some(trace_id) = &self.facts.trace_id {
+            self.log_span.record("trace_id", trace_id);
+        }
+        self.trace = trace;
+    }
+
+    /// The span in which its events are logged.
+    pub fn log_span(&self) -> &tracing::Span {
+        &self.log_span
+    }
+
+    pub fn trace(&self) -> &Span {
+        &self.trace
+    }
+
+    /// The end. Returns the verdict for whoever draws conclusions from it.
+    pub fn end(mut self, verdict: Verdict, settled: Settled) -> Verdict {
+        self.facts.verdict = verdict;
+        self.facts.settled = settled;
+        self.tell();
+        std::mem::replace(&mut self.facts.verdict, Outcome::Withdrawn.into())
+    }
+
+    /// The end of one that is given back, unless it is no longer ours.
+    pub fn give_back(self, verdict: Verdict) -> Verdict {
+        let settled = self.without_an_answer();
+        self.end(verdict, settled)
+    }
+
+    fn without_an_answer(&self) -> Settled {
+        if self.lost.is_cancelled() {
+            Settled::Lost("the message is no longer ours".into())
+        } else {
+            Settled::GivenBack
+        }
+    }
+
+    fn tell(&mut self) {
+        self.is_told = true;
+        self.facts.total = self.since.elapsed();
+        self.log_span.in_scope(|| {
+            self.trace.ended(&self.facts);
+            self.observers.ended(&self.facts);
+        });
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if !self.is_told {
+            self.facts.settled = if std::thread::panicking() {
+                Settled::Failed("a bug in wq-run".into())
+            } else {
+                self.without_an_answer()
+            };
+            self.tell();
+        }
+    }
+}

@@ -11,6 +11,7 @@ use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use serde_json::{Map, Value};
 
+use super::ended::{Ended, Observer, Settled};
 use super::otlp;
 use crate::task::{Message, Origin, System};
 
@@ -19,7 +20,7 @@ const TRACEPARENT: &str = "traceparent";
 const TRACESTATE: &str = "tracestate";
 
 /// One span, if spans are exported, and what is handed on of its trace. Ends when it is dropped.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Span {
     /// `None` if nothing is exported.
     context: Option<Context>,
@@ -160,6 +161,21 @@ impl Span {
         if let Some(context) = &self.context {
             self.set("error.type", kind);
             context.span().set_status(Status::error(description()));
+        }
+    }
+}
+
+/// A message's span is told of the message's end.
+impl Observer for Span {
+    fn ended(&self, ended: &Ended) {
+        let Ended { verdict, settled, .. } = ended;
+        self.set("wq.attempt", i64::from(ended.attempt));
+        self.set("wq.outcome", verdict.name());
+        self.set("wq.settlement", settled.name());
+        match settled {
+            Settled::Acked => {}
+            Settled::Lost(reason) => self.fail("lost", || reason.clone()),
+            _ => self.fail(verdict.name(), || verdict.to_string()),
         }
     }
 }

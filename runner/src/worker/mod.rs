@@ -20,15 +20,16 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::process::{Context, Finished, Settled, process};
-use crate::broker::{self, Delivery, Depth, Notice, Subscription};
+use self::process::{Context, Finished, Job, process};
+use crate::broker::{self, Depth, Notice, Subscription};
 use crate::causes::chain;
 use crate::fault::{self, Point};
+use crate::observe::{Counts, Guest, Observers};
 use crate::sandbox::Sandbox;
 use crate::settle::Policy;
 use crate::shutdown::{Phase, Signal};
 use crate::sink::Sinks;
-use crate::task::{Outcome, Refused, Settlement, Verdict};
+use crate::task::{Outcome, Refused, Verdict};
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -90,22 +91,10 @@ pub enum StopReason {
     Bug(String),
 }
 
-/// How many messages ended in which way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    pub acked: u64,
-    pub retried: u64,
-    pub dead_lettered: u64,
-    /// Left to the broker's own dead-lettering.
-    pub rejected: u64,
-    pub released: u64,
-    /// Their settlement is not known to have been made; they come again.
-    pub lost: u64,
-}
-
 pub struct Worker {
     options: Options,
     context: Arc<Context>,
+    observers: Arc<Observers>,
 }
 
 /// All that can wake the worker.
@@ -115,17 +104,19 @@ enum Event {
     /// The broker's task has ended without a last word.
     BrokerPanicked,
     Finished(Finished),
+    /// What one of our tasks panicked with. The message was given back.
+    Panicked(String),
     ProbeDue,
 }
 
 /// What the loop does after an event.
 enum Act {
-    Start(Delivery),
+    Start(Job),
     /// Take nothing more.
     Cancel,
     /// Drop what has no place: its receipts give it back; and withdraw what has not begun. After `Cancel`, or the broker
     /// would fill the free places.
-    GiveBack(VecDeque<Delivery>),
+    GiveBack(VecDeque<Job>),
     /// Ask for the depth of the queue.
     Probe,
     /// Stop the guests.
@@ -139,11 +130,11 @@ struct State {
     /// has the next ones at hand.
     places: usize,
     /// Deliveries that have no free place yet.
-    waiting: VecDeque<Delivery>,
+    waiting: VecDeque<Job>,
+    observers: Arc<Observers>,
     running: usize,
     started: u64,
     stopping: Option<StopReason>,
-    counts: Counts,
     /// When to look whether the queue is empty.
     probe_at: Option<Instant>,
     empty_seen: u32,
@@ -177,6 +168,8 @@ const DRAIN_STANDS_BY: Duration = Duration::from_secs(30);
 
 impl Worker {
     pub fn new(options: Options, sandbox: Sandbox, sinks: Sinks, policy: Policy) -> Worker {
+        let guest = Guest { name: sandbox.name().to_owned(), digest: sandbox.digest().to_owned() };
+        let observers = Arc::new(Observers::new(guest));
         let context = Context {
             sandbox,
             sinks,
@@ -188,12 +181,12 @@ impl Worker {
             withdraw: CancellationToken::new(),
             abort: CancellationToken::new(),
         };
-        Worker { options, context: Arc::new(context) }
+        Worker { options, context: Arc::new(context), observers }
     }
 
     /// Works until there is a reason to stop. `phases` is an argument so that tests own the shutdown.
     pub async fn run(self, mut subscription: Subscription, mut phases: watch::Receiver<Phase>) -> Stopped {
-        let mut state = State::new(&self.options);
+        let mut state = State::new(&self.options, self.observers.clone());
         let mut runs = JoinSet::new();
         let mut subscribed = true;
         subscription.want(state.wanted());
@@ -204,7 +197,10 @@ impl Worker {
             let event = tokio::select! {
                 biased;
                 Ok(()) = phases.changed() => Event::Phase(*phases.borrow_and_update()),
-                Some(joined) = runs.join_next() => Event::Finished(joined.unwrap_or_else(Finished::panicked)),
+                Some(joined) = runs.join_next() => match joined {
+                    Ok(finished) => Event::Finished(finished),
+                    Err(panic) => Event::Panicked(panic.to_string()),
+                },
                 notice = subscription.next(), if subscribed => {
                     subscribed = !matches!(notice, None | Some(Notice::Failed(_)));
                     notice.map_or(Event::BrokerPanicked, Event::Notice)
@@ -213,12 +209,12 @@ impl Worker {
             };
             for act in state.on(event, Instant::now()) {
                 match act {
-                    Act::Start(delivery) => {
-                        runs.spawn(process(self.context.clone(), delivery));
+                    Act::Start(job) => {
+                        runs.spawn(process(self.context.clone(), job));
                     }
                     Act::Cancel => subscription.cancel(),
-                    Act::GiveBack(deliveries) => {
-                        drop(deliveries);
+                    Act::GiveBack(jobs) => {
+                        drop(jobs);
                         let goes_on =
                             |reason: &StopReason| reason.takes_what_comes() || matches!(reason, StopReason::Done);
                         if !state.stopping.as_ref().is_some_and(goes_on) {
@@ -243,7 +239,7 @@ impl Worker {
             let closed = match reason {
                 // Nothing is left to close.
                 StopReason::BrokerFailed(_) => Ok(()),
-                _ => subscription.close().await,
+                _ => subscription.close_with(|delivery| drop(Job::new(delivery, &self.observers))).await,
             };
             // All results are where they should be, or given up. A broker that takes none does not answer this either.
             let _ = tokio::time::timeout(SINKS_CLOSE_WITHIN, self.context.sinks.close()).await;
@@ -254,7 +250,7 @@ impl Worker {
             never = abort_with(&mut phases, &abort) => match never {},
         };
         fault::reach(Point::Closed);
-        Stopped { reason, counts: state.counts, closed }
+        Stopped { reason, counts: self.observers.counts(), closed }
     }
 }
 
@@ -277,7 +273,7 @@ async fn sleep_until(at: Option<Instant>) {
 // === impl State ===
 
 impl State {
-    fn new(options: &Options) -> State {
+    fn new(options: &Options, observers: Arc<Observers>) -> State {
         State {
             mode: options.mode,
             wait: options.wait,
@@ -287,10 +283,10 @@ impl State {
                 Mode::Drain | Mode::Forever => options.concurrency.max(options.prefetch),
             },
             waiting: VecDeque::new(),
+            observers,
             running: 0,
             started: 0,
             stopping: None,
-            counts: Counts::default(),
             probe_at: None,
             empty_seen: 0,
             idle_since: None,
@@ -314,9 +310,10 @@ impl State {
                 self.wait_for_work(now);
             }
             Event::Notice(Notice::Delivery(delivery)) => {
+                let job = Job::new(delivery, &self.observers);
                 // What still comes after the queue was found empty is work like any other.
                 if self.stopping.as_ref().is_none_or(StopReason::takes_what_comes) {
-                    self.waiting.push_back(delivery);
+                    self.waiting.push_back(job);
                     self.fill(&mut acts);
                 }
             }
@@ -329,6 +326,10 @@ impl State {
             Event::Notice(Notice::Failed(error)) => self.stop(StopReason::BrokerFailed(error), &mut acts),
             Event::BrokerPanicked => self.stop(StopReason::Bug("the broker's task panicked".into()), &mut acts),
             Event::Finished(finished) => self.on_finished(finished, now, &mut acts),
+            Event::Panicked(panic) => {
+                self.stop(StopReason::Bug(panic), &mut acts);
+                self.has_room(now, &mut acts);
+            }
             Event::ProbeDue => {
                 self.probe_at = None;
                 acts.push(Act::Probe);
@@ -337,24 +338,9 @@ impl State {
         acts
     }
 
-    fn on_finished(&mut self, Finished { verdict, settled }: Finished, now: Instant, acts: &mut Vec<Act>) {
-        self.running -= 1;
-        match settled {
-            Settled::Done(Settlement::Ack) => self.counts.acked += 1,
-            Settled::Done(Settlement::DeadLetter { .. }) => self.counts.dead_lettered += 1,
-            Settled::Done(Settlement::Reject { .. }) => self.counts.rejected += 1,
-            Settled::Done(Settlement::Release) => self.counts.released += 1,
-            Settled::Done(Settlement::Retry { .. }) => self.counts.retried += 1,
-            Settled::Withdrawn => {}
-            Settled::Lost => self.counts.lost += 1,
-            Settled::Failed(error) => {
-                self.counts.lost += 1;
-                self.stop(StopReason::not_settled(&error), acts);
-            }
-            Settled::Panicked(panic) => {
-                self.counts.lost += 1;
-                self.stop(StopReason::Bug(panic), acts);
-            }
+    fn on_finished(&mut self, Finished { verdict, failed }: Finished, now: Instant, acts: &mut Vec<Act>) {
+        if let Some(error) = failed {
+            self.stop(StopReason::not_settled(&error), acts);
         }
         match verdict {
             Verdict::HostFault(fault) | Verdict::Run(Outcome::HostFault(fault)) => {
@@ -368,6 +354,12 @@ impl State {
             }
             _ => {}
         }
+        self.has_room(now, acts);
+    }
+
+    /// A message has ended.
+    fn has_room(&mut self, now: Instant, acts: &mut Vec<Act>) {
+        self.running -= 1;
         self.fill(acts);
         if self.running == 0 {
             self.wait_for_work(now);
@@ -385,13 +377,13 @@ impl State {
     /// Starts what waits, as far as there are places for it.
     fn fill(&mut self, acts: &mut Vec<Act>) {
         while self.running < self.places {
-            let Some(delivery) = self.waiting.pop_front() else { return };
+            let Some(job) = self.waiting.pop_front() else { return };
             self.running += 1;
             self.started += 1;
             self.probe_at = None;
             self.empty_seen = 0;
             self.idle_since = None;
-            acts.push(Act::Start(delivery));
+            acts.push(Act::Start(job));
             if self.mode == Mode::Count(self.started) {
                 self.stop(StopReason::Done, acts);
             }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +15,7 @@ use crate::broker::{self, Delivery};
 use crate::causes::chain;
 use crate::fault::{self, Point};
 use crate::observe::trace::{Carried, Span};
+use crate::observe::{Observers, Pending, Settled};
 use crate::sandbox::{Input, Sandbox};
 use crate::settle::Policy;
 use crate::sink::{Failed, Identity, Record, Sinks};
@@ -34,20 +35,35 @@ pub(super) struct Context {
     pub(super) abort: CancellationToken,
 }
 
-/// The end of one message's way.
-pub(super) struct Finished {
-    pub(super) verdict: Verdict,
-    pub(super) settled: Settled,
+/// A message that the worker was handed: the duty to settle it, and to say how it ended.
+pub(super) struct Job {
+    // Dropped first: the message is given back, and then it is reported.
+    pub(super) delivery: Delivery,
+    pub(super) pending: Pending,
 }
 
-pub(super) enum Settled {
-    Done(Settlement),
-    /// Never begun, and given back.
-    Withdrawn,
-    /// The delivery was no longer ours.
-    Lost,
-    Failed(broker::Error),
-    Panicked(String),
+/// What the end of one message's way means for the worker.
+pub(super) struct Finished {
+    pub(super) verdict: Verdict,
+    /// Why the settlement could not be made, if the next one fares no better.
+    pub(super) failed: Option<broker::Error>,
+}
+
+impl Job {
+    pub(super) fn new(delivery: Delivery, observers: &Arc<Observers>) -> Job {
+        let Delivery { message, origin, attempt, receipt, .. } = &delivery;
+        let span = tracing::info_span!(
+            "message",
+            queue = origin.queue,
+            message.id = message.properties.message_id.as_deref(),
+            delivery.tag = origin.delivery_tag,
+            attempt,
+            redelivered = origin.redelivered,
+            trace_id = tracing::field::Empty,
+        );
+        let pending = Pending::new(observers, message, origin, *attempt, receipt.lost(), span);
+        Job { delivery, pending }
+    }
 }
 
 /// What is left of a run beside its outcome; nothing where there was none.
@@ -55,26 +71,17 @@ pub(super) enum Settled {
 struct Left {
     stdout: Bytes,
     stderr_tail: String,
-    duration: Duration,
 }
 
-/// Takes a message from its delivery to its settlement. There is no other way out of here than through `Finished`, or,
-/// by a panic, through the receipt's drop.
-pub(super) fn process(context: Arc<Context>, delivery: Delivery) -> impl Future<Output = Finished> {
-    let traced = Span::process(&delivery.message, &delivery.origin);
-    let span = tracing::info_span!(
-        "message",
-        queue = delivery.origin.queue,
-        message.id = delivery.message.properties.message_id.as_deref(),
-        delivery.tag = delivery.origin.delivery_tag,
-        attempt = delivery.attempt,
-        redelivered = delivery.origin.redelivered,
-        trace_id = traced.trace_id(),
-    );
-    process_in_span(context, delivery, traced).instrument(span)
+/// Takes a message from its delivery to its settlement. There is no other way out of here than through `Pending::end`, or, by a
+/// panic, through the drops of `Pending` and of the receipt.
+pub(super) fn process(context: Arc<Context>, mut job: Job) -> impl Future<Output = Finished> {
+    job.pending.begins(Span::process(&job.delivery.message, &job.delivery.origin));
+    let span = job.pending.log_span().clone();
+    process_in_span(context, job).instrument(span)
 }
 
-async fn process_in_span(context: Arc<Context>, delivery: Delivery, span: Span) -> Finished {
+async fn process_in_span(context: Arc<Context>, Job { delivery, mut pending }: Job) -> Finished {
     let Delivery { message, origin, attempt, unfinished, can_be_retried, unreadable, receipt } = delivery;
     let mut attempt = Attempt { number: attempt, max: context.policy.max_attempts };
     if !can_be_retried {
@@ -89,8 +96,7 @@ async fn process_in_span(context: Arc<Context>, delivery: Delivery, span: Span) 
     };
     tracing::debug!("taken");
     fault::reach(Point::Delivered);
-    span.set("wq.attempt", i64::from(attempt.number));
-    let running = span.run(context.sandbox.name(), guest);
+    let running = pending.trace().run(context.sandbox.name(), guest);
     let prepared = match unreadable {
         Some(reason) => Err(Verdict::Unreadable(reason)),
         None => prepare(&context, message, &origin, attempt, unfinished, running.carried()).await,
@@ -107,7 +113,9 @@ async fn process_in_span(context: Arc<Context>, delivery: Delivery, span: Span) 
                     run.await
                 }
             };
-            (Verdict::Run(outcome), Left { stdout, stderr_tail, duration })
+            pending.facts.run = Some(duration);
+            pending.facts.result_bytes = stdout.len();
+            (Verdict::Run(outcome), Left { stdout, stderr_tail })
         }
     };
     if !context.policy.succeeds(&verdict) {
@@ -116,28 +124,26 @@ async fn process_in_span(context: Arc<Context>, delivery: Delivery, span: Span) 
     drop(running);
     if verdict == Verdict::Run(Outcome::Withdrawn) {
         // Dropping the receipt gives the message back, as it does for one that never got here.
-        return Finished { verdict, settled: Settled::Withdrawn };
+        return Finished { verdict: pending.give_back(verdict), failed: None };
     }
     // A result whose message is somebody else's by now would be a second one.
     if receipt.lost().is_cancelled() {
-        tracing::warn!(outcome = verdict.name(), "the message is no longer ours: its result is discarded");
-        span.fail("lost", || "the message is no longer ours".into());
         // Being stuck is about the process and not about the message.
         let is_stuck = matches!(verdict, Verdict::Run(Outcome::Stuck(_)));
-        let verdict = if is_stuck { verdict } else { Outcome::Interrupted.into() };
-        return Finished { verdict, settled: Settled::Lost };
+        let lost = Settled::Lost("the message is no longer ours: its result is discarded".into());
+        let verdict = pending.end(verdict, lost);
+        return Finished { verdict: if is_stuck { verdict } else { Outcome::Interrupted.into() }, failed: None };
     }
     fault::reach(Point::Finished);
-    let stdout_bytes = left.stdout.len();
     if context.policy.succeeds(&verdict) {
-        let record = identity.with(left.stdout, &span);
+        let record = identity.with(left.stdout, pending.trace());
         match deliver(&context, &record).await {
             Ok(()) => {}
-            Err(Failed::As(failed)) => verdict = failed,
-            Err(Failed::Lost) => {
-                span.fail("lost", || "the result is not known to be delivered".into());
+            Err(Undelivered::As(failed)) => verdict = failed,
+            Err(Undelivered::Lost(reason)) => {
                 // Dropping the receipt gives the message back, if there still is a connection for that.
-                return Finished { verdict: Outcome::Interrupted.into(), settled: Settled::Lost };
+                pending.end(verdict, Settled::Lost(reason));
+                return Finished { verdict: Outcome::Interrupted.into(), failed: None };
             }
         }
     }
@@ -153,26 +159,23 @@ async fn process_in_span(context: Arc<Context>, delivery: Delivery, span: Span) 
             () = receipt.lost().cancelled() => {}
         }
     }
-    let settling = span.settle(&origin, settlement.name());
-    let settled = receipt.settle(settlement.clone()).await;
-    if let Err(error) = &settled {
+    let settling = pending.trace().settle(&origin, settlement.name());
+    let settled = Settled::from(&settlement);
+    let began = Instant::now();
+    let answer = receipt.settle(settlement).await;
+    pending.facts.settle = Some(began.elapsed());
+    if let Err(error) = &answer {
         settling.fail("settle", || chain(error));
     }
     drop(settling);
-    span.set("wq.outcome", verdict.name());
-    span.set("wq.settlement", settlement.name());
-    if settlement != Settlement::Ack {
-        span.fail(verdict.name(), || verdict.to_string());
-    }
     fault::reach(Point::Settled);
-    let settled = match settled {
-        Ok(()) => Settled::Done(settlement),
-        Err(broker::Error::Aborted) => Settled::Done(Settlement::Release),
-        Err(broker::Error::Lost { .. }) => Settled::Lost,
-        Err(error) => Settled::Failed(error),
+    let (settled, failed) = match answer {
+        Ok(()) => (settled, None),
+        Err(broker::Error::Aborted) => (Settled::Released, None),
+        Err(error @ broker::Error::Lost { .. }) => (Settled::Lost(chain(&error)), None),
+        Err(error) => (Settled::Failed(chain(&error)), Some(error)),
     };
-    log_end(&verdict, left.duration, &settled, context.sandbox.name(), guest, stdout_bytes);
-    Finished { verdict, settled }
+    Finished { verdict: pending.end(verdict, settled), failed }
 }
 
 /// All that a run needs of its message; or the verdict on one that is not run.
@@ -223,55 +226,24 @@ async fn prepare(
     Ok((Input { env, stdin, dirs, cancel: context.abort.child_token(), withdraw: context.withdraw.clone() }, metadata))
 }
 
+/// Why a result is not where it should be.
+enum Undelivered {
+    As(Verdict),
+    /// It is not known whether it is: why.
+    Lost(String),
+}
+
 /// Writes the result to all sinks, unless the worker is told to abort: a broker that raised an alarm can take long.
-async fn deliver(context: &Context, record: &Record) -> Result<(), Failed> {
+async fn deliver(context: &Context, record: &Record) -> Result<(), Undelivered> {
     let written = tokio::select! {
         biased;
         written = context.sinks.write(record) => written,
-        () = context.abort.cancelled() => return Err(Failed::As(Outcome::Interrupted.into())),
+        () = context.abort.cancelled() => return Err(Undelivered::As(Outcome::Interrupted.into())),
     };
-    written.map_err(|error| {
-        let failed = error.failed();
-        if failed == Failed::Lost {
-            tracing::warn!(error = %chain(&error), "the result is not known to be delivered: the message comes again");
-        }
-        failed
+    written.map_err(|error| match error.failed() {
+        Failed::As(verdict) => Undelivered::As(verdict),
+        Failed::Lost => Undelivered::Lost(format!("the result is not known to be delivered: {}", chain(&error))),
     })
-}
-
-fn log_end(verdict: &Verdict, duration: Duration, settled: &Settled, guest: &str, digest: &str, stdout_bytes: usize) {
-    let (settlement, error) = match settled {
-        Settled::Done(settlement) => (settlement.name(), None),
-        Settled::Withdrawn => ("release", None),
-        Settled::Lost => ("lost", None),
-        Settled::Failed(error) => ("failed", Some(chain(&error))),
-        Settled::Panicked(panic) => ("failed", Some(panic.clone())),
-    };
-    let outcome = verdict.name();
-    let exit_code = verdict.exit_code();
-    let duration_ms = duration.as_millis() as u64;
-    if matches!(settled, Settled::Done(Settlement::Ack)) {
-        tracing::info!(outcome, exit_code, settlement, duration_ms, stdout_bytes, guest, guest.digest = digest, "done");
-    } else {
-        tracing::warn!(
-            outcome,
-            exit_code,
-            settlement,
-            duration_ms,
-            stdout_bytes,
-            guest,
-            guest.digest = digest,
-            error,
-            "not done: {verdict}"
-        );
-    }
-}
-
-impl Finished {
-    /// The receipt was dropped by the panic, so the message is given back.
-    pub(super) fn panicked(error: tokio::task::JoinError) -> Finished {
-        Finished { verdict: Outcome::Interrupted.into(), settled: Settled::Panicked(error.to_string()) }
-    }
 }
 
 /// What differs between two runs of one message.

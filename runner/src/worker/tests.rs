@@ -1,6 +1,7 @@
 //! Tests of the loop's decisions, driven by events in any order.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -8,10 +9,12 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::broker::fake::{Bookkeeper, Fake};
+use crate::observe::trace::Span;
+use crate::observe::{Ended, Observer, Settled};
 use crate::sandbox::{self, Bounds, Grants, Isolation, Limits, Loading, Stderr, Wall};
 use crate::settle::{Backoff, ExitMap};
 use crate::sink::Sink;
-use crate::task::Failure;
+use crate::task::{Failure, Settlement};
 
 /// What happens to the worker, one after the other.
 #[derive(Clone, Debug)]
@@ -90,7 +93,8 @@ fn mode() -> impl Strategy<Value = Mode> {
 struct World {
     state: State,
     broker: Fake,
-    running: Vec<Delivery>,
+    running: Vec<Job>,
+    ended: Recorder,
     delivered: u64,
     /// How each delivery was settled, once.
     settled: BTreeMap<u64, &'static str>,
@@ -102,8 +106,10 @@ struct World {
 impl World {
     fn new(mode: Mode, concurrency: usize) -> World {
         let options = options(mode, Duration::from_secs(1), concurrency);
+        let ended = Recorder::default();
         World {
-            state: State::new(&options),
+            state: State::new(&options, ended.observers()),
+            ended,
             broker: Fake::new(),
             running: Vec::new(),
             delivered: 0,
@@ -118,8 +124,8 @@ impl World {
         self.now += Duration::from_millis(10);
         for act in self.state.on(event, self.now) {
             match act {
-                Act::Start(delivery) => {
-                    self.running.push(delivery);
+                Act::Start(job) => {
+                    self.running.push(job);
                     self.started += 1;
                 }
                 Act::Cancel => {
@@ -158,8 +164,8 @@ impl World {
             }
             Step::Finish(which, end) => {
                 if !self.running.is_empty() {
-                    let delivery = self.running.swap_remove(which % self.running.len());
-                    self.finish(delivery, end);
+                    let job = self.running.swap_remove(which % self.running.len());
+                    self.finish(job, end);
                 }
             }
             Step::Depth(ready, delayed) => self.on(Event::Notice(Notice::Depth(Depth { ready, delayed, missing: 0 }))),
@@ -173,7 +179,7 @@ impl World {
     }
 
     /// What `process` does at the end of a run.
-    fn finish(&mut self, delivery: Delivery, end: End) {
+    fn finish(&mut self, job: Job, end: End) {
         let failure = Box::new(Failure {
             outcome: "exit",
             exit_code: Some(1),
@@ -190,28 +196,63 @@ impl World {
             End::Release => (Outcome::Exited(6), Settlement::Release),
             End::HostFault => (Outcome::HostFault("no space".into()), Settlement::Release),
         };
-        let settled = match end {
-            End::Panic => {
-                // The unwinding drops the receipt.
-                drop(delivery);
-                Settled::Panicked("a test".into())
+        if let End::Panic = end {
+            let panics = move || {
+                let Job { delivery: _delivery, mut pending } = job;
+                pending.begins(Span::default());
+                // Unlike `panic!`, it prints nothing.
+                std::panic::resume_unwind(Box::new("a test"));
+            };
+            let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics));
+            assert!(panicked.is_err());
+            self.on(Event::Panicked("a test".into()));
+            return;
+        }
+        let Job { delivery, mut pending } = job;
+        pending.begins(Span::default());
+        let settled = Settled::from(&settlement);
+        let _ = delivery.receipt.settle(settlement).now_or_never();
+        let (settled, failed) = match end {
+            End::NotSettled => (Settled::Lost("a test".into()), None),
+            End::Refused => {
+                (Settled::Failed("full".into()), Some(broker::Error::Unpublished { reason: "full".into() }))
             }
-            _ => {
-                let _ = delivery.receipt.settle(settlement.clone()).now_or_never();
-                match end {
-                    End::NotSettled => Settled::Lost,
-                    End::Refused => Settled::Failed(broker::Error::Unpublished { reason: "full".into() }),
-                    _ => Settled::Done(settlement),
-                }
-            }
+            _ => (settled, None),
         };
-        self.on(Event::Finished(Finished { verdict: outcome.into(), settled }));
+        self.on(Event::Finished(Finished { verdict: pending.end(outcome.into(), settled), failed }));
+    }
+}
+
+/// Keeps what observers are told.
+#[derive(Clone, Debug, Default)]
+struct Recorder(Arc<Mutex<Vec<Ended>>>);
+
+impl Observer for Recorder {
+    fn ended(&self, ended: &Ended) {
+        self.0.lock().expect("no test panics here").push(ended.clone());
+    }
+}
+
+impl Recorder {
+    fn observers(&self) -> Arc<Observers> {
+        Arc::new(Observers::new(Guest::default()).and(self.clone()))
+    }
+
+    fn ended(&self) -> Vec<Ended> {
+        self.0.lock().expect("no test panics here").clone()
+    }
+
+    /// The delivery tags, in order.
+    fn tags(&self) -> Vec<u64> {
+        let mut tags: Vec<u64> = self.ended().iter().map(|ended| ended.delivery_tag).collect();
+        tags.sort_unstable();
+        tags
     }
 }
 
 proptest! {
     #[test]
-    fn every_delivery_is_settled_once_whatever_happens_in_whatever_order(
+    fn every_delivery_is_settled_once_and_ends_once_whatever_happens_in_whatever_order(
         mode in mode(), concurrency in 1usize..4, steps in prop::collection::vec(step(), 0..60),
     ) {
         let mut world = World::new(mode, concurrency);
@@ -221,15 +262,22 @@ proptest! {
         }
         // To the end: what runs ends, and the worker is told to stop.
         world.step(Step::Signal);
-        while let Some(delivery) = world.running.pop() {
-            world.finish(delivery, End::Ack);
+        while let Some(job) = world.running.pop() {
+            world.finish(job, End::Ack);
         }
         prop_assert!(world.state.stopping.is_some() && world.cancelled);
         prop_assert_eq!(world.state.running, 0);
         let expected: Vec<u64> = (1..=world.delivered).collect();
-        prop_assert_eq!(world.settled.keys().copied().collect::<Vec<_>>(), expected, "each delivery once");
-        let Counts { acked, retried, dead_lettered, rejected, released, lost } = world.state.counts;
+        prop_assert_eq!(world.settled.keys().copied().collect::<Vec<_>>(), expected.clone(), "each delivery once");
+        prop_assert_eq!(world.ended.tags(), expected, "each delivery ends once");
+        for ended in world.ended.ended() {
+            let as_told = ended.settled.name() == world.settled[&ended.delivery_tag];
+            prop_assert!(as_told || matches!(ended.settled, Settled::Lost(_) | Settled::Failed(_)), "{ended:?}");
+        }
+        let counts = world.state.observers.counts();
+        let Counts { acked, retried, dead_lettered, rejected, released, lost, withdrawn } = counts;
         prop_assert_eq!(acked + retried + dead_lettered + rejected + released + lost, world.started, "each run is counted once");
+        prop_assert_eq!(world.started + withdrawn, world.delivered, "and what was not begun, too");
     }
 
     #[test]
@@ -271,7 +319,7 @@ fn a_drain_waits_for_what_comes_later_and_a_count_does_not() {
 
 #[test]
 fn messages_that_are_ready_and_not_handed_over_are_not_waited_for_without_end() {
-    let options = |mode, wait| State::new(&options(mode, wait, 1));
+    let options = |mode, wait| State::new(&options(mode, wait, 1), Recorder::default().observers());
     let ready = |count| Event::Notice(Notice::Depth(Depth { ready: count, ..Depth::default() }));
     let wait = Duration::from_secs(5);
     let now = Instant::now();
@@ -296,7 +344,7 @@ fn messages_that_are_ready_and_not_handed_over_are_not_waited_for_without_end() 
 fn a_drain_whose_retries_are_missing_does_not_call_the_queue_empty() {
     let now = Instant::now();
     for (mode, missing) in [(Mode::Drain, true), (Mode::Count(1), false)] {
-        let mut state = State::new(&options(mode, Duration::ZERO, 1));
+        let mut state = State::new(&options(mode, Duration::ZERO, 1), Recorder::default().observers());
         state.on(Event::Notice(Notice::Established), now);
         for _ in 0..EMPTY_LOOKS {
             state.on(Event::Notice(Notice::Depth(Depth { missing: 2, ..Depth::default() })), now);
@@ -330,10 +378,8 @@ fn what_comes_after_the_queue_was_found_empty_is_still_done() {
 fn a_guest_that_can_not_be_stopped_ends_the_worker() {
     let mut world = World::new(Mode::Forever, 2);
     world.step(Step::Deliver);
-    let delivery = world.running.pop().expect("it runs");
-    drop(delivery);
-    let settled = Settled::Done(Settlement::Release);
-    world.on(Event::Finished(Finished { verdict: Outcome::Stuck(Duration::ZERO).into(), settled }));
+    drop(world.running.pop().expect("it runs"));
+    world.on(Event::Finished(Finished { verdict: Outcome::Stuck(Duration::ZERO).into(), failed: None }));
     assert!(matches!(world.state.stopping, Some(StopReason::Stuck)));
 }
 
@@ -386,10 +432,12 @@ proptest! {
         let mode = count.map_or(Mode::Drain, Mode::Count);
         let written = std::sync::Arc::<std::sync::Mutex<Vec<bytes::Bytes>>>::default();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let recorder = Recorder::default();
         let (stopped, books) = runtime.block_on(async {
             let prefetch = concurrency + more;
             let options = Options { prefetch, ..options(mode, Duration::ZERO, concurrency) };
-            let worker = worker(options, sandbox(concurrency).await, Sink::Memory(written.clone()));
+            let mut worker = worker(options, sandbox(concurrency).await, Sink::Memory(written.clone()));
+            worker.observers = recorder.observers();
             let (subscription, books) = Bookkeeper::subscribe(messages.clone(), prefetch, lose_after, written.clone());
             let (_phases_tx, phases) = watch::channel(Phase::Running);
             (worker.run(subscription, phases).await, books)
@@ -402,6 +450,12 @@ proptest! {
         published.sort();
         prop_assert_eq!(accounted, published, "each message is acknowledged, put aside or left, once: {:?}", books);
         prop_assert!(books.acked.iter().all(|body| body.starts_with(b"x")), "a failure was acknowledged: {books:?}");
+        let ended = recorder.tags();
+        let mut once = ended.clone();
+        once.dedup();
+        prop_assert_eq!(&ended, &once, "each delivery ends once");
+        prop_assert!(ended.iter().all(|tag| books.delivered.contains(tag)), "{ended:?} {books:?}");
+        prop_assert!(books.handed.iter().all(|tag| ended.binary_search(tag).is_ok()), "{ended:?} {books:?}");
         if mode == Mode::Drain {
             prop_assert!(books.left.is_empty(), "{books:?} {stopped:?}");
         }
