@@ -1,9 +1,27 @@
-//! The log: each message that was taken has its end in it.
+//! The log: whatever concerns a message says which one, at every level; and each message that was taken has its end in it.
 
+use std::process::Command;
+
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable};
 use serde_json::Value;
 
-use crate::harness::queue::{Queue, on_every_queue};
+use crate::harness::proxy::Proxy;
+use crate::harness::queue::{Broker, Queue, on_every_queue, on_rabbitmq};
 use crate::harness::{Run, guest, run, start};
+
+const FAST: [&str; 4] = ["--backoff-initial", "10ms", "--backoff-max", "10ms"];
+
+/// Both formats. Guests' own lines are let through, so that a test can wait for one.
+fn in_both_formats(queue: &Queue, level: &str, test: impl Fn(&dyn Fn(&[&str]) -> Command)) {
+    for format in ["json", "text"] {
+        test(&|args| {
+            let mut command = queue.command(args);
+            command.env("RUST_LOG", format!("{level},guest=info")).env("WQ_LOG_FORMAT", format);
+            command
+        });
+    }
+}
 
 /// There are lines with this text, and all of them name the message, its queue and this attempt.
 #[track_caller]
@@ -24,6 +42,100 @@ fn names(run: &Run, text: &str, queue: &Queue, id: &str, attempt: u64) {
         };
         assert_eq!(named, (true, true, true), "queue, id {id} and attempt {attempt} in {line}");
     }
+}
+
+#[test]
+fn a_retry_and_a_dead_letter_name_their_message_in_warnings() {
+    on_every_queue(|queue| {
+        in_both_formats(queue, "warn", |command| {
+            queue.publish_as("m-1", "x");
+            let args = ["work", &guest("fail"), "--max-attempts", "2", "--wait", "30s", "--max-stderr", "1"];
+            let work = || run(command(&args).args(FAST));
+            let (retry, dead) = (work(), work());
+            names(retry.exits(75), "not done: the guest exited with", queue, "m-1", 1);
+            names(dead.exits(65), "not done: the guest exited with", queue, "m-1", 2);
+            queue.take_dead();
+        });
+    });
+}
+
+#[test]
+fn a_guest_that_says_too_much_is_named_in_the_warning() {
+    on_every_queue(|queue| {
+        in_both_formats(queue, "wq_run=warn", |command| {
+            for isolation in ["thread", "process"] {
+                queue.publish_as("m-2", "x");
+                let args = ["work", &guest("nap"), "--max-stderr", "2", "--isolation", isolation];
+                let run = run(&mut command(&args));
+                names(run.exits(0), "stderr is over its limit", queue, "m-2", 1);
+            }
+        });
+    });
+}
+
+#[test]
+fn a_result_that_is_refused_names_its_message_in_the_warning() {
+    on_every_queue(|queue| {
+        in_both_formats(queue, "warn", |command| {
+            let results = queue.beside("results");
+            queue.publish_as("m-3", "x");
+            let mut worker = start(&mut command(&["work", &guest("nap"), "--result", &format!("queue:{results}")]));
+            worker.wait_for("started");
+            queue.delete(&results);
+            names(worker.end().exits(78), "not done: cannot deliver the result", queue, "m-3", 1);
+            queue.wait_for_depth(1);
+            queue.take();
+        });
+    });
+}
+
+#[test]
+fn a_message_that_is_lost_is_named_in_the_warning_and_told_once() {
+    on_every_queue(|queue| {
+        in_both_formats(queue, "warn", |command| {
+            queue.publish_as("m-4", "x");
+            let mut command = command(&["work", &guest("sleep")]);
+            let lost = match &queue.broker {
+                Broker::Sqlite(_) => {
+                    let mut worker = start(&mut command);
+                    worker.wait_for("started");
+                    queue.take_over();
+                    let lost = worker.end();
+                    names(&lost, "the lease ran out", queue, "m-4", 1);
+                    queue.end_leases();
+                    lost
+                }
+                Broker::Quorum(rabbitmq) | Broker::Classic(rabbitmq) => {
+                    let proxy = Proxy::start(rabbitmq.port);
+                    let url = format!("amqp://guest:guest@127.0.0.1:{}?heartbeat=1", proxy.port);
+                    let mut worker = start(command.env("BROKER_URL", url));
+                    worker.wait_for("started");
+                    proxy.go_silent();
+                    worker.end()
+                }
+            };
+            names(lost.exits(74), "not done: the message is no longer ours", queue, "m-4", 1);
+            let ends = lost.stderr.lines().filter(|line| line.contains("not done"));
+            assert_eq!(ends.count(), 1, "{}", lost.stderr);
+            queue.wait_for_depth(1);
+            queue.take();
+        });
+    });
+}
+
+#[test]
+fn a_bug_names_its_message_where_only_errors_are_logged() {
+    on_every_queue(|queue| {
+        for filter in ["error", "off,wq_run::observe=error"] {
+            in_both_formats(queue, filter, |command| {
+                queue.publish_as("m-5", "x");
+                let bug = run(command(&["work", &guest("echo")]).env("WQ_FAULT", "finished:panic"));
+                names(bug.exits(70), "a bug in wq-run", queue, "m-5", 1);
+                queue.wait_for_depth(1);
+                queue.take();
+            });
+        }
+    });
 }
 
 #[test]
@@ -59,5 +171,23 @@ fn a_message_that_was_taken_and_not_begun_has_an_end_in_the_log() {
         queue.wait_for_depth(2);
         queue.take();
         queue.take();
+    });
+}
+
+#[test]
+fn what_the_broker_has_no_room_for_is_named_in_the_warnings() {
+    on_rabbitmq(|queue| {
+        in_both_formats(queue, "warn", |command| {
+            let mut headers = FieldTable::default();
+            // Just below `frame_max`.
+            headers.insert("large".into(), AMQPValue::LongString("x".repeat(130_980).into()));
+            let properties = BasicProperties::default().with_message_id("m-7".into()).with_headers(headers);
+            queue.publish_with(properties, b"x");
+            let dead = run(&mut command(&["work", &guest("fail")]));
+            // Said by the worker, and by what publishes for it.
+            names(dead.exits(65), "no room for a retry", queue, "m-7", 1);
+            names(&dead, "the dead letter has none", queue, "m-7", 1);
+            queue.take_dead();
+        });
     });
 }

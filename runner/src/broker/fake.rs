@@ -33,7 +33,7 @@ impl Fake {
             can_be_retried: true,
             unreadable: None,
         };
-        self.link.deliver(self.link.tag(number), CancellationToken::new(), handed);
+        self.link.deliver(self.link.tag(number), CancellationToken::new(), handed.span(), handed);
         match self.notices.try_recv() {
             Ok(Notice::Delivery(delivery)) => delivery,
             other => panic!("a delivery was sent, and not {other:?}"),
@@ -163,7 +163,7 @@ impl Bookkeeper {
                 unreadable: None,
             };
             self.held.insert(number, (entry, lost.clone()));
-            self.link.deliver(self.link.tag(number), lost, handed);
+            self.link.deliver(self.link.tag(number), lost, handed.span(), handed);
             let mut books = self.books.lock().expect("no test panics here");
             books.delivered.push(number);
             if !self.link.notices.is_closed() {

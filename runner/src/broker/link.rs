@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::command::{Command, Tag};
 use super::error::Error;
 use super::subscription::{Delivery, Depth, Notice, Receipt};
+use crate::observe::log::message_span;
 use crate::task::{Message, Origin};
 
 /// An adapter's end of the two channels.
@@ -37,6 +38,13 @@ pub(crate) struct Handed {
     pub(crate) unfinished: u32,
     pub(crate) can_be_retried: bool,
     pub(crate) unreadable: Option<String>,
+}
+
+impl Handed {
+    /// The span in which what concerns this message is logged.
+    pub(crate) fn span(&self) -> tracing::Span {
+        message_span(&self.message, &self.origin, self.attempt)
+    }
 }
 
 /// How a session ended.
@@ -126,8 +134,9 @@ impl Link {
         Tag { session: self.session, number }
     }
 
-    /// Hands a delivery over. The session keeps `lost` and cancels it when the delivery is no longer ours.
-    pub(crate) fn deliver(&self, tag: Tag, lost: CancellationToken, handed: Handed) {
+    /// Hands a delivery over. The session keeps `lost` and cancels it when the delivery is no longer ours. `span` is from
+    /// [`Handed::span`].
+    pub(crate) fn deliver(&self, tag: Tag, lost: CancellationToken, span: tracing::Span, handed: Handed) {
         let Handed { message, origin, attempt, unfinished, can_be_retried, unreadable } = handed;
         let receipt = Receipt { tag, commands: self.commands_tx.upgrade(), lost };
         self.notify(Notice::Delivery(Delivery {
@@ -137,6 +146,7 @@ impl Link {
             unfinished,
             can_be_retried,
             unreadable,
+            span,
             receipt,
         }));
     }

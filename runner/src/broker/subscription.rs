@@ -86,6 +86,8 @@ pub struct Delivery {
     pub can_be_retried: bool,
     /// Why the message could not be read whole. It is not to be run; what could be read is there.
     pub unreadable: Option<String>,
+    /// Names the message in the log.
+    pub span: tracing::Span,
     pub receipt: Receipt,
 }
 

@@ -10,7 +10,7 @@ use tracing_subscriber::fmt::format::FmtSpan;
 
 use super::ended::{Ended, Observer, Settled};
 use crate::streams;
-use crate::task::{Outcome, Verdict};
+use crate::task::{Message, Origin, Outcome, Verdict};
 use crate::visible::{self, Form};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,24 @@ pub fn ending() {
     ENDING.store(true, Ordering::Relaxed);
 }
 
+/// Where the spans of messages belong to. No filter takes them away: what a warning is about has to be in it at each level.
+const MESSAGES: &str = "wq_run::message";
+const KEEP_MESSAGES: &str = "wq_run::message=error";
+
+/// Names a message in all events that are logged within it.
+pub fn message_span(message: &Message, origin: &Origin, attempt: u32) -> tracing::Span {
+    tracing::error_span!(
+        target: MESSAGES,
+        "message",
+        queue = origin.queue,
+        message.id = message.properties.message_id.as_deref(),
+        delivery.tag = origin.delivery_tag,
+        attempt,
+        redelivered = origin.redelivered,
+        trace_id = tracing::field::Empty,
+    )
+}
+
 /// Starts the log. `default_level` holds where `RUST_LOG` is not set.
 pub fn init(format: Format, default_level: &str) {
     let asked = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
@@ -53,6 +71,9 @@ pub fn init(format: Format, default_level: &str) {
         {
             filter = filter.add_directive(quiet);
         }
+    }
+    if let Ok(keep) = KEEP_MESSAGES.parse() {
+        filter = filter.add_directive(keep);
     }
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_span_events(FmtSpan::NONE);
     match format {

@@ -50,17 +50,9 @@ pub(super) struct Finished {
 }
 
 impl Job {
-    pub(super) fn new(delivery: Delivery, observers: &Arc<Observers>) -> Job {
+    pub(super) fn new(mut delivery: Delivery, observers: &Arc<Observers>) -> Job {
+        let span = std::mem::replace(&mut delivery.span, tracing::Span::none());
         let Delivery { message, origin, attempt, receipt, .. } = &delivery;
-        let span = tracing::info_span!(
-            "message",
-            queue = origin.queue,
-            message.id = message.properties.message_id.as_deref(),
-            delivery.tag = origin.delivery_tag,
-            attempt,
-            redelivered = origin.redelivered,
-            trace_id = tracing::field::Empty,
-        );
         let pending = Pending::new(observers, message, origin, *attempt, receipt.lost(), span);
         Job { delivery, pending }
     }
@@ -82,7 +74,7 @@ pub(super) fn process(context: Arc<Context>, mut job: Job) -> impl Future<Output
 }
 
 async fn process_in_span(context: Arc<Context>, Job { delivery, mut pending }: Job) -> Finished {
-    let Delivery { message, origin, attempt, unfinished, can_be_retried, unreadable, receipt } = delivery;
+    let Delivery { message, origin, attempt, unfinished, can_be_retried, unreadable, receipt, span: _ } = delivery;
     let mut attempt = Attempt { number: attempt, max: context.policy.max_attempts };
     if !can_be_retried {
         tracing::warn!("the headers of the message leave no room for a retry: this run is its last");

@@ -193,6 +193,18 @@ impl Queue<'_> {
         self.depth_of(&self.name)
     }
 
+    /// Takes all messages of the embedded queue from their workers, as another one does when their leases have run out. They stay
+    /// away until [`Queue::end_leases`].
+    pub fn take_over(&self) {
+        let sql =
+            "UPDATE message SET lease = lease + 1000000, lease_until = lease_until + 3600000 WHERE lease IS NOT NULL";
+        assert!(self.sql().execute(sql, []).expect("changed") > 0, "no worker has a message");
+    }
+
+    pub fn end_leases(&self) {
+        self.sql().execute("UPDATE message SET lease = NULL, lease_until = NULL", []).expect("changed");
+    }
+
     /// How many messages of the embedded queue are not settled, with a worker or not.
     pub fn in_hand_or_ready(&self) -> i64 {
         self.sql().query_row("SELECT count(*) FROM message", [], |row| row.get(0)).expect("counted")

@@ -16,6 +16,8 @@ pub struct Held {
     pub properties: BasicProperties,
     pub body: Bytes,
     pub lost: CancellationToken,
+    /// Names the message in the log.
+    pub span: tracing::Span,
 }
 
 impl Drop for Held {

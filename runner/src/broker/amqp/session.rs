@@ -16,6 +16,7 @@ use lapin::{Channel, ChannelStatus, Connection, ConnectionStatus};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::acks::Acks;
 use super::aside::{Aside, Order, Published, What};
@@ -172,13 +173,11 @@ impl<'a> Session<'a> {
         let (body, delivery_tag) = (message.body.clone(), origin.delivery_tag);
         let (attempt, unfinished) = convert::attempt(&message.headers, origin.redelivered, &self.config.options.queue);
         let can_be_retried = publisher::can_be_retried(&self.connection, &properties, &self.config.options.queue);
-        let lost = CancellationToken::new();
-        self.held.insert(delivery_tag, Held { acker, consumer, properties, body, lost: lost.clone() });
-        link.deliver(
-            link.tag(delivery_tag),
-            lost,
-            Handed { message, origin, attempt, unfinished, can_be_retried, unreadable: None },
-        );
+        let handed = Handed { message, origin, attempt, unfinished, can_be_retried, unreadable: None };
+        let (lost, span) = (CancellationToken::new(), handed.span());
+        let held = Held { acker, consumer, properties, body, lost: lost.clone(), span: span.clone() };
+        self.held.insert(delivery_tag, held);
+        link.deliver(link.tag(delivery_tag), lost, span, handed);
     }
 
     async fn on_command(&mut self, command: Option<Command>, link: &mut Link) -> Result<Step, Error> {
@@ -232,7 +231,7 @@ impl<'a> Session<'a> {
             Settlement::Retry { after, failure } => What::Retry { after, failure },
         };
         let order = Order { what, properties: held.properties.clone(), body: held.body.clone() };
-        let publishing = self.aside.clone().publish(order, link.abort.clone());
+        let publishing = self.aside.clone().publish(order, link.abort.clone()).instrument(held.span.clone());
         self.publishing.push(Box::pin(async move { Copied { number, published: publishing.await, reply } }));
         Ok(())
     }

@@ -124,7 +124,12 @@ impl<L: Leases> Session<L> {
                         let held = if tag.session == link.session { self.held.remove(&tag.number) } else { None };
                         match held {
                             Some(delivered) => self.settle(delivered, settlement, reply, false),
-                            None => Settled { result: Err(Error::Lost { source: None }), reply, at_close: false }.answer(),
+                            // Of an earlier connection, or lost. If nobody waits for the answer, its end is reported as lost.
+                            None => {
+                                if let Some(reply) = reply {
+                                    let _ = reply.send(Err(Error::Lost { source: None }));
+                                }
+                            }
                         }
                     }
                     Some(Command::Cancel) => {
@@ -210,25 +215,25 @@ impl<L: Leases> Session<L> {
             self.next_number += 1;
             self.left = self.left.saturating_sub(1);
             handed.origin.delivery_tag = number;
-            let delivered = self.delivered(lease);
-            let lost = delivered.lost.clone();
+            let delivered = self.delivered(lease, handed.span());
+            let (lost, span) = (delivered.lost.clone(), delivered.span.clone());
             self.next_expiry = earlier(self.next_expiry, delivered.expires);
             self.held.insert(number, delivered);
-            link.deliver(link.tag(number), lost, handed);
+            link.deliver(link.tag(number), lost, span, handed);
         }
         Ok(())
     }
 
     /// A delivery of the last take. Its lease counts from the take's beginning, since nobody knows how old an answer is.
-    fn delivered(&self, lease: L::Lease) -> Delivered<L::Lease> {
+    fn delivered(&self, lease: L::Lease, span: tracing::Span) -> Delivered<L::Lease> {
         let expires = self.expiry(self.take_began);
-        Delivered { lease: Arc::new(lease), lost: CancellationToken::new(), expires }
+        Delivered { lease: Arc::new(lease), lost: CancellationToken::new(), span, expires }
     }
 
     /// Gives back what the worker has not seen.
     fn give_back(&mut self, taken: Vec<Taken<L::Lease>>, at_close: bool) {
-        for Taken { lease, .. } in taken {
-            let delivered = self.delivered(lease);
+        for Taken { lease, handed } in taken {
+            let delivered = self.delivered(lease, handed.span());
             self.settle(delivered, Settlement::Release, None, at_close);
         }
     }
@@ -284,8 +289,9 @@ impl<L: Leases> Session<L> {
         }
         for number in lost {
             // One that is being settled is told by its settlement.
-            if self.held.remove(&number).is_some() {
-                tracing::warn!(delivery.tag = number, "the lease ran out, and another worker has the message");
+            if let Some(delivered) = self.held.remove(&number) {
+                let _entered = delivered.span.enter();
+                tracing::warn!("the lease ran out, and another worker has the message");
             }
         }
         Ok(())
@@ -300,11 +306,9 @@ impl<L: Leases> Session<L> {
     fn expire(&mut self) {
         let now = Instant::now();
         let expired = self.held.extract_if(|_, delivered| delivered.expires.is_some_and(|expires| expires <= now));
-        for (number, _) in expired {
-            tracing::warn!(
-                delivery.tag = number,
-                "no renewal of the lease was confirmed in time; another worker may have the message"
-            );
+        for (_, delivered) in expired {
+            let _entered = delivered.span.enter();
+            tracing::warn!("no renewal of the lease was confirmed in time; another worker may have the message");
         }
         self.next_expiry = self.held.values().filter_map(|delivered| delivered.expires).min();
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::leases::{Held, Leases};
 use crate::broker::bounds::sleep_until;
@@ -22,6 +23,8 @@ pub type Reply = oneshot::Sender<Result<(), Error>>;
 pub struct Delivered<L> {
     pub lease: Arc<L>,
     pub lost: CancellationToken,
+    /// Names the message in the log.
+    pub span: tracing::Span,
     /// When our claim ends by our own clock. Moved on with each renewal that is confirmed.
     pub expires: Option<Instant>,
 }
@@ -41,6 +44,8 @@ pub struct Settled {
     pub result: Result<(), Error>,
     pub reply: Option<Reply>,
     pub at_close: bool,
+    /// Names the message in the log.
+    pub span: tracing::Span,
 }
 
 impl<L> Drop for Delivered<L> {
@@ -53,6 +58,7 @@ impl<L> Settling<L> {
     /// Tries until it is known how the settlement ended, its time is over, or all is given up.
     pub async fn settle<B: Leases<Lease = L>>(self, broker: Arc<B>, give_up: CancellationToken) -> Settled {
         let Settling { delivered, settlement, reply, until, at_close } = self;
+        let span = delivered.span.clone();
         let mut last = None;
         let trying = async {
             loop {
@@ -67,7 +73,8 @@ impl<L> Settling<L> {
                 last = Some(error);
                 tokio::time::sleep(TRY_AGAIN).await;
             }
-        };
+        }
+        .instrument(span.clone());
         let result = if B::REMOTE {
             tokio::select! {
                 biased;
@@ -80,7 +87,7 @@ impl<L> Settling<L> {
         } else {
             trying.await
         };
-        Settled { result, reply, at_close }
+        Settled { result, reply, at_close, span }
     }
 }
 
@@ -91,6 +98,7 @@ impl Settled {
             Some(reply) => drop(reply.send(self.result)),
             None => {
                 if let Err(error) = self.result {
+                    let _entered = self.span.enter();
                     tracing::warn!(
                         error = %chain(&error),
                         "a message could not be given back; it comes again when its lease ends"
