@@ -193,16 +193,26 @@ impl Queue<'_> {
         self.depth_of(&self.name)
     }
 
-    /// Takes all messages of the embedded queue from their workers, as another one does when their leases have run out. They stay
-    /// away until [`Queue::end_leases`].
+    /// Takes all messages from their workers, as another one does when their leases have run out. They stay away until
+    /// [`Queue::end_leases`].
     pub fn take_over(&self) {
-        let sql =
-            "UPDATE message SET lease = lease + 1000000, lease_until = lease_until + 3600000 WHERE lease IS NOT NULL";
-        assert!(self.sql().execute(sql, []).expect("changed") > 0, "no worker has a message");
+        let taken = match &self.broker {
+            Broker::Redis(redis) => redis_claim(redis, &self.name, "0"),
+            _ => self.change_leases("lease = lease + 1000000, lease_until = lease_until + 3600000"),
+        };
+        assert!(taken > 0, "no worker has a message");
     }
 
     pub fn end_leases(&self) {
-        self.sql().execute("UPDATE message SET lease = NULL, lease_until = NULL", []).expect("changed");
+        match &self.broker {
+            Broker::Redis(redis) => redis_claim(redis, &self.name, LEASE_MILLIS),
+            _ => self.change_leases("lease = NULL, lease_until = NULL"),
+        };
+    }
+
+    fn change_leases(&self, how: &str) -> usize {
+        let sql = format!("UPDATE message SET {how} WHERE lease IS NOT NULL");
+        self.sql().execute(&sql, []).expect("changed")
     }
 
     /// How many messages of the embedded queue are not settled, with a worker or not.
@@ -450,6 +460,16 @@ fn redis_depth(redis: &Redis, name: &str) -> u64 {
         _ => redis.ask(&["XPENDING", name, GROUP, "IDLE", LEASE_MILLIS, "-", "+", "10000"]).list().len() as i64,
     };
     (all - pending + ended).cast_unsigned()
+}
+
+/// Makes what workers have another consumer's, which was last heard of so long ago.
+fn redis_claim(redis: &Redis, name: &str, idle: &str) -> usize {
+    let pending = redis.ask(&["XPENDING", name, GROUP, "-", "+", "100"]).list();
+    let ids: Vec<String> = pending.into_iter().map(|entry| entry.list().remove(0).text()).collect();
+    for id in &ids {
+        redis.ask(&["XCLAIM", name, GROUP, "another", "0", id, "IDLE", idle, "JUSTID"]);
+    }
+    ids.len()
 }
 
 /// A message whose pause is over, and that nobody has moved into its queue: workers do that.
