@@ -177,9 +177,7 @@ pub struct Work {
     #[arg(long, value_name = "WHO", default_value = "wq-run", help_heading = SETTLING)]
     pub dead_letter_by: DeadLetterBy,
 
-    /// Where results go: stdout, dir:PATH, queue:NAME, exchange:NAME/KEY, reply or none; may be repeated, or listed with
-    /// commas
-    #[arg(long, value_name = "SPEC", env = "WQ_RESULT", default_value = "stdout", value_delimiter = ',', help_heading = RESULTS)]
+    #[arg(long, value_name = "SPEC", env = "WQ_RESULT", default_value = "stdout", value_delimiter = ',', help = result_help(), help_heading = RESULTS)]
     pub result: Vec<sink::Spec>,
 
     /// The content type that results in queues have
@@ -323,6 +321,10 @@ fn broker_help() -> String {
          address",
         kinds::addresses()
     )
+}
+
+fn result_help() -> String {
+    format!("Where results go: {}; may be repeated, or listed with commas", sink::kinds::forms())
 }
 
 fn type_help() -> String {

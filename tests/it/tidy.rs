@@ -302,11 +302,15 @@ fn the_project_speaks_of_itself_alone() {
 
 #[test]
 fn the_readmes_results_are_those_that_can_be_asked_for() {
+    let mut documented = BTreeSet::new();
     for row in table(&readme(), "### Results") {
         let typed = row[0].trim_matches('`');
         let spec: wq_run::sink::Spec = typed.parse().unwrap_or_else(|error| panic!("{typed}: {error}"));
         assert_eq!(spec.to_string(), typed);
+        documented.insert(spec.kind.name);
     }
+    let real = wq_run::sink::kinds::KINDS.iter().map(|kind| kind.name).collect();
+    assert_eq!(documented, real);
 }
 
 #[test]

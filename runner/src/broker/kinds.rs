@@ -36,7 +36,7 @@ pub fn queue_types() -> BTreeSet<&'static str> {
 }
 
 /// `a, b or c`
-fn listed(parts: &[String]) -> String {
+pub fn listed(parts: &[String]) -> String {
     match parts {
         [] => String::new(),
         [only] => only.clone(),

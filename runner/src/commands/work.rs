@@ -11,7 +11,7 @@ use crate::error::{Error, ExitStatus, broker_status};
 use crate::observe::Counts;
 use crate::sandbox::{self, Loading, Sandbox};
 use crate::shutdown::{self, Signal};
-use crate::sink::{Sinks, Spec};
+use crate::sink::{Needs, Sinks, Spec};
 use crate::task::Refused;
 use crate::worker::{Mode, StopReason, Stopped, Worker};
 
@@ -22,7 +22,7 @@ pub async fn run(args: cli::Work) -> Result<u8, Error> {
     // First of all: the folders of --dir, which are looked at next, may be on a disk that does not answer.
     let mut phases = shutdown::watch(args.shutdown_timeout, ExitStatus::Stuck.code()).map_err(unwatched)?;
     let config = Work::resolve(args)?;
-    if config.results.contains(&Spec::Stdout) {
+    if config.results.iter().any(|spec| spec.needs == Needs::Stdout) {
         can_write("redirect it, or name another place for results: --result (WQ_RESULT)")?;
     }
     let queue = config.subscription.queue.clone();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::broker::{Address, BrokerKind};
 use crate::error::Error;
 use crate::settle::Policy;
-use crate::sink;
+use crate::sink::{self, Needs};
 
 /// Refuses a setting that this kind of broker cannot honour. `longest_hold` is how long a message may be with the worker.
 pub fn check(kind: &BrokerKind, policy: &Policy, results: &[sink::Spec], longest_hold: Duration) -> Result<(), Error> {
@@ -18,14 +18,14 @@ pub fn check(kind: &BrokerKind, policy: &Policy, results: &[sink::Spec], longest
         ));
     }
     for spec in results {
-        match spec {
-            sink::Spec::Publish(Address::Exchange { .. }) if !can.exchanges => {
+        match &spec.needs {
+            Needs::Address(Address::Exchange { .. }) if !can.exchanges => {
                 return Err(Error::configuration(
                     format!("{name} has no exchanges"),
                     "name one of its queues: --result queue:NAME (WQ_RESULT)",
                 ));
             }
-            sink::Spec::Reply if !can.reply => {
+            Needs::Requester if !can.reply => {
                 return Err(Error::configuration(
                     format!("{name} has no way back to who asked"),
                     "name one of its queues: --result queue:NAME (WQ_RESULT)",

@@ -3,7 +3,7 @@
 use crate::broker::{Address, outbox};
 use crate::cli;
 use crate::error::Error;
-use crate::sink;
+use crate::sink::{self, Needs};
 
 /// Refuses sinks and properties of results that can't be.
 pub fn check(work: &cli::Work, queue: &str) -> Result<(), Error> {
@@ -34,11 +34,11 @@ fn check_sinks(specs: &[sink::Spec], queue: &str) -> Result<(), Error> {
         if specs[..at].contains(spec) {
             return Err(Error::configuration(format!("the result `{spec}` is named twice"), HINT));
         }
-        match spec {
-            sink::Spec::None if specs.len() > 1 => {
+        match &spec.needs {
+            Needs::Nothing if specs.len() > 1 => {
                 return Err(Error::configuration("the result `none` goes with no other one", HINT));
             }
-            sink::Spec::Publish(Address::Queue(name)) if name == queue => {
+            Needs::Address(Address::Queue(name)) if name == queue => {
                 return Err(Error::configuration(
                     "results would come back as messages: the result's queue is the queue itself",
                     "name another queue (--result queue:NAME, WQ_RESULT)",

@@ -10,11 +10,24 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use percent_encoding::percent_encode_byte;
 use tempfile::NamedTempFile;
 
+use super::error::Cause;
+use super::kind::{Needs, Sink, SinkKind};
+use super::record::Record;
 use crate::blocking;
+
+pub const KIND: SinkKind = SinkKind {
+    name: "dir",
+    rest: Some("PATH"),
+    needs: |path| if path.is_empty() { Err("`dir:` needs a path: dir:PATH".into()) } else { Ok(Needs::Place) },
+    open: |spec, _| {
+        Box::pin(async move { Ok(Box::new(Directory::open(Path::new(&spec.rest)).await?) as Box<dyn Sink>) })
+    },
+};
 
 #[derive(Clone, Debug)]
 pub struct Directory {
@@ -69,6 +82,25 @@ impl Directory {
         let name = if self.ignores_case { without_capitals(name) } else { name.to_owned() };
         let fallback = fallback.to_owned();
         blocking::call(move || write(&folder, &name, &fallback, &body)).await
+    }
+}
+
+#[async_trait]
+impl Sink for Directory {
+    async fn write(&self, record: &Record) -> Result<(), Cause> {
+        // A name that every file system takes: it is 64 digits long.
+        let fallback = record.properties.message_id.as_deref().unwrap_or_default();
+        Ok(Directory::write(self, &record.file_name, fallback, record.body.clone()).await?)
+    }
+}
+
+impl From<Failure> for Cause {
+    fn from(failure: Failure) -> Cause {
+        match failure {
+            Failure::Folder(error) => Cause::Io(error),
+            Failure::Name(error) => Cause::Name(error),
+            Failure::TooLarge(error) => Cause::TooLarge(error),
+        }
     }
 }
 

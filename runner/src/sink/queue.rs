@@ -3,26 +3,60 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::Record;
-use crate::broker::{Address, Error, Outbox};
+use async_trait::async_trait;
+
+use super::error::Cause;
+use super::kind::{Needs, Opening, Sink, SinkKind, Spec, Way};
+use super::record::Record;
+use crate::broker::{Address, Error, MAX_NAME, Outbox};
 use crate::causes::chain;
 
+pub const QUEUE: SinkKind = SinkKind { name: "queue", rest: Some("NAME"), needs: queue, open };
+
+pub const EXCHANGE: SinkKind = SinkKind { name: "exchange", rest: Some("NAME/KEY"), needs: exchange, open };
+
 #[derive(Debug)]
-pub struct Queue {
+struct Queue {
     outbox: Arc<dyn Outbox>,
     to: Address,
 }
 
-impl Queue {
-    /// # Errors
-    /// When there is no such queue or exchange. Whether an exchange has a way to a queue shows only with a message.
-    pub async fn open(outbox: Arc<dyn Outbox>, to: Address) -> Result<Queue, Error> {
-        outbox.look_for(&to).await?;
-        Ok(Queue { outbox, to })
-    }
+fn queue(queue: &str) -> Result<Needs, String> {
+    Ok(Needs::Address(Address::Queue(name(queue, "queue", queue)?)))
+}
 
-    pub async fn write(&self, record: &Record) -> Result<(), Error> {
-        publish(&*self.outbox, &self.to, record).await
+fn exchange(to: &str) -> Result<Needs, String> {
+    let (exchange, key) =
+        to.split_once('/').ok_or("an exchange goes with a routing key, which may be empty: exchange:NAME/KEY")?;
+    if key.len() > MAX_NAME {
+        return Err(format!("the routing key is longer than {MAX_NAME} bytes"));
+    }
+    Ok(Needs::Address(Address::Exchange { name: name(exchange, "exchange", to)?, key: key.to_owned() }))
+}
+
+fn name(name: &str, what: &str, typed: &str) -> Result<String, String> {
+    match name.len() {
+        0 => Err(format!("`{what}:{typed}` names no {what}")),
+        1..=MAX_NAME => Ok(name.to_owned()),
+        _ => Err(format!("the name of the {what} is longer than {MAX_NAME} bytes")),
+    }
+}
+
+/// Fails when there is no such queue or exchange. Whether an exchange has a way to a queue shows only with a message.
+fn open(spec: &Spec, way: Way) -> Opening<'_> {
+    Box::pin(async move {
+        let outbox = way.outbox()?;
+        // `queue` and `exchange` have made one.
+        let to = spec.address().cloned().ok_or_else(|| std::io::Error::other("no address"))?;
+        outbox.look_for(&to).await?;
+        Ok(Box::new(Queue { outbox, to }) as Box<dyn Sink>)
+    })
+}
+
+#[async_trait]
+impl Sink for Queue {
+    async fn write(&self, record: &Record) -> Result<(), Cause> {
+        Ok(publish(&*self.outbox, &self.to, record).await?)
     }
 }
 

@@ -1,14 +1,45 @@
 //! `--result stdout`: our own stdout, as `kubectl logs` shows it.
 
-use std::io;
+use std::{fmt, io};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::Mutex;
 
+use super::error::Cause;
+use super::kind::{Needs, Sink, SinkKind};
+use super::record::Record;
 use crate::{blocking, streams};
 
+pub const KIND: SinkKind = SinkKind {
+    name: "stdout",
+    rest: None,
+    needs: |_| Ok(Needs::Stdout),
+    open: |_, _| Box::pin(async { Ok(Box::new(Stdout) as Box<dyn Sink>) }),
+};
+
+#[derive(Debug)]
+struct Stdout;
+
+#[async_trait]
+impl Sink for Stdout {
+    async fn write(&self, record: &Record) -> Result<(), Cause> {
+        Ok(write(record.body.clone()).await?)
+    }
+
+    fn identifies(&self) -> bool {
+        false
+    }
+}
+
+impl fmt::Display for Stdout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("stdout")
+    }
+}
+
 /// Writes a result in one piece: results of guests that run side by side do not mix.
-pub async fn write(body: Bytes) -> io::Result<()> {
+async fn write(body: Bytes) -> io::Result<()> {
     /// One waits for the reader, and the others for their turn, so that a slow reader costs one thread.
     static TURN: Mutex<()> = Mutex::const_new(());
     if body.is_empty() {

@@ -13,7 +13,7 @@ use crate::observe::trace::Span;
 use crate::observe::{Ended, Observer, Settled};
 use crate::sandbox::{self, Bounds, Grants, Isolation, Limits, Loading, Stderr, Wall};
 use crate::settle::{Backoff, ExitMap};
-use crate::sink::Sink;
+use crate::sink::memory::Memory;
 use crate::task::{Failure, Settlement};
 
 /// What happens to the worker, one after the other.
@@ -406,14 +406,14 @@ async fn sandbox(concurrency: usize) -> Sandbox {
     Sandbox::load(loading, options).await.expect("it is a guest")
 }
 
-fn worker(options: Options, sandbox: Sandbox, sink: Sink) -> Worker {
+fn worker(options: Options, sandbox: Sandbox, sink: Memory) -> Worker {
     let policy = Policy {
         max_attempts: 2,
         exits: ExitMap::default(),
         backoff: Backoff { initial: Duration::ZERO, max: Duration::ZERO, factor: 1.0 },
         rejects: false,
     };
-    Worker::new(options, sandbox, Sinks::of(vec![sink]), policy)
+    Worker::new(options, sandbox, Sinks::of(vec![Box::new(sink)]), policy)
 }
 
 proptest! {
@@ -436,7 +436,7 @@ proptest! {
         let (stopped, books) = runtime.block_on(async {
             let prefetch = concurrency + more;
             let options = Options { prefetch, ..options(mode, Duration::ZERO, concurrency) };
-            let mut worker = worker(options, sandbox(concurrency).await, Sink::Memory(written.clone()));
+            let mut worker = worker(options, sandbox(concurrency).await, Memory(written.clone()));
             worker.observers = recorder.observers();
             let (subscription, books) = Bookkeeper::subscribe(messages.clone(), prefetch, lose_after, written.clone());
             let (_phases_tx, phases) = watch::channel(Phase::Running);
