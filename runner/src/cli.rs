@@ -22,7 +22,7 @@ use crate::sink;
 
 /// Runs a WASI guest for each message of a queue, in a sandbox, and settles the message by the outcome.
 #[derive(Debug, Parser)]
-#[command(name = "wq-run", version, max_term_width = 110, disable_help_subcommand = true)]
+#[command(name = "wq-run", version, long_version = kinds::VERSION.as_str(), max_term_width = 110, disable_help_subcommand = true)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,

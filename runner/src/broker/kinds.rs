@@ -1,6 +1,7 @@
 //! The table of the kinds of broker: a line each.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use super::adapter::BrokerKind;
 
@@ -14,6 +15,36 @@ pub static KINDS: &[&BrokerKind] = &[
     #[cfg(feature = "sqs")]
     &super::sqs::kind::KIND,
 ];
+
+/// A kind that a build can leave out.
+pub struct Optional {
+    pub feature: &'static str,
+    prefixes: &'static [&'static str],
+    is_in: bool,
+}
+
+/// All of them, whether they are in or not.
+const OPTIONAL: &[Optional] = &[
+    Optional {
+        feature: "redis",
+        prefixes: &["redis:", "rediss:", "redis+unix:", "valkey:", "valkeys:"],
+        is_in: cfg!(feature = "redis"),
+    },
+    Optional { feature: "sqs", prefixes: &["sqs:", "https:"], is_in: cfg!(feature = "sqs") },
+];
+
+/// The kind that this address would be of, if it had not been left out.
+pub fn left_out(address: &str) -> Option<&'static Optional> {
+    let is_of = |kind: &Optional| kind.prefixes.iter().any(|prefix| address.starts_with(prefix));
+    OPTIONAL.iter().find(|kind| !kind.is_in && is_of(kind))
+}
+
+/// The version, and the brokers that this build knows.
+pub static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let prefixes = KINDS.iter().filter_map(|kind| kind.forms.first()).map(|form| form.prefix.trim_end_matches("://"));
+    let names: Vec<&str> = prefixes.map(|prefix| prefix.trim_end_matches(':')).collect();
+    format!("{}\nbrokers: {}", env!("CARGO_PKG_VERSION"), names.join(", "))
+});
 
 /// How addresses of all kinds begin: "`amqp://…`, `amqps://…` or `sqlite:PATH`".
 pub fn schemes() -> String {

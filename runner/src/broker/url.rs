@@ -21,6 +21,8 @@ pub struct Url {
 pub enum UrlError {
     #[error("a broker is {}", kinds::schemes())]
     Scheme,
+    #[error("this wq-run was built without the feature `{0}`, and knows no such broker")]
+    LeftOut(&'static str),
     /// The reason never holds a part of the URL, which has a password in it.
     #[error("{0}")]
     Address(String),
@@ -31,7 +33,8 @@ impl FromStr for Url {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let is_of = |kind: &BrokerKind| kind.forms.iter().any(|form| text.starts_with(form.prefix));
-        let kind = KINDS.iter().copied().find(|kind| is_of(kind)).ok_or(UrlError::Scheme)?;
+        let unknown = || kinds::left_out(text).map_or(UrlError::Scheme, |kind| UrlError::LeftOut(kind.feature));
+        let kind = KINDS.iter().copied().find(|kind| is_of(kind)).ok_or_else(unknown)?;
         let broker = (kind.parse)(text).map_err(UrlError::Address)?;
         Ok(Url { kind, broker })
     }
