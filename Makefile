@@ -7,7 +7,7 @@
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: ## the work-queue example of the Kubernetes page, with no cluster and no broker; BROKER=redis or rabbitmq on one
+demo: ## the work-queue example of the Kubernetes page, with no cluster and no broker; BROKER=redis, sqs or rabbitmq on one
 	@scripts/install.sh build guests-rust
 	@echo "Building wq-run: some minutes the first time, seconds after that."
 	@cargo build --locked -p wq-run

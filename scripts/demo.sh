@@ -2,7 +2,7 @@
 # The example of the Kubernetes page "Coarse Parallel Processing Using a Work Queue" on the embedded queue:
 # eight messages, and two workers side by side, as the page's Job has with `parallelism: 2`. `make demo` builds
 # what it needs and runs it. It fails when a message is lost, doubled, dead or left.
-# `make demo BROKER=redis` (or rabbitmq) uses the broker that `docker compose --profile redis up -d` starts, or the one that
+# `make demo BROKER=redis` (or rabbitmq, or sqs with an emulator) uses the broker that `docker compose --profile redis up -d` starts, or the one that
 # BROKER_URL names; its queue gets a name of its own.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -41,11 +41,18 @@ main() {
 
 choose_broker() {
     QUEUE=demo-$$-$RANDOM
+    dead_letters=$QUEUE.dead
     case $1 in
-        sqlite) BROKER_URL="sqlite:$folder/queue.db" QUEUE=job1 ;;
+        sqlite) BROKER_URL="sqlite:$folder/queue.db" QUEUE=job1 dead_letters=job1.dead ;;
         redis) BROKER_URL=${BROKER_URL:-redis://localhost} ;;
+        sqs)
+            dead_letters=$QUEUE-dead
+            # The emulator takes any keys.
+            BROKER_URL=${BROKER_URL:-'sqs://us-east-1?endpoint=http://localhost:4566'}
+            export AWS_ACCESS_KEY_ID="${AWS_ACCESS_KEY_ID:-test}" AWS_SECRET_ACCESS_KEY="${AWS_SECRET_ACCESS_KEY:-test}"
+            ;;
         rabbitmq) BROKER_URL=${BROKER_URL:-amqp://guest:guest@localhost} ;;
-        *) die "knows no broker '$1' (sqlite, redis, rabbitmq)" ;;
+        *) die "knows no broker '$1' (sqlite, redis, sqs, rabbitmq)" ;;
     esac
 }
 
@@ -81,7 +88,7 @@ summary() {
     local left dead results seconds
     seconds=$(awk -v a="$started" -v b="${EPOCHREALTIME:-$SECONDS}" 'BEGIN { printf "%.1f", b - a }')
     left=$(messages_in "$QUEUE")
-    dead=$(messages_in "$QUEUE.dead")
+    dead=$(messages_in "$dead_letters")
     results=$(cat "$folder"/worker-*.out | wc -l | tr -d ' ')
     printf '\n%s messages in, %s results, %s left, %s dead letters, in %s seconds\n' \
         "${#fruits[@]}" "$results" "$left" "$dead" "$seconds"

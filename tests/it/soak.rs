@@ -27,6 +27,7 @@ use sha2::{Digest as _, Sha256};
 use crate::harness::queue::{Broker, Queue};
 use crate::harness::rabbitmq::RabbitMq;
 use crate::harness::redis::Redis;
+use crate::harness::sqs::{Emulator, Sqs};
 use crate::harness::{Run, guest, run, start};
 
 /// Where a worker can be killed.
@@ -94,6 +95,23 @@ fn the_ledger_of_other_versions_of_redis_balances_too() {
             ledger.balance(Queue::new(Broker::Redis(&redis)));
         });
     }
+}
+
+// The emulator keeps all in memory, so it is not killed.
+#[test]
+fn the_ledger_of_sqs_balances_after_kills_of_workers() {
+    side_by_side("sqs", 6, |ledger| {
+        let Some(sqs) = Sqs::shared(Emulator::Ministack) else { return };
+        ledger.balance(Queue::new(Broker::Sqs(sqs)));
+    });
+}
+
+#[test]
+fn the_ledger_of_a_fifo_queue_of_sqs_balances_after_kills_of_workers() {
+    side_by_side("sqs fifo", 7, |ledger| {
+        let Some(sqs) = Sqs::shared(Emulator::Ministack) else { return };
+        ledger.balance(Queue::new(Broker::SqsFifo(sqs)));
+    });
 }
 
 /// What one ledger has to do.
