@@ -2,8 +2,8 @@
 # The example of the Kubernetes page "Coarse Parallel Processing Using a Work Queue" on the embedded queue:
 # eight messages, and two workers side by side, as the page's Job has with `parallelism: 2`. `make demo` builds
 # what it needs and runs it. It fails when a message is lost, doubled, dead or left.
-# `make demo BROKER=redis` (or rabbitmq, or sqs with an emulator) uses the broker that `docker compose --profile redis up -d` starts, or the one that
-# BROKER_URL names; its queue gets a name of its own.
+# `make demo BROKER=redis` (or rabbitmq, or sqs with an emulator) uses the broker that
+# `docker compose --profile redis up -d` starts, or the one that BROKER_URL names. Its queue gets a name of its own.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -26,8 +26,8 @@ main() {
     unset "${!WQ_@}" BROKER_URL_FILE AMQP_URL
     choose_broker "${1:-sqlite}"
     export BROKER_URL QUEUE RUST_LOG=warn WQ_LOG_FORMAT=text
-    # Without a password.
-    show export BROKER_URL="$(sed 's|//[^/@]*@|//…@|' <<<"$BROKER_URL")" QUEUE="$QUEUE"
+    # Without user and password.
+    show export BROKER_URL="${BROKER_URL/"//"*@/"//…@"}" QUEUE="$QUEUE"
     started=${EPOCHREALTIME:-$SECONDS}
 
     run wq-run queue declare
