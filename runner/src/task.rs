@@ -68,6 +68,20 @@ pub struct Origin {
     pub system: System,
 }
 
+impl Origin {
+    /// A message of a broker without exchanges, which finds its queue by the queue's name. Its delivery has no number yet.
+    pub fn of_queue(queue: &str, redelivered: bool, system: System) -> Origin {
+        Origin {
+            queue: queue.to_owned(),
+            routing_key: queue.to_owned(),
+            exchange: String::new(),
+            redelivered,
+            delivery_tag: 0,
+            system,
+        }
+    }
+}
+
 /// What traces say of a kind of broker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct System {

@@ -1,8 +1,9 @@
 //! How many messages ended in which way.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use super::ended::{Ended, Observer, Settled};
+use crate::locks::lock;
 use crate::task::{Outcome, Verdict};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,13 +25,13 @@ pub struct Tally(Mutex<Counts>);
 
 impl Tally {
     pub fn counts(&self) -> Counts {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.0)
     }
 }
 
 impl Observer for Tally {
     fn ended(&self, ended: &Ended) {
-        let counts = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = &mut *lock(&self.0);
         let count = match ended.settled {
             _ if ended.verdict == Verdict::Run(Outcome::Withdrawn) => &mut counts.withdrawn,
             Settled::Acked => &mut counts.acked,

@@ -6,15 +6,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
-use super::ground::{LEASE, RENEW, origin};
 use super::store::{Lease, Store, Taken, WAIT};
+use super::terms::{LEASE, RENEW, SYSTEM};
 use super::url::Url;
 use crate::broker::adapter;
 use crate::broker::error::{Error, Kind};
 use crate::broker::leased::{self, Held, Leases, Renewed, Terms, Went};
 use crate::broker::link::{Ended, Handed, Link};
 use crate::broker::subscription::{Depth, Options};
-use crate::task::Settlement;
+use crate::task::{Origin, Settlement};
 
 /// How many settlements are made side by side. A server answers one after the other; this only hides the way there and back.
 const SETTLEMENTS: usize = 64;
@@ -104,7 +104,7 @@ impl Leases for Queue {
 impl Queue {
     fn leased(&self, taken: Taken) -> leased::Taken<Lease> {
         let Taken { lease, message, attempt, unfinished, redelivered, unreadable } = taken;
-        let origin = origin(&self.options.queue, redelivered);
+        let origin = Origin::of_queue(&self.options.queue, redelivered, SYSTEM);
         leased::Taken {
             lease,
             handed: Handed { message, origin, attempt, unfinished, can_be_retried: true, unreadable },

@@ -13,16 +13,16 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
-use super::ground::{RENEW, origin};
 use super::keys::Keys;
 use super::queue::{self, Counts};
 use super::store::{Lease, Store, Taken, lost};
+use super::terms::{RENEW, SYSTEM};
 use super::url::Url;
 use crate::broker::admin::{self, Changes, Got, Status};
 use crate::broker::error::Error;
 use crate::causes::chain;
 use crate::locks::lock;
-use crate::task::Properties;
+use crate::task::{Origin, Properties};
 
 /// For the answer to each request: what a worker has `--publish-timeout` for.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -131,7 +131,7 @@ impl admin::Admin for Admin {
             }
             leases.held.insert(lease.id.clone(), lease.clone());
             let held = Held { kept: kept.clone(), lease };
-            Got { message, origin: origin(queue, redelivered), unreadable, held: Box::new(held) }
+            Got { message, origin: Origin::of_queue(queue, redelivered, SYSTEM), unreadable, held: Box::new(held) }
         };
         Ok(taken.into_iter().map(read).collect())
     }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::ground::{LEASE, SYSTEM};
 use super::outbox::Outbox;
 use super::queue::MAX_MESSAGE;
+use super::terms::{LEASE, SYSTEM};
 use super::url::Url;
 use super::{adapter, admin};
 use crate::broker::adapter::{Adapter, Broker, BrokerKind, Capabilities, Form};

@@ -6,9 +6,9 @@ use serde_json::{Map, Value as Json};
 
 use super::connection::Connection;
 use super::convert;
-use super::ground::{GROUP, LEASE, millis};
 use super::keys::Keys;
 use super::scripts::Script;
+use super::terms::{GROUP, LEASE, millis};
 use super::value::{count, parts, text, texts};
 use crate::broker::error::Error;
 use crate::task::Properties;

@@ -15,10 +15,10 @@ use uuid::Uuid;
 
 use super::connection::Connection;
 use super::convert::{self, Read};
-use super::ground::{ANSWER_TIMEOUT, GROUP, LEASE, millis};
 use super::keys::Keys;
 use super::queue::{Counts, counts, require_alone};
 use super::scripts::Script;
+use super::terms::{ANSWER_TIMEOUT, GROUP, LEASE, millis};
 use super::url::Url;
 use super::value::{Field, count, fields, list, number, parts, text, texts};
 use crate::broker::error::Error;

@@ -12,12 +12,12 @@ use bytes::Bytes;
 use serde_json::Map;
 
 use super::store::{self, Lease, Store, Taken};
-use super::{LEASE, RENEW, origin};
+use super::{LEASE, RENEW, SYSTEM};
 use crate::broker::admin::{self, Changes, Got, Status};
 use crate::broker::error::Error;
 use crate::causes::chain;
 use crate::locks::lock;
-use crate::task::Properties;
+use crate::task::{Origin, Properties};
 
 /// How long a command waits for processes that write.
 const BUSY: Duration = Duration::from_secs(30);
@@ -107,7 +107,8 @@ impl admin::Admin for Admin {
             if let Some(reason) = &unreadable {
                 message.headers.insert("x-wq-error".into(), reason.as_str().into());
             }
-            let origin = origin(queue, redelivered, id.cast_unsigned());
+            let delivery_tag = id.cast_unsigned();
+            let origin = Origin { delivery_tag, ..Origin::of_queue(queue, redelivered, SYSTEM) };
             let lease = Lease { id, lease: number };
             state.leases.insert(id, lease);
             let held = Held { opened: opened.clone(), lease };

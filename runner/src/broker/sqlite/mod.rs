@@ -205,7 +205,7 @@ impl Queue {
         let Taken { id, message, attempt, unfinished, redelivered, unreadable } = taken;
         let repaired = unreadable.is_some().then(|| message.properties.clone());
         let lease = Leased { lease: Lease { id, lease }, headers: message.headers.clone(), repaired };
-        let origin = origin(&self.options.queue, redelivered, 0);
+        let origin = Origin::of_queue(&self.options.queue, redelivered, SYSTEM);
         leased::Taken {
             lease,
             handed: Handed { message, origin, attempt, unfinished, can_be_retried: true, unreadable },
@@ -224,17 +224,5 @@ impl Queue {
             call(&mut store)
         })
         .await
-    }
-}
-
-/// Where a message of a queue file comes from. A file has no exchanges.
-fn origin(queue: &str, redelivered: bool, delivery_tag: u64) -> Origin {
-    Origin {
-        queue: queue.to_owned(),
-        routing_key: queue.to_owned(),
-        exchange: String::new(),
-        redelivered,
-        delivery_tag,
-        system: SYSTEM,
     }
 }

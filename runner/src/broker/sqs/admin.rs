@@ -15,14 +15,14 @@ use tokio_util::sync::CancellationToken;
 use super::client::Client;
 use super::convert::{Attributes, Incoming, Outgoing};
 use super::queue::{BATCH, Counts, Entry, Order, Queue, Received, is_fifo};
-use super::terms::{RENEWALS, origin};
+use super::terms::{RENEWALS, SYSTEM};
 use super::url::Url;
 use crate::broker::admin::{self, Changes, Got, Status};
 use crate::broker::error::Error;
 use crate::broker::leased::Held as StillHeld;
 use crate::causes::chain;
 use crate::locks::lock;
-use crate::task::{Message, Properties};
+use crate::task::{Message, Origin, Properties};
 
 /// How long a look for messages waits for one: shorter ones ask only some of SQS's servers.
 const LOOK: Duration = Duration::from_secs(1);
@@ -187,7 +187,7 @@ fn got(received: Received, queue: &Queue, url: &Url, kept: &Arc<Kept>) -> Got {
     if let Some(reason) = &unreadable {
         message.headers.insert("x-wq-error".into(), reason.as_str().into());
     }
-    Got { message, origin: origin(&queue.name, count > 1), unreadable, held: Box::new(held) }
+    Got { message, origin: Origin::of_queue(&queue.name, count > 1, SYSTEM), unreadable, held: Box::new(held) }
 }
 
 impl Kept {

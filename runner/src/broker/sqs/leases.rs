@@ -15,7 +15,7 @@ use super::client::Client;
 use super::convert::{Attributes, Incoming, Outgoing, dead_letter};
 use super::error::passes;
 use super::queue::{BATCH, Entry, Order, Queue, Received};
-use super::terms::{LONGEST, RENEWALS, WAIT, origin};
+use super::terms::{LONGEST, RENEWALS, SYSTEM, WAIT};
 use super::url::Url;
 use crate::broker::error::Error;
 use crate::broker::failure::{self, Next};
@@ -23,7 +23,7 @@ use crate::broker::leased::{Held, Leases, Renewed, Taken, Terms};
 use crate::broker::link::Handed;
 use crate::broker::subscription::{Depth, Options};
 use crate::locks::lock;
-use crate::task::{Failure, Message, Settlement};
+use crate::task::{Failure, Message, Origin, Settlement};
 
 /// How many settlements are made side by side. They travel in requests of ten.
 const SETTLEMENTS: usize = 6 * BATCH;
@@ -268,7 +268,7 @@ impl Taker {
         };
         let handed = Handed {
             message,
-            origin: origin(&self.queue.name, count > 1),
+            origin: Origin::of_queue(&self.queue.name, count > 1, SYSTEM),
             attempt: count,
             // SQS counts hand-overs, and does not tell how they ended.
             unfinished: count - 1,

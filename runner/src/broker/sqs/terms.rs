@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::task::{Origin, System};
+use crate::task::System;
 
 /// In traces.
 pub const SYSTEM: System = System { name: "aws_sqs", routing_key: None, delivery_tag: None };
@@ -21,15 +21,3 @@ pub const WAIT: Duration = Duration::from_secs(5);
 
 /// How long SQS hides a message in all, counted from when it was handed over.
 pub const LONGEST: Duration = Duration::from_secs(12 * 3600);
-
-/// The origin of a message, without the number of its delivery.
-pub fn origin(queue: &str, redelivered: bool) -> Origin {
-    Origin {
-        queue: queue.to_owned(),
-        routing_key: queue.to_owned(),
-        exchange: String::new(),
-        redelivered,
-        delivery_tag: 0,
-        system: SYSTEM,
-    }
-}

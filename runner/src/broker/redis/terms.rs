@@ -1,8 +1,8 @@
-//! What all files of this folder stand on: the terms of a lease, and small conversions.
+//! What holds for all queues on a Redis: the group, the terms of a lease, and how times are written.
 
 use std::time::Duration;
 
-use crate::task::{Origin, System};
+use crate::task::System;
 
 /// The consumer group of every queue.
 pub const GROUP: &str = "wq-run";
@@ -23,16 +23,4 @@ pub fn millis(duration: Duration) -> u64 {
     // A century; leaves room for sums.
     const FAR: u128 = 100 * 365 * 24 * 3600 * 1000;
     duration.as_millis().min(FAR) as u64
-}
-
-/// The origin of a message, without the number of its delivery.
-pub fn origin(queue: &str, redelivered: bool) -> Origin {
-    Origin {
-        queue: queue.to_owned(),
-        routing_key: queue.to_owned(),
-        exchange: String::new(),
-        redelivered,
-        delivery_tag: 0,
-        system: SYSTEM,
-    }
 }
