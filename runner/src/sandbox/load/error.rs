@@ -122,7 +122,10 @@ impl Error {
             }
             Error::Cache { .. } => "name a folder that can be written with --cache-dir (WQ_CACHE_DIR)".into(),
             Error::Panic(_) => "this is a bug of ours: please report it".into(),
-            Error::Thread(_) => "`ulimit -u` and the container's limit of processes count threads, too".into(),
+            // The system has the same error for a stack that there is no address space for.
+            Error::Thread(_) => {
+                "`ulimit -u` and the container's limit of processes count threads too, and `ulimit -v` their stacks".into()
+            }
             Error::Wall(_) => {
                 "--wall auto (WQ_WALL) uses the parts that the system has; a container's seccomp profile has to allow \
                  landlock and seccomp"
