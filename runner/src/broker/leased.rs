@@ -16,6 +16,7 @@ mod tests;
 pub use leases::Held;
 pub(crate) use leases::{Leases, Renewed, Taken, Terms};
 
+pub(crate) use self::session::came_too_late;
 use self::session::{CLOSE_WITHIN, Session};
 use super::error::Error;
 use super::link::Link;

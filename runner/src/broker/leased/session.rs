@@ -234,6 +234,7 @@ impl<L: Leases> Session<L> {
     fn give_back(&mut self, taken: Vec<Taken<L::Lease>>, at_close: bool) {
         for Taken { lease, handed } in taken {
             let delivered = self.delivered(lease, handed.span());
+            came_too_late(&delivered.span);
             self.settle(delivered, Settlement::Release, None, at_close);
         }
     }
@@ -402,6 +403,12 @@ impl<L: Leases> Session<L> {
             }
         }
     }
+}
+
+/// Tells of a message that goes back before its worker has seen it. Some brokers count such a hand-over: without this line, the
+/// log would not explain the number of the message's next attempt.
+pub fn came_too_late(span: &tracing::Span) {
+    span.in_scope(|| tracing::debug!("came too late; giving it back"));
 }
 
 fn is_unanswered(error: &Error) -> bool {

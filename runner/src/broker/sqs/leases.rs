@@ -19,7 +19,7 @@ use super::terms::{LONGEST, RENEWALS, SYSTEM, WAIT};
 use super::url::Url;
 use crate::broker::error::Error;
 use crate::broker::failure::{self, Next};
-use crate::broker::leased::{Held, Leases, Renewed, Taken, Terms};
+use crate::broker::leased::{Held, Leases, Renewed, Taken, Terms, came_too_late};
 use crate::broker::link::Handed;
 use crate::broker::subscription::{Depth, Options};
 use crate::locks::lock;
@@ -200,6 +200,9 @@ impl Leases for Taker {
         let found = std::mem::take(&mut *lock(&self.found));
         let entries: Vec<Entry> =
             found.iter().map(|(_, received)| Entry::hide(&received.receipt_handle, Duration::ZERO)).collect();
+        for (since, received) in found {
+            came_too_late(&self.taken(received, since).handed.span());
+        }
         for batch in entries.chunks(BATCH) {
             self.queue.batch(batch).await?;
         }
