@@ -441,6 +441,8 @@ impl<'a> Books<'a> {
         *self.faults.entry(point.name).or_default() += 1;
         self.may_repeat += point.repeats;
         self.unseen_hits += point.unseen;
+        // A request for messages that a dead worker has left at the broker may still be answered, where hand-overs are counted.
+        self.unseen_hits += u64::from(!self.queue.can().release_uncounted && point.unseen > 0);
         self.hit(&run.stderr);
     }
 
