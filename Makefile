@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 # cargo uses all cores by itself, and the targets share its lock: one after the other.
 .NOTPARALLEL:
-.PHONY: help demo build guests image lint test test-rabbitmq4 soak bench bench-quick fuzz deps-test clean
+.PHONY: help demo build docs guests image lint test test-rabbitmq4 soak bench bench-quick fuzz deps-test clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ guests: ## the example guests: build/guests/*.wasm
 
 image: ## the container image
 	scripts/image.sh
+
+docs: ## the pages of docs/ as a book: build/book/html
+	scripts/docs.sh
 
 lint: ## formatting, clippy, shellcheck
 	scripts/install.sh --optional lint
