@@ -19,10 +19,53 @@ fn a_certificate_of_an_unknown_authority_is_refused() {
     let Some(rabbitmq) = RabbitMq::shared() else { return };
     let queue = Queue::new(Broker::Classic(rabbitmq));
     let url = format!("amqps://guest:guest@localhost:{}", rabbitmq.tls_port);
-    let args = ["work", &guest("echo"), "--connect-timeout", "500ms"];
-    run(queue.command(&args).env("BROKER_URL", &url)).exits(69).says("certificate");
+    let args = ["work", &guest("echo")];
+    refused_at_once(&queue, &args, &url, &["is not trusted here", "cacertfile"]);
+    refused_at_once(&queue, &["publish", "x"], &url, &["is not trusted here", "cacertfile"]);
     let missing = format!("{url}?cacertfile=/no/such/ca.pem");
     run(queue.command(&args).env("BROKER_URL", &missing)).exits(78).says("/no/such/ca.pem");
+}
+
+#[test]
+fn a_certificate_for_another_name_is_refused() {
+    let Some(rabbitmq) = RabbitMq::shared() else { return };
+    let queue = Queue::new(Broker::Classic(rabbitmq));
+    // This address leads to the same host, and its certificate does not name it.
+    let authority = rabbitmq.ca_file();
+    let url = format!("amqps://guest:guest@0.0.0.0:{}?cacertfile={}", rabbitmq.tls_port, authority.display());
+    refused_at_once(&queue, &["work", &guest("echo")], &url, &["for another host name", "BROKER_URL"]);
+}
+
+#[test]
+fn a_port_without_tls_is_named_as_such() {
+    let Some(rabbitmq) = RabbitMq::shared() else { return };
+    let queue = Queue::new(Broker::Classic(rabbitmq));
+    let url = format!("amqps://guest:guest@localhost:{}", rabbitmq.port);
+    refused_at_once(&queue, &["work", &guest("echo")], &url, &["does not speak TLS", "5671", "amqp://"]);
+}
+
+#[test]
+fn a_node_with_a_bad_certificate_does_not_keep_the_others_from_being_tried() {
+    let Some(rabbitmq) = RabbitMq::shared() else { return };
+    let queue = Queue::new(Broker::Classic(rabbitmq));
+    let bad = format!("amqps://guest:guest@localhost:{}", rabbitmq.tls_port);
+    let url = format!("{bad},{}", rabbitmq.url());
+    run(queue.command(&["publish", "x"]).env("BROKER_URL", &url)).exits(0);
+    run(queue.command(&["work", &guest("echo")]).env("BROKER_URL", &url)).exits(0).prints("x");
+    // A node that is down may come back, so that this one is tried again.
+    let url = format!("amqp://guest:guest@127.0.0.1:1,{bad}");
+    let args = ["work", &guest("echo"), "--connect-timeout", "500ms"];
+    run(queue.command(&args).env("BROKER_URL", &url)).exits(69).says("trying again");
+}
+
+/// It would be the same at every try.
+fn refused_at_once(queue: &Queue, args: &[&str], url: &str, says: &[&str]) {
+    let refused = run(queue.command(args).env("BROKER_URL", url));
+    refused.exits(78);
+    for text in says {
+        refused.says(text);
+    }
+    assert!(!refused.stderr.contains("trying again"), "{}", refused.stderr);
 }
 
 #[test]

@@ -58,6 +58,16 @@ fn a_message_that_the_broker_refuses_is_not_reported_as_sent() {
 }
 
 #[test]
+fn a_message_that_is_never_confirmed_is_an_error_that_names_no_flag_of_another_command() {
+    let Some(rabbitmq) = RabbitMq::start() else { return };
+    let queue = Queue::new(Broker::Classic(&rabbitmq));
+    rabbitmq.raise_alarm();
+    let unconfirmed = run(&mut queue.command(&["publish", "x"]));
+    unconfirmed.exits(74).says("not confirmed within 30s");
+    assert!(!unconfirmed.stderr.contains("--publish-timeout"), "{}", unconfirmed.stderr);
+}
+
+#[test]
 fn a_queue_can_be_declared_looked_at_and_purged() {
     on_every_queue(|queue| {
         // A second declaration changes nothing.

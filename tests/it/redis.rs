@@ -166,7 +166,9 @@ fn a_socket_and_tls_lead_to_a_server_and_its_certificate_is_verified() {
     let url = format!("{url}&certfile={}&keyfile={}", file("client.pem"), file("client.key"));
     run(queue.command(&args).env("BROKER_URL", &url)).exits(0).prints("over TLS");
     let unknown = format!("rediss://localhost:{tls_port}");
-    run(queue.command(&args).env("BROKER_URL", &unknown)).exits(69).says("certificate");
+    run(queue.command(&args).env("BROKER_URL", &unknown)).exits(78).says("is not trusted here").says("cacertfile");
+    let other_name = url.replace("localhost", "0.0.0.0");
+    run(queue.command(&args).env("BROKER_URL", &other_name)).exits(78).says("for another host name");
     for refused in [format!("{unknown}#insecure"), format!("{unknown}?verify=verify_none")] {
         run(queue.command(&args).env("BROKER_URL", &refused)).exits(78).says("always verified");
     }

@@ -177,6 +177,39 @@ fn settings_that_do_not_go_together_are_exit_78_and_name_the_flag() {
 }
 
 #[test]
+fn a_password_that_has_to_be_percent_encoded_is_refused_and_never_shown() {
+    // Parsed as they are, these have a part of the password for a host, a port or a virtual host.
+    for (url, says) in [
+        ("amqp://user:s3c/ret@h", "%2F"),
+        ("amqp://user:12/s3cret@h", "%2F"),
+        ("amqp://user:12?s3cret@h", "%3F"),
+        ("amqp://user:12#s3cret@h", "%23"),
+        ("amqp://user:a@s3cret/b@h", "%40"),
+        ("amqp://user:s3c,ret@h", "%2C"),
+        ("amqp://user:12,s3cret@h", "%2C"),
+        ("redis://user:12/s3cret@h", "%2F"),
+        ("redis://:a@s3cret/b@h", "%40"),
+    ] {
+        let refused = run(wq_run(&["queue", "status"]).env("BROKER_URL", url).env("QUEUE", "q"));
+        refused.exits(78).says(says);
+        assert!(!["s3c", "ret"].iter().any(|part| refused.stderr.contains(part)), "{url}: {}", refused.stderr);
+    }
+    // One `@` too many is no riddle: the last one ends the password.
+    let url = "amqp://user:a@s3cret@127.0.0.1:1";
+    let unreachable = run(wq_run(&["queue", "status"]).env("BROKER_URL", url).env("QUEUE", "q"));
+    unreachable.exits(69).says("127.0.0.1:1");
+    assert!(!unreachable.stderr.contains("s3cret"), "{}", unreachable.stderr);
+}
+
+#[test]
+fn a_folder_in_dockers_notation_is_refused_with_our_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let entry = format!("{}:/in:rw", folder.path().display());
+    let refused = run(&mut wq_run(&["exec", &guest("echo"), "--dir", &entry]));
+    refused.exits(78).says(&format!("--dir {}::/in:rw", folder.path().display()));
+}
+
+#[test]
 fn the_brokers_url_can_come_from_a_file_and_from_amqp_url() {
     let Some(page_guest) = page_guest("rust") else { return };
     on_rabbitmq(|queue| {

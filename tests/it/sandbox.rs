@@ -172,7 +172,9 @@ fn the_environment_is_inherited_only_on_request_and_never_the_brokers_url() {
     assert!(environment(&["--inherit-env"]).contains("COLOUR=red\0"));
     let replaced = environment(&["--inherit-env", "--env", "COLOUR=blue"]);
     assert!(replaced.contains("COLOUR=blue\0") && !replaced.contains("red"), "{replaced}");
-    exec(&guest("nothing"), &["--allow-net", "127.0.0.1:80"], b"").exits(78).says("--allow-net");
+    let refused = exec(&guest("nothing"), &["--allow-net", "127.0.0.1:80"], b"");
+    refused.exits(78).says("--allow-net").says("wasm32-wasip2");
+    assert!(!refused.stderr.contains("--dir"), "{}", refused.stderr);
 }
 
 #[test]

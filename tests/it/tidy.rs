@@ -33,7 +33,8 @@ const LAYERS: [(&str, &[&[&str]]); 3] = [
     (
         "broker/",
         &[
-            &["error", "failure", "percent"],
+            &["failure", "percent", "tls"],
+            &["error"],
             &["admin", "bounds", "command", "outbox", "pauses"],
             &["subscription"],
             &["link"],

@@ -2,6 +2,8 @@
 
 use std::error::Error as StdError;
 
+use super::tls::TlsFault;
+
 type Source = Box<dyn StdError + Send + Sync>;
 
 /// An error at the broker's seam. Each variant is a different thing for the user to do.
@@ -9,6 +11,9 @@ type Source = Box<dyn StdError + Send + Sync>;
 pub enum Error {
     #[error("cannot reach the broker at {address}")]
     Unreachable { address: String, source: Source },
+    /// It would be the same at every try.
+    #[error("the broker at {address} {fault}")]
+    Tls { address: String, fault: TlsFault, source: Source },
     #[error("the broker at {address} refused the user name or the password")]
     Credentials { address: String, source: Source },
     /// None is set, or none that can be used.
@@ -86,6 +91,7 @@ impl Error {
             Error::MissingQueue { .. }
             | Error::MissingExchange { .. }
             | Error::Unroutable { .. }
+            | Error::Tls { .. }
             | Error::Mismatch { .. }
             | Error::FrameTooLarge { .. }
             | Error::Stream { .. }
@@ -108,6 +114,17 @@ impl Error {
         Some(match self {
             Error::Unreachable { .. } => {
                 "is it running, and are host and port right? They come from --broker (BROKER_URL)".into()
+            }
+            Error::Tls { fault: TlsFault::UnknownAuthority, .. } => {
+                "`cacertfile` in --broker (BROKER_URL) names a PEM file with the authority's certificate; without it the \
+                 system's authorities are trusted, or those in SSL_CERT_FILE"
+                    .into()
+            }
+            Error::Tls { fault: TlsFault::OtherName, .. } => {
+                "--broker (BROKER_URL) has to name the host as the certificate does".into()
+            }
+            Error::Tls { fault: TlsFault::Plain, .. } => {
+                "use the broker's port for TLS, or an address without TLS: both are parts of --broker (BROKER_URL)".into()
             }
             Error::Credentials { .. } | Error::NoCredentials { .. } => {
                 "user and password come from --broker (BROKER_URL, BROKER_URL_FILE)".into()

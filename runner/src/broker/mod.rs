@@ -37,6 +37,7 @@ pub mod sqlite;
 pub mod sqs;
 mod subscription;
 mod supervise;
+mod tls;
 mod url;
 
 use std::sync::atomic::Ordering;

@@ -1,8 +1,22 @@
-//! Decodes parts of brokers' addresses.
+//! Percent-encoding in brokers' addresses: decodes their parts, and finds where it is missing.
 
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
+
+/// Refuses a URL in which a user or a password seems to go on behind the host's place: parsed as it is, a part of the password
+/// would be taken for the host's name, looked up and printed. The error holds no part of the URL.
+pub fn check_credentials(url: &str) -> Result<(), String> {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let (authority, after) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    // Without an authority there is no user either: the path of a socket may hold an `@`.
+    if !authority.is_empty() && after.contains('@') {
+        return Err("an `@` comes after a `/`, `?` or `#`; in a user, a password or a path, these characters are \
+                    percent-encoded: @ is %40, / is %2F, ? is %3F, # is %23"
+            .into());
+    }
+    Ok(())
+}
 
 /// Decodes a part of a URL. `what` names it in an error, which never holds a part of the URL itself.
 ///

@@ -181,15 +181,43 @@ fn dir(entry: &str) -> Result<Dir, Error> {
         Ok(metadata) if metadata.is_dir() => {}
         Ok(_) => return Err(Error::configuration(format!("`--dir {entry}`: {host} is no folder"), "name a folder")),
         Err(error) => {
-            return Err(Error::configuration(format!("`--dir {entry}`: {error}"), "the folder has to be there"));
+            let message = format!("`--dir {entry}`: {error}");
+            return Err(match docker_style(entry) {
+                Some(ours) => Error::configuration(
+                    message,
+                    format!(
+                        "two colons separate the two folders: --dir {ours}; one colon is a part of the folder's name"
+                    ),
+                ),
+                None => Error::configuration(message, "--dir names a folder that exists"),
+            });
         }
     }
     Ok(Dir { host: host.into(), guest: guest.to_owned(), writable })
 }
 
+/// Our form of an entry that is written as Docker does it, `HOST:GUEST[:MODE]`. Only where no folder has this name.
+fn docker_style(entry: &str) -> Option<String> {
+    let (host, guest) = entry.split_once(':').filter(|(host, guest)| !host.is_empty() && guest.starts_with('/'))?;
+    Some(format!("{host}::{guest}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_that_is_written_as_docker_does_it_is_refused_with_our_form() {
+        let hint = |entry: &str| super::dir(entry).unwrap_err().hint().unwrap();
+        assert!(hint("/tmp:/data").contains("--dir /tmp::/data;"), "{}", hint("/tmp:/data"));
+        assert!(hint("/tmp:/data:ro").contains("--dir /tmp::/data:ro;"), "{}", hint("/tmp:/data:ro"));
+        assert!(!hint("/no/such::/data").contains("two colons"));
+        // A folder of this name is that folder.
+        let folder = tempfile::tempdir().unwrap();
+        let odd = folder.path().join("a:").join("b");
+        std::fs::create_dir_all(&odd).unwrap();
+        assert_eq!(super::dir(&odd.display().to_string()).unwrap().host, odd);
+    }
 
     #[test]
     fn folders_are_read_only_unless_told_otherwise() {

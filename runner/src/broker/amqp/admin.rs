@@ -58,7 +58,7 @@ struct Held {
 impl WayIn {
     async fn publish(&self, queue: &str, properties: BasicProperties, body: &Bytes) -> Result<(), Error> {
         let publisher = self.publisher().await?;
-        publisher.publish(&Address::Queue(queue.to_owned()), properties, body, Deadline::after(PUBLISH_TIMEOUT)).await
+        publisher.publish(&Address::Queue(queue.to_owned()), properties, body, Deadline::fixed(PUBLISH_TIMEOUT)).await
     }
 
     async fn publisher(&self) -> Result<Arc<Publisher>, Error> {

@@ -8,6 +8,7 @@ use lapin::{Connection, ConnectionProperties, ErrorKind};
 use super::filter::Refused;
 use super::{Url, transport};
 use crate::broker::Error;
+use crate::broker::tls::TlsFault;
 
 /// For a clean end. What is not answered by then will not be.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -18,23 +19,25 @@ pub const LOOK_AFTER: Duration = Duration::from_millis(250);
 /// Connects to the first node that can be reached.
 ///
 /// # Errors
-/// As [`connect_to`], of the last node; a refusal ends the search, since all nodes of a cluster refuse the same things.
+/// As [`connect_to`], of the last node that may be reached later, or else of the last one; a refusal ends the search, since
+/// all nodes of a cluster refuse the same things. Each node has its own address and certificate.
 pub async fn connect(nodes: &[Url], name: &str) -> Result<Connection, Error> {
-    let mut unreachable = Error::Lost { source: None };
+    let (mut unreachable, mut faulty) = (None, None);
     for node in nodes {
         match connect_to(node, name).await {
-            Err(error @ Error::Unreachable { .. }) => unreachable = error,
+            Err(error @ Error::Unreachable { .. }) => unreachable = Some(error),
+            Err(error @ Error::Tls { .. }) => faulty = Some(error),
             decided => return decided,
         }
     }
-    Err(unreachable)
+    Err(unreachable.or(faulty).unwrap_or(Error::Lost { source: None }))
 }
 
 /// Connects, logs in and opens the virtual host.
 ///
 /// # Errors
-/// [`Error::Unreachable`], [`Error::Credentials`], [`Error::Forbidden`] for the virtual host, or [`Error::Settings`]
-/// for certificates that can't be read.
+/// [`Error::Unreachable`], [`Error::Tls`], [`Error::Credentials`], [`Error::Forbidden`] for the virtual host, or
+/// [`Error::Settings`] for certificates that can't be read.
 async fn connect_to(url: &Url, name: &str) -> Result<Connection, Error> {
     let tls = url.tls().map_err(|(path, source)| Error::Settings {
         what: format!("the certificate file {}", path.display()),
@@ -53,7 +56,10 @@ async fn connect_to(url: &Url, name: &str) -> Result<Connection, Error> {
         Some(Refusal::NotAllowed) => {
             Error::Forbidden { doing: format!("open the virtual host `{}`", url.uri.vhost), source: error.into() }
         }
-        _ => unreachable(error.into()),
+        _ => match TlsFault::of(&error) {
+            Some(fault) => Error::Tls { address: url.address(), fault, source: error.into() },
+            None => unreachable(error.into()),
+        },
     })
 }
 

@@ -14,6 +14,7 @@ use crate::broker::admin::Admin;
 use crate::broker::error::Error;
 use crate::broker::outbox;
 use crate::broker::subscription::Options;
+use crate::broker::tls::TlsFault;
 
 pub static KIND: BrokerKind = BrokerKind {
     name: "RabbitMQ",
@@ -44,7 +45,13 @@ const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 struct Nodes(Vec<Url>);
 
 fn parse(text: &str) -> Result<Arc<dyn Broker>, String> {
-    let nodes = text.split(',').map(str::parse).collect::<Result<_, _>>()?;
+    let nodes: Vec<&str> = text.split(',').collect();
+    if !nodes.iter().all(|node| KIND.forms.iter().any(|form| node.starts_with(form.prefix))) {
+        return Err(
+            "each node of a cluster is an `amqp://…` URL; a `,` in the user or the password is written %2C".into()
+        );
+    }
+    let nodes = nodes.into_iter().map(str::parse).collect::<Result<_, _>>()?;
     Ok(Arc::new(Nodes(nodes)))
 }
 
@@ -70,6 +77,10 @@ impl Broker for Nodes {
         let hint = match error {
             Error::Credentials { .. } => {
                 "user and password come from --broker (BROKER_URL, BROKER_URL_FILE): amqp://USER:PASSWORD@HOST:PORT"
+            }
+            Error::Tls { fault: TlsFault::Plain, .. } => {
+                "RabbitMQ's port for TLS is 5671 by default; amqp:// in place of amqps:// connects without TLS. Both are \
+                 parts of --broker (BROKER_URL)"
             }
             Error::Forbidden { .. } => {
                 "`rabbitmqctl list_permissions` shows the rights of a user; the virtual host is the path of --broker \

@@ -3,6 +3,7 @@
 //! A connection of its own, because a broker in need stops reading from connections that publish: acknowledgements and
 //! heartbeats on the same connection would stop with it.
 
+use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -42,6 +43,8 @@ const NEW_QUEUE_PAUSE_MAX: Duration = Duration::from_secs(3);
 pub struct Deadline {
     at: Instant,
     allowed: Duration,
+    /// The flag that sets it; `None` for commands that have no such flag.
+    flag: Option<&'static str>,
 }
 
 pub struct Publisher {
@@ -56,7 +59,12 @@ pub struct Publisher {
 impl Deadline {
     /// `allowed` is what the user gave as `--publish-timeout`.
     pub fn after(allowed: Duration) -> Deadline {
-        Deadline { at: Instant::now() + allowed, allowed }
+        Deadline { at: Instant::now() + allowed, allowed, flag: Some("--publish-timeout") }
+    }
+
+    /// One that no flag changes.
+    pub fn fixed(allowed: Duration) -> Deadline {
+        Deadline { flag: None, ..Deadline::after(allowed) }
     }
 
     pub fn left(self) -> Duration {
@@ -68,10 +76,17 @@ impl Deadline {
     /// # Errors
     /// Those of `connecting`; and [`Error::Unpublished`] when it takes too long.
     pub async fn connected<T>(self, connecting: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        tokio::time::timeout_at(self.at, connecting).await.unwrap_or_else(|_| {
-            let within = humantime::format_duration(self.allowed);
-            Err(Error::Unpublished { reason: format!("no connection within {within} (--publish-timeout)") })
-        })
+        tokio::time::timeout_at(self.at, connecting)
+            .await
+            .unwrap_or_else(|_| Err(Error::Unpublished { reason: format!("no connection within {self}") }))
+    }
+}
+
+/// The time that is allowed, and the flag for it.
+impl fmt::Display for Deadline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", humantime::format_duration(self.allowed))?;
+        self.flag.map_or(Ok(()), |flag| write!(f, " ({flag})"))
     }
 }
 
@@ -111,10 +126,10 @@ impl Publisher {
 
     /// Bounds all that publishing a message takes. The connection of one that is given up is not used again.
     async fn by<T>(&self, deadline: Deadline, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        let work = self.while_blocked(work, deadline.allowed);
+        let work = self.while_blocked(work, deadline);
         tokio::time::timeout_at(deadline.at, work).await.unwrap_or_else(|_| {
             self.given_up.store(true, Ordering::Relaxed);
-            Err(Error::Unpublished { reason: self.unconfirmed(deadline.allowed) })
+            Err(Error::Unpublished { reason: self.unconfirmed(deadline) })
         })
     }
 
@@ -189,27 +204,21 @@ impl Publisher {
     }
 
     /// Says so if the broker blocks us: otherwise a worker that waits looks like one that hangs.
-    async fn while_blocked<T>(&self, publishing: impl Future<Output = T>, allowed: Duration) -> T {
+    async fn while_blocked<T>(&self, publishing: impl Future<Output = T>, deadline: Deadline) -> T {
         tokio::pin!(publishing);
         tokio::select! {
             published = &mut publishing => return published,
             () = tokio::time::sleep(SAY_BLOCKED_AFTER) => {}
         }
         if self.connection.status().blocked() {
-            tracing::warn!(
-                "the broker takes no messages at the moment; waiting for at most {} (--publish-timeout)",
-                humantime::format_duration(allowed)
-            );
+            tracing::warn!("the broker takes no messages at the moment; waiting for at most {deadline}");
         }
         publishing.await
     }
 
-    fn unconfirmed(&self, allowed: Duration) -> String {
+    fn unconfirmed(&self, deadline: Deadline) -> String {
         let blocked = if self.connection.status().blocked() { "it blocks publishers: " } else { "" };
-        format!(
-            "it was not confirmed within {} (--publish-timeout); {blocked}the broker may be out of memory or disk space",
-            humantime::format_duration(allowed)
-        )
+        format!("it was not confirmed within {deadline}; {blocked}the broker may be out of memory or disk space")
     }
 
     /// Publishes a message so that it comes to `queue` after `pause`, and does not have to be held until then. Returns the
@@ -424,4 +433,16 @@ pub fn name(text: &str) -> Result<ShortString, Error> {
         what: format!("the name `{text}`"),
         source: "a name in AMQP has at most 255 bytes".into(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_without_the_flag_does_not_name_it() {
+        let allowed = Duration::from_secs(30);
+        assert_eq!(Deadline::after(allowed).to_string(), "30s (--publish-timeout)");
+        assert_eq!(Deadline::fixed(allowed).to_string(), "30s");
+    }
 }

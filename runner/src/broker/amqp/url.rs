@@ -11,7 +11,7 @@ use std::time::Duration;
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism};
 
-use crate::broker::percent::decoded;
+use crate::broker::percent::{check_credentials, decoded};
 
 /// An AMQP broker's address with its credentials. Shows itself without the password.
 #[derive(Clone, PartialEq, Eq)]
@@ -37,6 +37,7 @@ impl FromStr for Url {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        check_credentials(text)?;
         let url = url::Url::parse(text).map_err(|error| format!("this is no URL: {error}"))?;
         let scheme = match url.scheme() {
             "amqp" => AMQPScheme::AMQP,

@@ -27,7 +27,7 @@ impl Connection {
     /// hands the next message to nobody.
     ///
     /// # Errors
-    /// [`Error::Unreachable`], [`Error::Credentials`], [`Error::Forbidden`], or [`Error::Settings`] for certificates that can't
+    /// [`Error::Unreachable`], [`Error::Tls`], [`Error::Credentials`], [`Error::Forbidden`], or [`Error::Settings`] for certificates that can't
     /// be read and servers that can't be used.
     pub async fn open(url: &Url, queue: &str, answers_within: Option<Duration>) -> Result<Connection, Error> {
         let client = url.client().map_err(|(path, source)| Error::Settings {

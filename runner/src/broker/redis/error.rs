@@ -6,6 +6,7 @@ use redis::{ErrorKind, RedisError};
 
 use super::url::Url;
 use crate::broker::error::Error;
+use crate::broker::tls::TlsFault;
 
 /// The meaning of an error that ends a try to connect.
 pub fn unconnected(url: &Url, error: RedisError) -> Error {
@@ -16,7 +17,10 @@ pub fn unconnected(url: &Url, error: RedisError) -> Error {
         }
         (_, Sort::Forbidden) => Error::Forbidden { doing: "log in".into(), source: error.into() },
         (_, Sort::Settings) => settings(error),
-        _ => Error::Unreachable { address, source: error.into() },
+        _ => match TlsFault::of(&error) {
+            Some(fault) => Error::Tls { address, fault, source: error.into() },
+            None => Error::Unreachable { address, source: error.into() },
+        },
     }
 }
 

@@ -12,7 +12,7 @@ use redis::{
     ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, RedisConnectionInfo, TlsCertificates,
 };
 
-use crate::broker::percent::decoded;
+use crate::broker::percent::{check_credentials, decoded};
 
 pub const SCHEMES: [&str; 5] = ["redis", "rediss", "valkey", "valkeys", "redis+unix"];
 
@@ -48,6 +48,7 @@ impl FromStr for Url {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        check_credentials(text)?;
         let url = url::Url::parse(text).map_err(|error| format!("this is no URL: {error}"))?;
         let scheme = url.scheme();
         if !SCHEMES.contains(&scheme) {

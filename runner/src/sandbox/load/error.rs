@@ -26,6 +26,8 @@ pub enum Error {
     },
     #[error("the guest {} has the digest {found}", path.display())]
     Digest { path: PathBuf, found: Digest },
+    #[error("the guest {} is a WASI preview 1 module, which can't open connections (--allow-net)", .0.display())]
+    NoSockets(PathBuf),
     /// Not the guest's fault; what it was promised can't be had.
     #[error("{0}")]
     Grant(String),
@@ -90,6 +92,9 @@ impl Error {
             }
             Error::Refused { reason, .. } => reason.hint(),
             Error::Digest { .. } => "--guest-digest (WQ_GUEST_DIGEST) names another digest".into(),
+            Error::NoSockets(_) => {
+                "build the guest as a component, for example for wasm32-wasip2, or leave --allow-net out".into()
+            }
             Error::Grant(_) => {
                 "every folder of --dir is opened for each run; `ulimit -n` is the limit of open files".into()
             }

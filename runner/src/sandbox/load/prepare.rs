@@ -104,9 +104,7 @@ pub fn prepare(loading: &Loading, options: &Options) -> Result<Prepared, Error> 
         tracing::info!("scratch folders are measured while guests run: the kernel holds no quota for them (--scratch)");
     }
     if known.nature.wasi.kind() == Kind::Module && !options.grants.net.is_empty() {
-        return Err(Error::Grant(
-            "--allow-net: a preview 1 module has no way to open a connection; build the guest for wasm32-wasip2".into(),
-        ));
+        return Err(Error::NoSockets(loading.guest.clone()));
     }
     Ok(Prepared { name, known, engine, program, code })
 }

@@ -1,0 +1,82 @@
+//! Failures of a TLS handshake that would be the same at every try.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use rustls::{CertificateError, Error as TlsError, InvalidMessage};
+
+/// What is wrong between a broker's TLS and its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsFault {
+    UnknownAuthority,
+    OtherName,
+    /// The port answers, and not with TLS.
+    Plain,
+}
+
+impl TlsFault {
+    /// The fault behind an error, if it is one of these. A certificate that has run out is none: it may be renewed while a
+    /// worker tries again.
+    pub fn of(error: &(dyn Error + 'static)) -> Option<TlsFault> {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if let Some(error) = error.downcast_ref() {
+                return of(error);
+            }
+            // Both of these name the source of what they hold, and leave out what they hold.
+            next = if let Some(error) = error.downcast_ref::<io::Error>() {
+                error.get_ref().map(|inner| inner as &(dyn Error + 'static))
+            } else if let Some(shared) = error.downcast_ref::<Arc<dyn Error + Send + Sync>>() {
+                Some(&**shared as &(dyn Error + 'static))
+            } else {
+                error.source()
+            };
+        }
+        None
+    }
+}
+
+fn of(error: &TlsError) -> Option<TlsFault> {
+    match error {
+        TlsError::InvalidCertificate(CertificateError::UnknownIssuer) => Some(TlsFault::UnknownAuthority),
+        TlsError::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        ) => Some(TlsFault::OtherName),
+        TlsError::InvalidMessage(InvalidMessage::InvalidContentType) => Some(TlsFault::Plain),
+        _ => None,
+    }
+}
+
+/// Says it of "the broker at ADDRESS".
+impl fmt::Display for TlsFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TlsFault::UnknownAuthority => "has a certificate of an authority that is not trusted here",
+            TlsFault::OtherName => "has a certificate for another host name",
+            TlsFault::Plain => "does not speak TLS on this port",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_found_behind_the_errors_that_wrap_it() {
+        let unknown = || TlsError::InvalidCertificate(CertificateError::UnknownIssuer);
+        let wrapped = io::Error::new(io::ErrorKind::InvalidData, unknown());
+        assert_eq!(TlsFault::of(&wrapped), Some(TlsFault::UnknownAuthority));
+        let shared: Arc<dyn Error + Send + Sync> = Arc::new(io::Error::other(wrapped));
+        assert_eq!(TlsFault::of(&shared), Some(TlsFault::UnknownAuthority));
+    }
+
+    #[test]
+    fn what_may_pass_is_no_fault() {
+        assert_eq!(TlsFault::of(&io::Error::from(io::ErrorKind::ConnectionReset)), None);
+        let expired = TlsError::InvalidCertificate(CertificateError::Expired);
+        assert_eq!(TlsFault::of(&io::Error::other(expired)), None);
+    }
+}
