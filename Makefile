@@ -28,7 +28,7 @@ image: ## the container image
 docs: ## the pages of docs/ as a book: build/book/html
 	scripts/docs.sh
 
-lint: ## formatting, clippy, shellcheck
+lint: ## formatting, clippy, shellcheck, spelling
 	scripts/install.sh --optional lint
 	scripts/lint.sh
 

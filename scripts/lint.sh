@@ -1,5 +1,5 @@
 #!/bin/sh
-# What a change must pass before it is looked at: formatting, clippy, shellcheck, cargo-deny.
+# What a change must pass before a review: formatting, clippy, shellcheck, cargo-deny, typos.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -33,4 +33,12 @@ elif [ -n "${CI:-}" ]; then
     die "cargo-deny is missing: run scripts/install.sh lint"
 else
     echo "SKIPPED: no cargo-deny" >&2
+fi
+
+if command -v typos >/dev/null; then
+    typos
+elif [ -n "${CI:-}" ]; then
+    die "typos is missing: run scripts/install.sh lint"
+else
+    echo "SKIPPED: no typos" >&2
 fi
