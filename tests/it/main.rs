@@ -9,6 +9,7 @@ mod amqps;
 mod arguments;
 mod attempts;
 mod blocking;
+mod book;
 mod cache;
 mod clock;
 mod cluster;

@@ -115,7 +115,7 @@ fn the_rights_in_the_docs_are_enough_and_what_is_missing_is_named() {
     redis.ask(&["ACL", "SETUSER", &user, "-xack"]);
     queue.publish(&["x"]);
     let refused = run(&mut with_rights(&["work", &guest("echo")]));
-    refused.exits(77).says("refused the right to acknowledge a message");
+    refused.exits(77).says("refused permission to acknowledge a message");
     let refused = run(with_rights(&["queue", "status"]).env("QUEUE", "another"));
     refused.exits(77).says("docs/redis.md");
     let refused = run(queue.command(&["queue", "status"]).env("BROKER_URL", url("wrong")));

@@ -83,7 +83,7 @@ fn refused_credentials_and_rights_end_the_worker_at_once() {
     rabbitmq.ctl(&["set_permissions", "limited", "^$", "^$", "^$"]);
     let queue = Queue::new(Broker::Classic(rabbitmq));
     let url = format!("amqp://limited:pw@127.0.0.1:{port}");
-    run(queue.command(&["work", &guest("echo")]).env("BROKER_URL", &url)).exits(77).says("the right to");
+    run(queue.command(&["work", &guest("echo")]).env("BROKER_URL", &url)).exits(77).says("permission to");
     run(queue.command(&["publish", "x"]).env("BROKER_URL", &url)).exits(77);
 }
 

@@ -171,7 +171,7 @@ fn a_missing_right_that_a_settlement_finds_is_77() {
         for guest_name in ["reject", "fail"] {
             queue.publish(&["kept"]);
             let refused = run(queue.command(&["work", &guest(guest_name)]).env("BROKER_URL", &url));
-            refused.exits(77).says("refused the right to");
+            refused.exits(77).says("refused permission to");
             queue.wait_for_depth(1);
             assert_eq!(queue.take().body, b"kept");
         }

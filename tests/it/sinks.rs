@@ -363,7 +363,7 @@ fn a_right_that_is_missing_never_acks() {
     queue.publish(&["precious"]);
     let url = format!("amqp://reader:pw@127.0.0.1:{}", rabbitmq.port);
     let args = ["work", &guest("echo"), "--result", &format!("queue:{results}")];
-    run(queue.command(&args).env("BROKER_URL", url)).exits(77).says("the right to publish to");
+    run(queue.command(&args).env("BROKER_URL", url)).exits(77).says("permission to publish to");
     untouched(&queue, "precious");
 }
 

@@ -19,7 +19,7 @@ pub enum Error {
     /// None is set, or none that can be used.
     #[error("there are no credentials for the broker")]
     NoCredentials { source: Source },
-    #[error("the broker refused the right to {doing}")]
+    #[error("the broker refused permission to {doing}")]
     Forbidden { doing: String, source: Source },
     #[error("there is no queue `{queue}`")]
     MissingQueue { queue: String, source: Option<Source> },
@@ -32,7 +32,7 @@ pub enum Error {
     NoRequester { reply_to: String },
     #[error("{doing} does not match what the broker has")]
     Mismatch { doing: String, source: Source },
-    #[error("{what} can not be used as it is set")]
+    #[error("{what} cannot be used as it is set")]
     Settings { what: String, source: Source },
     /// It would not the next time.
     #[error("the headers of the next message do not fit into a frame of the connection")]
@@ -130,18 +130,18 @@ impl Error {
                 "user and password come from --broker (BROKER_URL, BROKER_URL_FILE)".into()
             }
             Error::Forbidden { .. } => {
-                "the right is given to the user by whoever runs the broker; the user comes from --broker (BROKER_URL)"
+                "whoever runs the broker grants permissions; the user comes from --broker (BROKER_URL)"
                     .into()
             }
             Error::MissingQueue { queue, .. } => {
-                format!("`wq-run queue declare --queue {queue}` makes it; the name comes from --queue (QUEUE)")
+                format!("`wq-run queue declare --queue {queue}` creates it; the name comes from --queue (QUEUE)")
             }
             Error::MissingExchange { .. } | Error::Unroutable { .. } => {
-                "exchanges and their bindings are made by whoever runs the broker; wq-run makes none".into()
+                "wq-run creates no exchanges and no bindings: whoever runs the broker does".into()
             }
-            Error::Mismatch { .. } => "a queue's type and arguments can't be changed once it is there".into(),
+            Error::Mismatch { .. } => "a queue's type and arguments cannot be changed once it exists".into(),
             Error::Settings { .. } => "see --broker (BROKER_URL)".into(),
-            Error::Unavailable { .. } => "the broker may have lost a part of itself, and get it back".into(),
+            Error::Unavailable { .. } => "a part of the broker is down, and may come back".into(),
             // Nothing helps, or only the kind that has such errors knows what.
             Error::Lost { .. }
             | Error::Unanswered { .. }

@@ -65,10 +65,10 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match &self.source {
             Cause::Io(_) | Cause::Name(_) | Cause::TooLarge(_) => {
-                Some("the folder has to be there, and writable: --result dir:PATH (WQ_RESULT)".into())
+                Some("the folder has to exist and be writable: --result dir:PATH (WQ_RESULT)".into())
             }
             Cause::Broker(broker::Error::MissingQueue { queue, .. }) => Some(format!(
-                "`wq-run queue declare --queue {queue}` makes it; the name comes from --result (WQ_RESULT)"
+                "`wq-run queue declare --queue {queue}` creates it; the name comes from --result (WQ_RESULT)"
             )),
             Cause::Broker(error) => error.hint(),
         }

@@ -83,7 +83,7 @@ impl Broker for Nodes {
                  parts of --broker (BROKER_URL)"
             }
             Error::Forbidden { .. } => {
-                "`rabbitmqctl list_permissions` shows the rights of a user; the virtual host is the path of --broker \
+                "`rabbitmqctl list_permissions` shows the permissions of a user; the virtual host is the path of --broker \
                  (BROKER_URL), `/` if there is none"
             }
             Error::Unavailable { .. } => {
@@ -93,7 +93,7 @@ impl Broker for Nodes {
                 "the connection uses the lower `frame_max` of two: the broker's, and the one in --broker (BROKER_URL)"
             }
             Error::Stream { .. } => {
-                "work on a quorum queue or a classic queue: `wq-run queue declare --queue NAME` makes one; the name comes \
+                "use a quorum queue or a classic queue: `wq-run queue declare --queue NAME` creates one; the name comes \
                  from --queue (QUEUE)"
             }
             _ => return None,
@@ -114,9 +114,9 @@ impl Broker for Nodes {
     // AMQP tells neither a queue's arguments nor its policies, so that nothing better can be known.
     fn caution_for_rejects(&self) -> Option<&'static str> {
         Some(
-            "--dead-letter-by broker: the queue's dead-letter exchange decides what becomes of a message that is rejected, and \
-             the broker DELETES it if there is none or if no queue is bound to it; wq-run cannot see that. `rabbitmqctl \
-             list_queues name arguments policy effective_policy_definition` shows it",
+            "--dead-letter-by broker: the broker DELETES the messages that fail for good if the queue has no dead-letter \
+             exchange, or if no queue is bound to that exchange. AMQP does not show this, so wq-run cannot check it; \
+             `rabbitmqctl list_queues name arguments policy effective_policy_definition` does",
         )
     }
 }
