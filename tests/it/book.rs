@@ -141,7 +141,7 @@ impl Brokers {
             }
             "run on SQS" => {
                 self.sqs = self.sqs.take().or_else(|| Sqs::start(Emulator::Ministack));
-                Some(command.replace("sqs://eu-west-1", &self.sqs.as_ref()?.url()))
+                Some(command.replace("sqs://eu-west-1", &format!("'{}'", self.sqs.as_ref()?.url())))
             }
             other => panic!("nothing is known of `{other}`"),
         }
