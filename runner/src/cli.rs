@@ -168,6 +168,11 @@ pub struct Work {
     #[arg(long, value_name = "MAP", help_heading = SETTLING)]
     pub exit_map: Option<ExitMap>,
 
+    /// Take no more messages when so many different ones have failed in a row, until one that is tried now and then succeeds; 0
+    /// is never
+    #[arg(long, value_name = "N", env = "WQ_BREAKER", default_value = "0", help_heading = SETTLING)]
+    pub breaker: u32,
+
     /// Where dead letters go [default: QUEUE.dead]
     #[arg(long, value_name = "NAME", env = "WQ_DEAD_LETTER_QUEUE", help_heading = SETTLING)]
     pub dead_letter_queue: Option<String>,

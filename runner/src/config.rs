@@ -88,8 +88,8 @@ impl Work {
                 max_attempts: policy.max_attempts,
                 rejects: policy.rejects,
             },
+            worker: worker_options(&work, &broker, mode, wait, prefetch),
             broker,
-            worker: worker_options(&work, mode, wait, prefetch),
             policy,
             results: work.result,
             shutdown_timeout: work.shutdown_timeout,
@@ -98,12 +98,20 @@ impl Work {
     }
 }
 
-fn worker_options(work: &cli::Work, mode: Mode, wait: Option<Duration>, prefetch: u16) -> worker::Options {
+fn worker_options(
+    work: &cli::Work,
+    broker: &Url,
+    mode: Mode,
+    wait: Option<Duration>,
+    prefetch: u16,
+) -> worker::Options {
     worker::Options {
         mode,
         wait,
         concurrency: work.concurrency.into(),
         prefetch: prefetch.into(),
+        breaker: retries::breaker(work, mode),
+        releases_count: !broker.kind().capabilities.release_uncounted,
         max_message: work.guest.limits.message,
         result_content_type: work.result_content_type.clone(),
         metadata: work.metadata,

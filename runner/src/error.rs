@@ -22,13 +22,14 @@ pub enum ExitStatus {
     Configuration = 78,
     Empty = 79,
     Stuck = 80,
+    BreakerOpen = 82,
     Interrupted = 130,
     Terminated = 143,
 }
 
 impl ExitStatus {
     /// All of them with their meaning, as the README's table has them.
-    pub const ALL: [(ExitStatus, &str); 14] = [
+    pub const ALL: [(ExitStatus, &str); 15] = [
         (ExitStatus::Done, "done: acked, drained, or nothing to do"),
         (ExitStatus::Usage, "the command line was not understood"),
         (ExitStatus::DeadLettered, "a message was dead-lettered"),
@@ -52,6 +53,10 @@ impl ExitStatus {
         (
             ExitStatus::Stuck,
             "a guest or the shutdown could not be stopped in time, so the process ended itself; the message comes again",
+        ),
+        (
+            ExitStatus::BreakerOpen,
+            "too many different messages failed in a row, and more after pauses (`--breaker`); the others are left in the queue",
         ),
         (ExitStatus::Interrupted, "stopped by SIGINT before the work was done; messages given back"),
         (ExitStatus::Terminated, "stopped by SIGTERM before the work was done; messages given back"),

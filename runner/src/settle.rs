@@ -47,6 +47,11 @@ impl Policy {
         self.action(verdict) == Action::Ack
     }
 
+    /// Whether the guest was run, and failed: its message is tried again, or put aside.
+    pub fn is_failed_run(&self, verdict: &Verdict) -> bool {
+        matches!(verdict, Verdict::Run(_)) && matches!(self.action(verdict), Action::Retry | Action::DeadLetter)
+    }
+
     /// Whether a message is not run any more, since that many runs of it ended without an outcome.
     ///
     /// With `--max-attempts 1` or 2 it is run three times all the same: some brokers also count the hand-overs that

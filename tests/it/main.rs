@@ -10,6 +10,7 @@ mod arguments;
 mod attempts;
 mod blocking;
 mod book;
+mod breaker;
 mod cache;
 mod clock;
 mod cluster;

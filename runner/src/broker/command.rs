@@ -12,6 +12,9 @@ pub(crate) enum Command {
         settlement: Settlement,
         reply: Option<oneshot::Sender<Result<(), Error>>>,
     },
+    /// Take as many messages as [`Link::wanted`](super::Link::wanted) says from now on; with 0, none for a while. Some that are
+    /// under way may still come.
+    Want,
     /// Take nothing more, and give back what has not been handed to the worker.
     Cancel,
     /// Answer with [`super::Notice::Depth`], after all deliveries that came before.

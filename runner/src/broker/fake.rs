@@ -61,6 +61,8 @@ pub(crate) struct Bookkeeper {
     prefetch: usize,
     lose_after: Option<usize>,
     settlements: usize,
+    /// How many more the worker wants.
+    left: u64,
     books: Arc<Mutex<Books>>,
 }
 
@@ -104,6 +106,7 @@ impl Bookkeeper {
             prefetch,
             lose_after,
             settlements: 0,
+            left: u64::MAX,
             books: books.clone(),
         };
         let task = tokio::spawn(keeper.serve(written));
@@ -133,6 +136,7 @@ impl Bookkeeper {
                         }
                     }
                 }
+                Some(Command::Want) => self.left = self.link.wanted(),
                 Some(Command::Cancel) => self.link.cancelled = true,
                 Some(Command::Probe) => self.link.depth(Depth { ready: self.ready.len() as u64, ..Depth::default() }),
                 Some(Command::Close { reply }) => {
@@ -148,8 +152,9 @@ impl Bookkeeper {
     }
 
     fn fill(&mut self) {
-        while !self.link.cancelled && self.held.len() < self.prefetch {
+        while !self.link.cancelled && self.left > 0 && self.held.len() < self.prefetch {
             let Some(entry) = self.ready.pop_front() else { return };
+            self.left -= 1;
             let number = self.next_number;
             self.next_number += 1;
             let lost = CancellationToken::new();

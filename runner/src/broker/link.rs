@@ -180,6 +180,8 @@ impl Link {
                 Some(Command::Cancel) => self.cancelled = true,
                 // A worker that waits for an answer is told about the lost connection already, and asks again.
                 Some(Command::Probe) => {}
+                // A new session sees what is wanted.
+                Some(Command::Want) => {}
                 Some(Command::Settle { reply, .. }) => {
                     if let Some(reply) = reply {
                         let _ = reply.send(Err(Error::Lost { source: None }));

@@ -8,7 +8,7 @@
 //! adapter task                                   worker
 //! session() ── Notice::Delivery{message, receipt} ──▶ next()
 //!           ◀── Command::Settle{tag, settlement} ──── receipt.settle(…)     or the receipt is dropped: Release
-//!           ◀── Command::{Cancel, Probe, Close} ───── subscription
+//!           ◀── Command::{Want, Cancel, Probe, Close} subscription
 //! ```
 //!
 //! Both channels are unbounded, and bounded all the same: deliveries by the prefetch, settlements by the deliveries.

@@ -124,6 +124,13 @@ impl Subscription {
         self.wanted.store(count, Ordering::Relaxed);
     }
 
+    /// From now on takes so many messages in all; 0 is none for a while. Some that are under way may still come.
+    pub fn take(&self, count: u64) {
+        // First: a session that is being made gets no commands.
+        self.want(count);
+        let _ = self.commands.send(Command::Want);
+    }
+
     /// Asks for no further deliveries. Some that are under way may still come.
     pub fn cancel(&self) {
         let _ = self.commands.send(Command::Cancel);

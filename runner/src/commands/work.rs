@@ -94,6 +94,7 @@ fn status(mode: Mode, reason: &StopReason, counts: Counts, closed_cleanly: bool,
         StopReason::HostFault(_) => return ExitStatus::NotDelivered,
         StopReason::Refused(Refused::Configuration, _) => return ExitStatus::Configuration,
         StopReason::Refused(Refused::Right, _) => return ExitStatus::Refused,
+        StopReason::BreakerOpen { .. } => return ExitStatus::BreakerOpen,
         StopReason::Done
         | StopReason::Empty
         | StopReason::Unserved(_)
@@ -146,6 +147,11 @@ impl std::fmt::Display for StopReason {
             StopReason::Missing(retries) => write!(
                 f,
                 "{retries} retries have not come back to the queue: it may be full and refuse them, or somebody took them"
+            ),
+            StopReason::BreakerOpen { tries } => write!(
+                f,
+                "the breaker is open (--breaker), and {tries} messages that were tried after pauses did not succeed either; what \
+                 is left stays in the queue"
             ),
             StopReason::Signal(signal) => write!(f, "{}", signal.name()),
             StopReason::HostFault(fault) | StopReason::Refused(_, fault) => write!(f, "{fault}"),

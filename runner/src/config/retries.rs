@@ -1,9 +1,12 @@
 //! Resolves the flags that say what becomes of a message whose run failed.
 
+use std::time::Duration;
+
 use crate::broker::{MAX_NAME, Url};
 use crate::cli;
 use crate::error::Error;
 use crate::settle::{Backoff, Policy};
+use crate::worker::{Mode, breaker};
 
 pub fn policy(work: &cli::Work) -> Policy {
     Policy {
@@ -12,6 +15,19 @@ pub fn policy(work: &cli::Work) -> Policy {
         backoff: Backoff { initial: work.backoff_initial, max: work.backoff_max, factor: work.backoff_factor },
         rejects: matches!(work.dead_letter_by, cli::DeadLetterBy::Broker),
     }
+}
+
+/// When a worker stops taking messages since all of them fail.
+pub fn breaker(work: &cli::Work, mode: Mode) -> breaker::Options {
+    /// As between the runs of a message, by default: soon at first, for a dependency that restarts.
+    const PAUSES: Backoff = Backoff { initial: Duration::from_secs(1), max: Duration::from_secs(5 * 60), factor: 2.0 };
+    /// Of a worker that is to end: about half a minute. Who started it can start another one later.
+    const TRIES: u32 = 5;
+    let tries = match mode {
+        Mode::Count(_) | Mode::Drain => Some(TRIES),
+        Mode::Forever => None,
+    };
+    breaker::Options { failures: work.breaker, pauses: PAUSES, tries }
 }
 
 /// Says what this broker may do with a message that is rejected.

@@ -1,5 +1,6 @@
 //! What can be seen of the work. Each message that a worker was handed ends in one [`Ended`], and each observer is told of it.
 
+mod breaker;
 mod counts;
 mod ended;
 pub mod log;
@@ -11,6 +12,7 @@ use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
+pub use self::breaker::BreakerState;
 pub use self::counts::Counts;
 use self::counts::Tally;
 pub use self::ended::{Ended, Guest, Observer, Settled};
@@ -22,6 +24,7 @@ use crate::task::{Message, Origin, Outcome, Verdict};
 pub struct Observers {
     guest: Arc<Guest>,
     tally: Tally,
+    breaker: BreakerState,
     others: Vec<Box<dyn Observer>>,
 }
 
@@ -43,7 +46,12 @@ pub struct Pending {
 
 impl Observers {
     pub fn new(guest: Guest) -> Observers {
-        Observers { guest: Arc::new(guest), tally: Tally::default(), others: vec![Box::new(Log)] }
+        Observers {
+            guest: Arc::new(guest),
+            tally: Tally::default(),
+            breaker: BreakerState::default(),
+            others: vec![Box::new(Log)],
+        }
     }
 
     /// The same, with one more.
@@ -55,6 +63,11 @@ impl Observers {
 
     pub fn counts(&self) -> Counts {
         self.tally.counts()
+    }
+
+    /// What the worker says of its breaker.
+    pub fn breaker(&self) -> &BreakerState {
+        &self.breaker
     }
 }
 

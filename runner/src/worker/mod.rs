@@ -4,14 +4,16 @@
 //! without any I/O; the loop carries that out. One message, a count, a drain and a service that runs for ever are the
 //! same loop with another limit. What happens to one message is in `process.rs`.
 
+pub mod breaker;
 mod decode;
 pub mod metadata;
 mod process;
+mod stop;
 #[cfg(test)]
 mod tests;
+mod waits;
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,16 +22,18 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::breaker::{Breaker, Change};
 use self::process::{Context, Finished, Job, process};
-use crate::broker::{self, Depth, Notice, Subscription};
-use crate::causes::chain;
+pub use self::stop::{StopReason, Stopped};
+use self::waits::{abort_with, in_millis, sleep_until};
+use crate::broker::{Depth, Notice, Subscription};
 use crate::fault::{self, Point};
-use crate::observe::{Counts, Guest, Observers};
+use crate::observe::{Guest, Observers};
 use crate::sandbox::Sandbox;
 use crate::settle::Policy;
-use crate::shutdown::{Phase, Signal};
+use crate::shutdown::Phase;
 use crate::sink::Sinks;
-use crate::task::{Outcome, Refused, Verdict};
+use crate::task::{Outcome, Verdict};
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -40,6 +44,9 @@ pub struct Options {
     pub concurrency: usize,
     /// Messages that are with us at the same time, running ones included.
     pub prefetch: usize,
+    pub breaker: breaker::Options,
+    /// A message that is given back is counted as handed over.
+    pub releases_count: bool,
     /// A larger message is a dead letter at once. In bytes.
     pub max_message: u64,
     /// What a result says that it is.
@@ -59,38 +66,6 @@ pub enum Mode {
     Forever,
 }
 
-/// What a run of the worker amounts to.
-#[derive(Debug)]
-pub struct Stopped {
-    pub reason: StopReason,
-    pub counts: Counts,
-    /// An error means that the last settlements may not have reached the broker.
-    pub closed: Result<(), broker::Error>,
-}
-
-/// Why the worker stopped. In the order of severity; a reason gives way only to one that is more severe.
-#[derive(Debug)]
-pub enum StopReason {
-    /// The queue is empty. A message that comes all the same is still done.
-    Empty,
-    /// So many messages are ready, and the broker hands none of them over. A message that comes all the same is still done.
-    Unserved(u64),
-    /// So many retries of ours should be in the queue by now, and are not. A message that comes all the same is still done.
-    Missing(u64),
-    /// The count is reached.
-    Done,
-    Signal(Signal),
-    /// The host could not do its part, and would not be able to for the next message either.
-    HostFault(String),
-    /// Results are refused where they should go: the same for every message.
-    Refused(Refused, String),
-    BrokerFailed(broker::Error),
-    /// A guest is still computing and can't be stopped: the process has to end for its sake.
-    Stuck,
-    /// A task of ours panicked.
-    Bug(String),
-}
-
 pub struct Worker {
     options: Options,
     context: Arc<Context>,
@@ -107,16 +82,21 @@ enum Event {
     /// What one of our tasks panicked with. The message was given back.
     Panicked(String),
     ProbeDue,
+    /// The breaker's pause is over.
+    TryDue,
 }
 
 /// What the loop does after an event.
 enum Act {
     Start(Job),
+    /// Take as many messages as are wanted from now on.
+    Want,
     /// Take nothing more.
     Cancel,
-    /// Drop what has no place: its receipts give it back; and withdraw what has not begun. After `Cancel`, or the broker
-    /// would fill the free places.
+    /// Drop what has no place: its receipts give it back. After `Cancel` or `Want`, or the broker would fill the free places.
     GiveBack(VecDeque<Job>),
+    /// Give back what was started and has not begun.
+    Withdraw,
     /// Ask for the depth of the queue.
     Probe,
     /// Stop the guests.
@@ -131,6 +111,9 @@ struct State {
     places: usize,
     /// Deliveries that have no free place yet.
     waiting: VecDeque<Job>,
+    breaker: Breaker,
+    /// What may not be started for a while waits here in place of being given back.
+    keeps_waiting: bool,
     observers: Arc<Observers>,
     running: usize,
     started: u64,
@@ -178,7 +161,7 @@ impl Worker {
             result_content_type: options.result_content_type.clone(),
             metadata: options.metadata,
             decode: options.decode,
-            withdraw: CancellationToken::new(),
+            has_breaker: options.breaker.failures > 0,
             abort: CancellationToken::new(),
         };
         Worker { options, context: Arc::new(context), observers }
@@ -189,10 +172,11 @@ impl Worker {
         let mut state = State::new(&self.options, self.observers.clone());
         let mut runs = JoinSet::new();
         let mut subscribed = true;
+        let mut withdraw = CancellationToken::new();
         subscription.want(state.wanted());
         subscription.begin();
         let reason = loop {
-            let probe_at = state.probe_at;
+            let (probe_at, try_at) = (state.probe_at, state.try_at());
             subscription.want(state.wanted());
             let event = tokio::select! {
                 biased;
@@ -206,21 +190,17 @@ impl Worker {
                     notice.map_or(Event::BrokerPanicked, Event::Notice)
                 }
                 () = sleep_until(probe_at) => Event::ProbeDue,
+                () = sleep_until(try_at) => Event::TryDue,
             };
             for act in state.on(event, Instant::now()) {
                 match act {
                     Act::Start(job) => {
-                        runs.spawn(process(self.context.clone(), job));
+                        runs.spawn(process(self.context.clone(), job, withdraw.clone()));
                     }
+                    Act::Want => subscription.take(state.wanted()),
                     Act::Cancel => subscription.cancel(),
-                    Act::GiveBack(jobs) => {
-                        drop(jobs);
-                        let goes_on =
-                            |reason: &StopReason| reason.takes_what_comes() || matches!(reason, StopReason::Done);
-                        if !state.stopping.as_ref().is_some_and(goes_on) {
-                            self.context.withdraw.cancel();
-                        }
-                    }
+                    Act::GiveBack(jobs) => drop(jobs),
+                    Act::Withdraw => std::mem::take(&mut withdraw).cancel(),
                     Act::Probe => subscription.probe(),
                     Act::Abort => {
                         self.context.abort.cancel();
@@ -254,35 +234,23 @@ impl Worker {
     }
 }
 
-/// Cancels `abort` in the last phase, also if that began before.
-async fn abort_with(phases: &mut watch::Receiver<Phase>, abort: &CancellationToken) -> Infallible {
-    if phases.wait_for(|phase| matches!(phase, Phase::Aborting(_))).await.is_ok() {
-        abort.cancel();
-    }
-    // No further phase can come.
-    std::future::pending().await
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
-}
-
 // === impl State ===
 
 impl State {
     fn new(options: &Options, observers: Arc<Observers>) -> State {
+        let keeps_waiting = options.breaker.failures > 0 && options.releases_count;
         State {
             mode: options.mode,
             wait: options.wait,
             // A message of a count is started once, so that it is not until a guest can run.
             places: match options.mode {
                 Mode::Count(_) => options.concurrency,
+                Mode::Drain | Mode::Forever if keeps_waiting => options.concurrency,
                 Mode::Drain | Mode::Forever => options.concurrency.max(options.prefetch),
             },
             waiting: VecDeque::new(),
+            breaker: Breaker::new(options.breaker.clone()),
+            keeps_waiting,
             observers,
             running: 0,
             started: 0,
@@ -315,6 +283,7 @@ impl State {
                 if self.stopping.as_ref().is_none_or(StopReason::takes_what_comes) {
                     self.waiting.push_back(job);
                     self.fill(&mut acts);
+                    self.hold_back(&mut acts);
                 }
             }
             Event::Notice(Notice::Depth(depth)) => self.on_depth(depth, now, &mut acts),
@@ -334,11 +303,18 @@ impl State {
                 self.probe_at = None;
                 acts.push(Act::Probe);
             }
+            Event::TryDue => {
+                self.breaker.try_one();
+                self.fill(&mut acts);
+                acts.push(Act::Want);
+                self.wait_for_work(now);
+            }
         }
         acts
     }
 
-    fn on_finished(&mut self, Finished { verdict, failed }: Finished, now: Instant, acts: &mut Vec<Act>) {
+    fn on_finished(&mut self, finished: Finished, now: Instant, acts: &mut Vec<Act>) {
+        let Finished { verdict, failed, sign, round } = finished;
         if let Some(error) = failed {
             self.stop(StopReason::not_settled(&error), acts);
         }
@@ -354,7 +330,55 @@ impl State {
             }
             _ => {}
         }
+        if self.stopping.is_none()
+            && let Some(change) = self.breaker.ended(round, sign, now, fastrand::f64())
+        {
+            self.on_breaker(change, acts);
+        }
         self.has_room(now, acts);
+    }
+
+    fn on_breaker(&mut self, change: Change, acts: &mut Vec<Act>) {
+        self.observers.breaker().set_open(change != Change::Closes);
+        match change {
+            Change::Opens { pause } => {
+                tracing::warn!(
+                    failures = self.breaker.failures(),
+                    "the breaker is open: that many different messages failed in a row. No more are taken; one is tried in {}",
+                    in_millis(pause)
+                );
+                self.probe_at = None;
+                self.idle_since = None;
+                acts.push(Act::Want);
+                if !self.keeps_waiting {
+                    self.hold_back(acts);
+                    acts.push(Act::Withdraw);
+                }
+            }
+            Change::StaysOpen { pause } => {
+                tracing::debug!(
+                    "the message that was tried did not succeed; the next one is tried in {}",
+                    in_millis(pause)
+                )
+            }
+            Change::GivesUp { tries } => self.stop(StopReason::BreakerOpen { tries }, acts),
+            Change::Closes => {
+                tracing::info!("the breaker is closed: a message succeeded, and the work goes on");
+                acts.push(Act::Want);
+            }
+        }
+    }
+
+    /// When the breaker lets one message be tried.
+    fn try_at(&self) -> Option<Instant> {
+        if self.stopping.is_none() { self.breaker.due() } else { None }
+    }
+
+    /// Gives back what waits and may not be started for a while.
+    fn hold_back(&mut self, acts: &mut Vec<Act>) {
+        if self.breaker.room() == Some(0) && !self.keeps_waiting && !self.waiting.is_empty() {
+            acts.push(Act::GiveBack(std::mem::take(&mut self.waiting)));
+        }
     }
 
     /// A message has ended.
@@ -368,16 +392,22 @@ impl State {
 
     /// How many more messages can be started.
     fn wanted(&self) -> u64 {
-        match self.mode {
+        let left = match self.mode {
             Mode::Count(count) => count.saturating_sub(self.started),
             Mode::Drain | Mode::Forever => u64::MAX,
+        };
+        match self.breaker.room() {
+            None => left,
+            // One that waits is tried first.
+            Some(room) => left.min(room.saturating_sub(self.waiting.len() as u64)),
         }
     }
 
     /// Starts what waits, as far as there are places for it.
     fn fill(&mut self, acts: &mut Vec<Act>) {
-        while self.running < self.places {
-            let Some(job) = self.waiting.pop_front() else { return };
+        while self.running < self.places && self.breaker.room() != Some(0) {
+            let Some(mut job) = self.waiting.pop_front() else { return };
+            job.round = self.breaker.begin();
             self.running += 1;
             self.started += 1;
             self.probe_at = None;
@@ -395,6 +425,8 @@ impl State {
         self.look_again = LOOK_AGAIN;
         self.probe_at = match (self.mode, self.wait) {
             (Mode::Forever, _) | (_, None) => None,
+            // An empty queue is not waited for as long as nothing is taken from it.
+            _ if self.breaker.due().is_some() => None,
             (Mode::Count(_) | Mode::Drain, Some(wait)) if self.running == 0 => {
                 self.idle_since.get_or_insert(now);
                 Some(now + wait)
@@ -404,7 +436,7 @@ impl State {
     }
 
     fn on_depth(&mut self, depth: Depth, now: Instant, acts: &mut Vec<Act>) {
-        if self.running > 0 || self.stopping.is_some() {
+        if self.running > 0 || self.stopping.is_some() || self.breaker.due().is_some() {
             return;
         }
         if depth.ready > 0 && self.is_left_out(depth.ready, now) {
@@ -448,37 +480,11 @@ impl State {
             Some(current) if current.severity() >= reason.severity() => return,
             Some(_) => {}
         }
-        self.stopping = Some(reason);
         acts.push(Act::GiveBack(std::mem::take(&mut self.waiting)));
+        if !reason.keeps_what_was_started() {
+            acts.push(Act::Withdraw);
+        }
+        self.stopping = Some(reason);
         self.probe_at = None;
-    }
-}
-
-impl StopReason {
-    /// After a settlement that could not be made.
-    fn not_settled(error: &broker::Error) -> StopReason {
-        match error.kind() {
-            broker::Kind::Configuration => StopReason::Refused(Refused::Configuration, chain(error)),
-            broker::Kind::Refused => StopReason::Refused(Refused::Right, chain(error)),
-            broker::Kind::Lost | broker::Kind::Unreachable => StopReason::HostFault(chain(error)),
-        }
-    }
-
-    /// Whether a message that comes all the same is done.
-    fn takes_what_comes(&self) -> bool {
-        matches!(self, StopReason::Empty | StopReason::Unserved(_) | StopReason::Missing(_))
-    }
-
-    fn severity(&self) -> u8 {
-        match self {
-            StopReason::Empty | StopReason::Unserved(_) | StopReason::Missing(_) => 0,
-            StopReason::Done => 1,
-            StopReason::Signal(_) => 2,
-            StopReason::HostFault(_) => 3,
-            StopReason::Refused(..) => 4,
-            StopReason::BrokerFailed(_) => 5,
-            StopReason::Stuck => 6,
-            StopReason::Bug(_) => 7,
-        }
     }
 }

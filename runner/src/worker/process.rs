@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+use super::breaker::{Culprit, Sign};
 use super::decode;
 use super::metadata::Metadata;
 use crate::blocking;
@@ -30,8 +31,8 @@ pub(super) struct Context {
     pub(super) result_content_type: Option<String>,
     pub(super) metadata: bool,
     pub(super) decode: bool,
-    /// Gives back what has not begun.
-    pub(super) withdraw: CancellationToken,
+    /// Whether somebody wants to know which messages fail.
+    pub(super) has_breaker: bool,
     pub(super) abort: CancellationToken,
 }
 
@@ -40,6 +41,8 @@ pub(super) struct Job {
     // Dropped first: the message is given back, and then it is reported.
     pub(super) delivery: Delivery,
     pub(super) pending: Pending,
+    /// The breaker's, when its run began.
+    pub(super) round: u32,
 }
 
 /// What the end of one message's way means for the worker.
@@ -47,6 +50,15 @@ pub(super) struct Finished {
     pub(super) verdict: Verdict,
     /// Why the settlement could not be made, if the next one fares no better.
     pub(super) failed: Option<broker::Error>,
+    pub(super) sign: Sign,
+    pub(super) round: u32,
+}
+
+impl Finished {
+    /// The end of one that says nothing about the guest.
+    fn without_a_sign(verdict: Verdict, round: u32) -> Finished {
+        Finished { verdict, failed: None, sign: Sign::Nothing, round }
+    }
 }
 
 impl Job {
@@ -54,7 +66,7 @@ impl Job {
         let span = std::mem::replace(&mut delivery.span, tracing::Span::none());
         let Delivery { message, origin, attempt, receipt, .. } = &delivery;
         let pending = Pending::new(observers, message, origin, *attempt, receipt.lost(), span);
-        Job { delivery, pending }
+        Job { delivery, pending, round: 0 }
     }
 }
 
@@ -67,13 +79,19 @@ struct Left {
 
 /// Takes a message from its delivery to its settlement. There is no other way out of here than through `Pending::end`, or, by a
 /// panic, through the drops of `Pending` and of the receipt.
-pub(super) fn process(context: Arc<Context>, mut job: Job) -> impl Future<Output = Finished> {
+/// `withdraw` is cancelled to give back what has not begun.
+pub(super) fn process(
+    context: Arc<Context>,
+    mut job: Job,
+    withdraw: CancellationToken,
+) -> impl Future<Output = Finished> {
     job.pending.begins(Span::process(&job.delivery.message, &job.delivery.origin));
     let span = job.pending.log_span().clone();
-    process_in_span(context, job).instrument(span)
+    process_in_span(context, job, withdraw).instrument(span)
 }
 
-async fn process_in_span(context: Arc<Context>, Job { delivery, mut pending }: Job) -> Finished {
+async fn process_in_span(context: Arc<Context>, job: Job, withdraw: CancellationToken) -> Finished {
+    let Job { delivery, mut pending, round } = job;
     let Delivery { message, origin, attempt, unfinished, can_be_retried, unreadable, receipt, span: _ } = delivery;
     let mut attempt = Attempt { number: attempt, max: context.policy.max_attempts };
     if !can_be_retried {
@@ -86,12 +104,13 @@ async fn process_in_span(context: Arc<Context>, Job { delivery, mut pending }: J
     } else {
         Identity::default()
     };
+    let culprit = context.has_breaker.then(|| Culprit::of(&message, attempt.number));
     tracing::debug!("taken");
     fault::reach(Point::Delivered);
     let running = pending.trace().run(context.sandbox.name(), guest);
     let prepared = match unreadable {
         Some(reason) => Err(Verdict::Unreadable(reason)),
-        None => prepare(&context, message, &origin, attempt, unfinished, running.carried()).await,
+        None => prepare(&context, message, &origin, attempt, unfinished, running.carried(), withdraw).await,
     };
     let (mut verdict, left) = match prepared {
         Err(verdict) => (verdict, Left::default()),
@@ -116,7 +135,7 @@ async fn process_in_span(context: Arc<Context>, Job { delivery, mut pending }: J
     drop(running);
     if verdict == Verdict::Run(Outcome::Withdrawn) {
         // Dropping the receipt gives the message back, as it does for one that never got here.
-        return Finished { verdict: pending.give_back(verdict), failed: None };
+        return Finished::without_a_sign(pending.give_back(verdict), round);
     }
     // A result whose message is somebody else's by now would be a second one.
     if receipt.lost().is_cancelled() {
@@ -124,7 +143,8 @@ async fn process_in_span(context: Arc<Context>, Job { delivery, mut pending }: J
         let is_stuck = matches!(verdict, Verdict::Run(Outcome::Stuck(_)));
         let lost = Settled::Lost("the message is no longer ours: its result is discarded".into());
         let verdict = pending.end(verdict, lost);
-        return Finished { verdict: if is_stuck { verdict } else { Outcome::Interrupted.into() }, failed: None };
+        let verdict = if is_stuck { verdict } else { Outcome::Interrupted.into() };
+        return Finished::without_a_sign(verdict, round);
     }
     fault::reach(Point::Finished);
     if context.policy.succeeds(&verdict) {
@@ -135,11 +155,16 @@ async fn process_in_span(context: Arc<Context>, Job { delivery, mut pending }: J
             Err(Undelivered::Lost(reason)) => {
                 // Dropping the receipt gives the message back, if there still is a connection for that.
                 pending.end(verdict, Settled::Lost(reason));
-                return Finished { verdict: Outcome::Interrupted.into(), failed: None };
+                return Finished::without_a_sign(Outcome::Interrupted.into(), round);
             }
         }
     }
     fault::reach(Point::Recorded);
+    let sign = match culprit {
+        _ if context.policy.succeeds(&verdict) => Sign::Success,
+        Some(culprit) if context.policy.is_failed_run(&verdict) => Sign::Failure(culprit),
+        _ => Sign::Nothing,
+    };
     let settlement =
         context.policy.decide(&verdict, &left.stderr_tail, guest, attempt, SystemTime::now(), fastrand::f64());
     if matches!((&settlement, &verdict), (Settlement::Release, Verdict::Run(Outcome::Exited(_)))) {
@@ -167,7 +192,7 @@ async fn process_in_span(context: Arc<Context>, Job { delivery, mut pending }: J
         Err(error @ broker::Error::Lost { .. }) => (Settled::Lost(chain(&error)), None),
         Err(error) => (Settled::Failed(chain(&error)), Some(error)),
     };
-    Finished { verdict: pending.end(verdict, settled), failed }
+    Finished { verdict: pending.end(verdict, settled), failed, sign, round }
 }
 
 /// All that a run needs of its message; or the verdict on one that is not run.
@@ -178,6 +203,7 @@ async fn prepare(
     attempt: Attempt,
     unfinished: u32,
     trace: &Carried,
+    withdraw: CancellationToken,
 ) -> Result<(Input, Option<Metadata>), Verdict> {
     let too_large = Verdict::TooLarge(context.max_message);
     if context.policy.gives_up(unfinished) {
@@ -215,7 +241,7 @@ async fn prepare(
         None
     };
     let dirs = metadata.iter().map(Metadata::dir).collect();
-    Ok((Input { env, stdin, dirs, cancel: context.abort.child_token(), withdraw: context.withdraw.clone() }, metadata))
+    Ok((Input { env, stdin, dirs, cancel: context.abort.child_token(), withdraw }, metadata))
 }
 
 /// Why a result is not where it should be.

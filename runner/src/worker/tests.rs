@@ -1,5 +1,7 @@
 //! Tests of the loop's decisions, driven by events in any order.
 
+mod breaking;
+
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -7,14 +9,17 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use proptest::prelude::*;
 
+use super::breaker::{Culprit, Sign};
 use super::*;
+use crate::broker;
 use crate::broker::fake::{Bookkeeper, Fake};
 use crate::observe::trace::Span;
-use crate::observe::{Ended, Observer, Settled};
+use crate::observe::{Counts, Ended, Observer, Settled};
 use crate::sandbox::{self, Bounds, Grants, Isolation, Limits, Loading, Stderr, Wall};
 use crate::settle::{Backoff, ExitMap};
+use crate::shutdown::Signal;
 use crate::sink::memory::Memory;
-use crate::task::{Failure, Settlement};
+use crate::task::{Failure, Refused, Settlement};
 
 /// What happens to the worker, one after the other.
 #[derive(Clone, Debug)]
@@ -24,6 +29,7 @@ enum Step {
     Finish(usize, End),
     Depth(u64, u64),
     ProbeDue,
+    TryDue,
     Signal,
     SecondSignal,
     Lost,
@@ -63,6 +69,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (any::<usize>(), end).prop_map(|(which, end)| Step::Finish(which, end)),
         2 => (0u64..3, 0u64..2).prop_map(|(ready, delayed)| Step::Depth(ready, delayed)),
         2 => Just(Step::ProbeDue),
+        2 => Just(Step::TryDue),
         1 => Just(Step::Established),
         1 => Just(Step::Lost),
         1 => Just(Step::Signal),
@@ -78,6 +85,8 @@ fn options(mode: Mode, wait: Duration, concurrency: usize) -> Options {
         wait: Some(wait),
         concurrency,
         prefetch: concurrency,
+        breaker: breaker::Options::never(),
+        releases_count: false,
         max_message,
         result_content_type,
         metadata: false,
@@ -99,13 +108,18 @@ struct World {
     /// How each delivery was settled, once.
     settled: BTreeMap<u64, &'static str>,
     cancelled: bool,
+    /// How many messages are asked for, at the last word.
+    wanted: u64,
     started: u64,
     now: Instant,
 }
 
 impl World {
     fn new(mode: Mode, concurrency: usize) -> World {
-        let options = options(mode, Duration::from_secs(1), concurrency);
+        World::with(options(mode, Duration::from_secs(1), concurrency))
+    }
+
+    fn with(options: Options) -> World {
         let ended = Recorder::default();
         World {
             state: State::new(&options, ended.observers()),
@@ -115,6 +129,7 @@ impl World {
             delivered: 0,
             settled: BTreeMap::new(),
             cancelled: false,
+            wanted: u64::MAX,
             started: 0,
             now: Instant::now(),
         }
@@ -133,10 +148,12 @@ impl World {
                     self.cancelled = true;
                 }
                 Act::GiveBack(deliveries) => {
-                    assert!(deliveries.is_empty() || self.cancelled, "given back while the broker still fills up");
+                    let is_filled = !self.cancelled && self.wanted > 0;
+                    assert!(deliveries.is_empty() || !is_filled, "given back while the broker still fills up");
                     drop(deliveries);
                 }
-                Act::Probe | Act::Abort => {}
+                Act::Want => self.wanted = self.state.wanted(),
+                Act::Withdraw | Act::Probe | Act::Abort => {}
             }
         }
         self.look();
@@ -170,6 +187,12 @@ impl World {
             }
             Step::Depth(ready, delayed) => self.on(Event::Notice(Notice::Depth(Depth { ready, delayed, missing: 0 }))),
             Step::ProbeDue => self.on(Event::ProbeDue),
+            Step::TryDue => {
+                if let Some(due) = self.state.try_at() {
+                    self.now = self.now.max(due);
+                    self.on(Event::TryDue);
+                }
+            }
             Step::Signal => self.on(Event::Phase(Phase::Draining(Signal::Terminate))),
             Step::SecondSignal => self.on(Event::Phase(Phase::Aborting(Signal::Terminate))),
             Step::Lost => self.on(Event::Notice(Notice::Lost(broker::Error::Lost { source: None }))),
@@ -198,7 +221,7 @@ impl World {
         };
         if let End::Panic = end {
             let panics = move || {
-                let Job { delivery: _delivery, mut pending } = job;
+                let Job { delivery: _delivery, mut pending, .. } = job;
                 pending.begins(Span::default());
                 // Unlike `panic!`, it prints nothing.
                 std::panic::resume_unwind(Box::new("a test"));
@@ -208,7 +231,12 @@ impl World {
             self.on(Event::Panicked("a test".into()));
             return;
         }
-        let Job { delivery, mut pending } = job;
+        let Job { delivery, mut pending, round } = job;
+        let sign = match end {
+            End::Ack => Sign::Success,
+            End::Retry | End::DeadLetter => Sign::Failure(Culprit::of(&delivery.message, 1)),
+            _ => Sign::Nothing,
+        };
         pending.begins(Span::default());
         let settled = Settled::from(&settlement);
         let _ = delivery.receipt.settle(settlement).now_or_never();
@@ -219,7 +247,7 @@ impl World {
             }
             _ => (settled, None),
         };
-        self.on(Event::Finished(Finished { verdict: pending.end(outcome.into(), settled), failed }));
+        self.on(Event::Finished(Finished { verdict: pending.end(outcome.into(), settled), failed, sign, round }));
     }
 }
 
@@ -254,8 +282,11 @@ proptest! {
     #[test]
     fn every_delivery_is_settled_once_and_ends_once_whatever_happens_in_whatever_order(
         mode in mode(), concurrency in 1usize..4, steps in prop::collection::vec(step(), 0..60),
+        failures in 0u32..4, releases_count: bool,
     ) {
-        let mut world = World::new(mode, concurrency);
+        let breaker = breaking::options(failures, Some(3));
+        let options = options(mode, Duration::from_secs(1), concurrency);
+        let mut world = World::with(Options { breaker, releases_count, ..options });
         world.step(Step::Established);
         for step in steps {
             world.step(step);
@@ -379,7 +410,8 @@ fn a_guest_that_can_not_be_stopped_ends_the_worker() {
     let mut world = World::new(Mode::Forever, 2);
     world.step(Step::Deliver);
     drop(world.running.pop().expect("it runs"));
-    world.on(Event::Finished(Finished { verdict: Outcome::Stuck(Duration::ZERO).into(), failed: None }));
+    let verdict = Outcome::Stuck(Duration::ZERO).into();
+    world.on(Event::Finished(Finished { verdict, failed: None, sign: Sign::Nothing, round: 0 }));
     assert!(matches!(world.state.stopping, Some(StopReason::Stuck)));
 }
 
@@ -426,6 +458,7 @@ proptest! {
         concurrency in 1usize..4,
         more in 0usize..3,
         lose_after in prop::option::of(2usize..9),
+        (failures, releases_count) in (0u32..4, any::<bool>()),
     ) {
         let messages: Vec<bytes::Bytes> =
             kinds.iter().enumerate().map(|(number, kind)| format!("{kind}{number}").into()).collect();
@@ -435,7 +468,9 @@ proptest! {
         let recorder = Recorder::default();
         let (stopped, books) = runtime.block_on(async {
             let prefetch = concurrency + more;
-            let options = Options { prefetch, ..options(mode, Duration::ZERO, concurrency) };
+            let breaker = breaking::options(failures, None);
+            let options =
+                Options { prefetch, breaker, releases_count, ..options(mode, Duration::ZERO, concurrency) };
             let mut worker = worker(options, sandbox(concurrency).await, Memory(written.clone()));
             worker.observers = recorder.observers();
             let (subscription, books) = Bookkeeper::subscribe(messages.clone(), prefetch, lose_after, written.clone());

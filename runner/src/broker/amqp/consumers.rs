@@ -56,6 +56,24 @@ impl Consumers {
         wanted: u64,
         arguments: &FieldTable,
     ) -> Result<Consumers, Error> {
+        let quota = Quota { left: 0, places: 0 };
+        let mut consumers = Consumers { streams: SelectAll::new(), live: Vec::new(), quota };
+        consumers.begin(channel, queue, prefetch, wanted, arguments).await?;
+        Ok(consumers)
+    }
+
+    /// As [`Consumers::open`], after [`Consumers::cancel_all`]. With 0, nothing is wanted for now.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn begin(
+        &mut self,
+        channel: &Channel,
+        queue: &str,
+        prefetch: u16,
+        wanted: u64,
+        arguments: &FieldTable,
+    ) -> Result<(), Error> {
         let (count, places) = if wanted == u64::MAX {
             (1, prefetch)
         } else {
@@ -64,16 +82,15 @@ impl Consumers {
         // For each consumer that follows on this channel.
         let qos = channel.basic_qos(places, BasicQosOptions::default()).await;
         qos.map_err(lost)?;
-        let quota = Quota { left: wanted, places: u64::from(count) * u64::from(places) };
-        let mut consumers = Consumers { streams: SelectAll::new(), live: Vec::new(), quota };
+        self.quota = Quota { left: wanted, places: u64::from(count) * u64::from(places) };
         for _ in 0..count {
             let consumer = channel
                 .basic_consume(name(queue)?, "".into(), BasicConsumeOptions::default(), arguments.clone())
                 .await
                 .map_err(|error| queue_error(error, queue, "consume from"))?;
-            consumers.add(consumer);
+            self.add(consumer);
         }
-        Ok(consumers)
+        Ok(())
     }
 
     fn add(&mut self, consumer: Consumer) {

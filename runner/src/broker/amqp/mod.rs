@@ -81,7 +81,7 @@ impl adapter::Adapter for Adapter {
             return Ended::Closed;
         }
         link.established();
-        match session.run(link).await {
+        match session.run(link, wanted).await {
             Ok(()) => Ended::Closed,
             Err(error) => ended(error),
         }

@@ -44,6 +44,10 @@ pub(super) struct Session<'a> {
     connection: Connection,
     channel: Channel,
     consumers: Consumers,
+    /// What the broker takes with a consumer of this queue.
+    arguments: FieldTable,
+    /// Whether a consumer has something to say still.
+    is_consuming: bool,
     /// Messages that the worker has, or whose copies are being published, by delivery tag.
     held: BTreeMap<u64, Held>,
     /// Settlements that the broker does not know yet.
@@ -90,11 +94,13 @@ impl<'a> Session<'a> {
         // A count gives each message a consumer, with one place: there is nothing to gather.
         let acks = Acks::new(if wanted == u64::MAX { *prefetch } else { 1 });
         let mut channel = connection.create_channel().await.map_err(lost)?;
-        let mut consumers = Consumers::open(&channel, queue, *prefetch, wanted, &arguments(*longest_hold)).await;
+        let mut arguments = arguments(*longest_hold);
+        let mut consumers = Consumers::open(&channel, queue, *prefetch, wanted, &arguments).await;
         if let Err(Error::Mismatch { .. }) = consumers {
             // A broker may know an argument, and refuse it for this type of queue. The channel is gone with that.
             channel = connection.create_channel().await.map_err(lost)?;
-            consumers = Consumers::open(&channel, queue, *prefetch, wanted, &FieldTable::default()).await;
+            arguments = FieldTable::default();
+            consumers = Consumers::open(&channel, queue, *prefetch, wanted, &arguments).await;
         }
         let consumers = consumers?;
         if answered("look at the queue", is_stream(&connection, &channel, queue)).await? {
@@ -107,6 +113,8 @@ impl<'a> Session<'a> {
             connection,
             channel,
             consumers,
+            arguments,
+            is_consuming: true,
             held: BTreeMap::new(),
             acks,
             publishing: FuturesUnordered::new(),
@@ -114,28 +122,30 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Works until the worker closes the subscription.
+    /// Works until the worker closes the subscription. `wanted` is as it was when the session was opened.
     ///
     /// # Errors
     /// When the connection is lost, or does not answer.
-    pub(super) async fn run(mut self, link: &mut Link) -> Result<(), Error> {
+    pub(super) async fn run(mut self, link: &mut Link, wanted: u64) -> Result<(), Error> {
+        if link.wanted() != wanted {
+            answered("hand out messages", self.want(link.wanted())).await?;
+        }
         let status = (self.connection.status().clone(), self.channel.status().clone());
         let abort = link.abort.clone();
-        let mut ended_consuming = false;
         loop {
-            let acks_due = self.acks.due();
+            let (acks_due, is_consuming) = (self.acks.due(), self.is_consuming);
             let todo = tokio::select! {
                 biased;
                 command = link.commands.recv() => Todo::Command(command),
                 () = sleep_until(acks_due) => Todo::SendAcks,
                 Some(copied) = self.publishing.next(), if !self.publishing.is_empty() => Todo::Copied(copied),
-                next = self.consumers.next(), if !ended_consuming => Todo::Next(next),
+                next = self.consumers.next(), if is_consuming => Todo::Next(next),
                 // Without consumers nothing else tells of it, and there may be something to settle.
-                () = connection::gone(|| stands(&status)), if ended_consuming => {
+                () = connection::gone(|| stands(&status)), if !is_consuming => {
                     return Err(Error::Lost { source: None });
                 }
             };
-            ended_consuming |= matches!(todo, Todo::Next(Next::Ended));
+            self.is_consuming &= !matches!(todo, Todo::Next(Next::Ended));
             // The end of a session has bounds of its own, and the connection goes away by it.
             let ends = matches!(todo, Todo::Command(None | Some(Command::Close { .. })));
             let doing = todo.name();
@@ -183,6 +193,11 @@ impl<'a> Session<'a> {
     async fn on_command(&mut self, command: Option<Command>, link: &mut Link) -> Result<Step, Error> {
         match command {
             Some(Command::Settle { tag, settlement, reply }) => self.on_settle(tag, settlement, reply, link).await?,
+            Some(Command::Want) => {
+                if !link.cancelled {
+                    self.want(link.wanted()).await?;
+                }
+            }
             Some(Command::Cancel) => {
                 if !link.cancelled {
                     link.cancelled = true;
@@ -207,6 +222,15 @@ impl<'a> Session<'a> {
             }
         }
         Ok(Step::Go)
+    }
+
+    /// Takes so many messages from now on.
+    async fn want(&mut self, wanted: u64) -> Result<(), Error> {
+        self.send_acks().await?;
+        self.consumers.cancel_all(&self.channel).await?;
+        let Options { queue, prefetch, .. } = &self.config.options;
+        self.is_consuming = true;
+        self.consumers.begin(&self.channel, queue, *prefetch, wanted, &self.arguments).await
     }
 
     async fn on_settle(
@@ -345,6 +369,7 @@ impl Todo {
         match self {
             Todo::Command(Some(Command::Settle { .. })) | Todo::SendAcks | Todo::Copied(_) => "take a settlement",
             Todo::Command(Some(Command::Cancel)) => "cancel a consumer",
+            Todo::Command(Some(Command::Want)) => "hand out messages",
             Todo::Command(Some(Command::Probe)) => "count the messages in a queue",
             Todo::Command(None | Some(Command::Close { .. })) => "end the connection",
             Todo::Next(_) => "say why it cancelled the consumer",

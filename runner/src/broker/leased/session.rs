@@ -132,6 +132,11 @@ impl<L: Leases> Session<L> {
                             }
                         }
                     }
+                    Some(Command::Want) => {
+                        self.left = link.wanted();
+                        self.next_take = Instant::now();
+                        self.hurry.cancel();
+                    }
                     Some(Command::Cancel) => {
                         link.cancelled = true;
                         self.hurry.cancel();
