@@ -185,6 +185,11 @@ pub struct Work {
     #[arg(long, value_name = "SPEC", env = "WQ_RESULT", default_value = "stdout", value_delimiter = ',', help = result_help(), help_heading = RESULTS)]
     pub result: Vec<sink::Spec>,
 
+    /// What results look like on stdout and in a folder: as the guest wrote them; with a newline at their end, if they have none
+    /// and are not empty; or a line of JSON each, with the message's id, the attempt, the outcome and the result
+    #[arg(long, value_name = "FORMAT", env = "WQ_RESULT_FORMAT", default_value = "raw", help_heading = RESULTS)]
+    pub result_format: ResultFormat,
+
     /// The content type that results in queues have
     #[arg(long, value_name = "TYPE", env = "WQ_RESULT_CONTENT_TYPE", help_heading = RESULTS)]
     pub result_content_type: Option<String>,
@@ -312,6 +317,13 @@ pub enum Queue {
 pub enum OnEmpty {
     Success,
     Fail,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum ResultFormat {
+    Raw,
+    Lines,
+    Json,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

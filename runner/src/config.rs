@@ -34,6 +34,7 @@ pub struct Work {
     pub worker: worker::Options,
     pub policy: Policy,
     pub results: Vec<sink::Spec>,
+    pub result_format: sink::Format,
     /// There if one of the results goes to the broker.
     pub outbox: Option<outbox::Options>,
     pub shutdown_timeout: Duration,
@@ -91,6 +92,7 @@ impl Work {
             worker: worker_options(&work, &broker, mode, wait, prefetch),
             broker,
             policy,
+            result_format: results::format(&work)?,
             results: work.result,
             shutdown_timeout: work.shutdown_timeout,
             fail_on_empty: matches!(work.on_empty, cli::OnEmpty::Fail),

@@ -414,3 +414,64 @@ fn a_sink_that_fails_after_another_one_did_not_gives_a_second_result_with_the_sa
         assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
     });
 }
+
+#[test]
+fn results_are_lines_where_that_is_asked_for() {
+    on_every_queue(|queue| {
+        // `wq-run publish` adds nothing to a body, nor does the guest.
+        let work = |more: &[&str]| {
+            queue.publish(&["abc", "abc", "abc"]);
+            run(queue.command(&["work", &guest("echo"), "--drain"]).args(more)).exits(0).out()
+        };
+        assert_eq!(work(&[]), "abcabcabc");
+        assert_eq!(work(&["--result-format", "raw"]), "abcabcabc");
+        assert_eq!(work(&["--result-format", "lines"]), "abc\nabc\nabc\n");
+        // One without a result has no line, and one with a newline gets no second one.
+        queue.publish(&["", "a\nb\n"]);
+        let drain = ["work", &guest("echo"), "--drain"];
+        run(queue.command(&drain).env("WQ_RESULT_FORMAT", "lines")).exits(0).prints("a\nb\n");
+    });
+}
+
+#[test]
+fn a_line_of_json_has_the_result_and_whose_it_is() {
+    on_every_queue(|queue| {
+        let folder = tempfile::tempdir().unwrap();
+        let beside = queue.beside("results");
+        let results = format!("stdout,dir:{},queue:{beside}", folder.path().display());
+        queue.publish_as("m-1", "two\nlines");
+        let args = ["work", &guest("echo"), "--result", &results, "--result-format", "json"];
+        let ended = run(&mut queue.command(&args));
+        let out = ended.exits(0).out();
+        let line: serde_json::Value = serde_json::from_str(&out).unwrap();
+        let expected = serde_json::json!({
+            "id": "m-1", "attempt": 1, "outcome": "success", "exit_code": 0, "result": "two\nlines"
+        });
+        assert_eq!((line, out.matches('\n').count()), (expected, 1));
+        // A file has the line, and a message in a queue is the result.
+        assert_eq!(files(folder.path()), [("m-1".to_owned(), out.into_bytes())]);
+        assert_eq!(queue.take_from(&beside).body, b"two\nlines");
+    });
+}
+
+#[test]
+fn a_line_of_json_holds_bytes_that_are_no_text() {
+    let queue = Queue::new(Broker::Sqlite(tempfile::tempdir().unwrap()));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), b"\xff\0").unwrap();
+    run(queue.command(&["publish", "--file"]).arg(file.path())).exits(0);
+    let ended = run(&mut queue.command(&["work", &guest("echo"), "--result-format", "json"]));
+    let line: serde_json::Value = serde_json::from_str(&ended.exits(0).out()).unwrap();
+    assert_eq!(line["result_base64"], "/wA=");
+    assert!(line["id"].as_str().is_some_and(|id| !id.is_empty()) && line.get("result").is_none(), "{line}");
+}
+
+#[test]
+fn a_format_that_no_result_follows_is_refused() {
+    let queue = Queue::new(Broker::Sqlite(tempfile::tempdir().unwrap()));
+    let results = format!("queue:{}", queue.beside("results"));
+    for result in [&*results, "none", "reply"] {
+        let args = ["work", &guest("echo"), "--result", result, "--result-format", "lines"];
+        run(&mut queue.command(&args)).exits(78).says("--result-format");
+    }
+}

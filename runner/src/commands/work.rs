@@ -11,7 +11,7 @@ use crate::error::{Error, ExitStatus, broker_status};
 use crate::observe::Counts;
 use crate::sandbox::{self, Loading, Sandbox};
 use crate::shutdown::{self, Signal};
-use crate::sink::{Needs, Sinks, Spec};
+use crate::sink::{Format, Needs, Sinks, Spec};
 use crate::task::Refused;
 use crate::worker::{Mode, StopReason, Stopped, Worker};
 
@@ -28,8 +28,9 @@ pub async fn run(args: cli::Work) -> Result<u8, Error> {
     let queue = config.subscription.queue.clone();
     // It connects while the guest is loaded, and takes nothing before the worker says so.
     let subscription = broker::subscribe(&config.broker, config.subscription);
+    let results = (config.results.as_slice(), config.result_format);
     let ready = tokio::select! {
-        ready = get_ready(config.loading, config.sandbox, &config.results, &config.broker, config.outbox) => {
+        ready = get_ready(config.loading, config.sandbox, results, &config.broker, config.outbox) => {
             ready.map_err(|error| Err(error.on(&config.broker)))
         }
         // Compiling can take minutes, and nothing is in hand yet.
@@ -69,7 +70,7 @@ pub async fn run(args: cli::Work) -> Result<u8, Error> {
 async fn get_ready(
     loading: Loading,
     options: sandbox::Options,
-    results: &[Spec],
+    (results, format): (&[Spec], Format),
     broker: &broker::Url,
     outbox: Option<outbox::Options>,
 ) -> Result<(Sandbox, Sinks), Error> {
@@ -78,7 +79,7 @@ async fn get_ready(
         Some(options) => Some(broker.outbox(options).await?),
         None => None,
     };
-    Ok((sandbox, Sinks::open(results, outbox).await?))
+    Ok((sandbox, Sinks::open(results, format, outbox).await?))
 }
 
 /// What the worker's end means to who started it. The worst that happened wins.

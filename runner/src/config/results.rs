@@ -3,7 +3,7 @@
 use crate::broker::{Address, outbox};
 use crate::cli;
 use crate::error::Error;
-use crate::sink::{self, Needs};
+use crate::sink::{self, Format, Needs};
 
 /// Refuses sinks and properties of results that can't be.
 pub fn check(work: &cli::Work, queue: &str) -> Result<(), Error> {
@@ -15,6 +15,26 @@ pub fn check(work: &cli::Work, queue: &str) -> Result<(), Error> {
         ));
     }
     Ok(())
+}
+
+/// What results look like on stdout and in files.
+///
+/// # Errors
+/// When no result follows it.
+pub fn format(work: &cli::Work) -> Result<Format, Error> {
+    let format = match work.result_format {
+        cli::ResultFormat::Raw => Format::Raw,
+        cli::ResultFormat::Lines => Format::Lines,
+        cli::ResultFormat::Json => Format::Json,
+    };
+    if format != Format::Raw && !work.result.iter().any(|spec| spec.kind.has_format) {
+        return Err(Error::configuration(
+            "--result-format is for results on stdout and in a folder, and none goes there: a message in a queue is the result as \
+             it is",
+            "leave --result-format (WQ_RESULT_FORMAT) out, or name such a result, too: --result stdout (WQ_RESULT)",
+        ));
+    }
+    Ok(format)
 }
 
 /// The way to the broker, if one of the results goes there.

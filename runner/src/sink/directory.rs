@@ -24,6 +24,7 @@ pub const KIND: SinkKind = SinkKind {
     name: "dir",
     rest: Some("PATH"),
     needs: |path| if path.is_empty() { Err("`dir:` needs a path: dir:PATH".into()) } else { Ok(Needs::Place) },
+    has_format: true,
     open: |spec, _| {
         Box::pin(async move { Ok(Box::new(Directory::open(Path::new(&spec.rest)).await?) as Box<dyn Sink>) })
     },
@@ -91,6 +92,10 @@ impl Sink for Directory {
         // A name that every file system takes: it is 64 digits long.
         let fallback = record.properties.message_id.as_deref().unwrap_or_default();
         Ok(Directory::write(self, &record.file_name, fallback, record.body.clone()).await?)
+    }
+
+    fn has_format(&self) -> bool {
+        KIND.has_format
     }
 }
 

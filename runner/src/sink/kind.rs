@@ -23,6 +23,8 @@ pub struct SinkKind {
     /// # Errors
     /// What is wrong with it.
     pub needs: fn(&str) -> Result<Needs, String>,
+    /// Whether `--result-format` is about it: its results follow each other, and have nothing around them.
+    pub has_format: bool,
     /// Opens a sink, so that what is wrong with it shows before a message is taken.
     pub open: for<'a> fn(&'a Spec, Way) -> Opening<'a>,
 }
@@ -69,6 +71,11 @@ pub trait Sink: fmt::Debug + fmt::Display + Send + Sync {
     /// What is known before the run: a message whose result has nowhere to go is not worth one.
     fn undeliverable(&self, _message: &Message) -> Option<Undeliverable> {
         None
+    }
+
+    /// Whether it follows `--result-format`.
+    fn has_format(&self) -> bool {
+        false
     }
 
     /// Whether it makes use of a result's identity. That takes a hash of the message, which is more than many a run.

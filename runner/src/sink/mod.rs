@@ -2,6 +2,7 @@
 
 mod directory;
 mod error;
+mod format;
 pub mod kind;
 pub mod kinds;
 #[cfg(test)]
@@ -15,8 +16,9 @@ mod stdout;
 use std::sync::Arc;
 
 pub use error::{Error, Failed};
+pub use format::Format;
 pub use kind::{Needs, Sink, Spec};
-pub use record::{Identity, Record};
+pub use record::{Identity, Record, Run};
 
 use self::kind::Way;
 use crate::broker::Outbox;
@@ -26,6 +28,7 @@ use crate::task::{Message, Undeliverable};
 #[derive(Debug, Default)]
 pub struct Sinks {
     sinks: Vec<Box<dyn Sink>>,
+    format: Format,
     outbox: Option<Arc<dyn Outbox>>,
 }
 
@@ -35,19 +38,19 @@ impl Sinks {
     ///
     /// # Errors
     /// When results could not be delivered there.
-    pub async fn open(specs: &[Spec], outbox: Option<Arc<dyn Outbox>>) -> Result<Sinks, Error> {
+    pub async fn open(specs: &[Spec], format: Format, outbox: Option<Arc<dyn Outbox>>) -> Result<Sinks, Error> {
         let way = Way(outbox.clone());
         let mut sinks = Vec::new();
         for spec in specs {
             let opened = (spec.kind.open)(spec, way.clone()).await;
             sinks.push(opened.map_err(|source| Error { to: spec.to_string(), source })?);
         }
-        Ok(Sinks { sinks, outbox })
+        Ok(Sinks { sinks, format, outbox })
     }
 
     #[cfg(test)]
     pub fn of(sinks: Vec<Box<dyn Sink>>) -> Sinks {
-        Sinks { sinks, outbox: None }
+        Sinks { sinks, ..Sinks::default() }
     }
 
     /// What is known before the run: a message whose result has nowhere to go is not worth one.
@@ -60,12 +63,19 @@ impl Sinks {
         self.sinks.iter().any(|sink| sink.identifies())
     }
 
+    /// Whether results say which [`Run`] they come from.
+    pub fn tell_of_runs(&self) -> bool {
+        self.format == Format::Json
+    }
+
     /// Writes one result to each sink, once. When this returns, it is where it should be.
     ///
     /// # Errors
     /// At the first sink in which the result is not known to be. Those before it have it.
     pub async fn write(&self, record: &Record) -> Result<(), Error> {
+        let formatted = self.format.format(record).await;
         for sink in &self.sinks {
+            let record = if sink.has_format() { &*formatted } else { record };
             sink.write(record).await.map_err(|source| Error { to: sink.to_string(), source })?;
         }
         Ok(())

@@ -12,6 +12,7 @@ pub const KIND: SinkKind = SinkKind {
     name: "none",
     rest: None,
     needs: |_| Ok(Needs::Nothing),
+    has_format: false,
     open: |_, _| Box::pin(async { Ok(Box::new(Nowhere) as Box<dyn Sink>) }),
 };
 

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode_byte, utf8_percent_encode};
+use serde::Serialize;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
@@ -28,6 +29,18 @@ pub struct Record {
     pub span: Span,
     /// The kind of broker.
     pub system: System,
+    /// The run that it comes from, if a sink tells of it.
+    pub run: Run,
+}
+
+/// A run whose result is delivered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Run {
+    /// The message's.
+    pub id: Option<String>,
+    pub attempt: u32,
+    pub outcome: &'static str,
+    pub exit_code: Option<u8>,
 }
 
 /// What is known of a result before the run that it comes from: everything but its body.
@@ -81,7 +94,8 @@ impl Identity {
         let Identity { mut properties, headers, reply_to, file_name, system } = self;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         properties.timestamp = now.ok().map(|since| since.as_secs());
-        Record { body, properties, headers, reply_to, file_name, span: span.clone(), system }
+        let run = Run::default();
+        Record { body, properties, headers, reply_to, file_name, span: span.clone(), system, run }
     }
 }
 

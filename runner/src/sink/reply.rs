@@ -18,6 +18,7 @@ pub const KIND: SinkKind = SinkKind {
     name: "reply",
     rest: None,
     needs: |_| Ok(Needs::Requester),
+    has_format: false,
     open: |_, way| Box::pin(async move { Ok(Box::new(Reply { outbox: way.outbox()? }) as Box<dyn Sink>) }),
 };
 

@@ -15,6 +15,7 @@ pub const KIND: SinkKind = SinkKind {
     name: "stdout",
     rest: None,
     needs: |_| Ok(Needs::Stdout),
+    has_format: true,
     open: |_, _| Box::pin(async { Ok(Box::new(Stdout) as Box<dyn Sink>) }),
 };
 
@@ -25,6 +26,10 @@ struct Stdout;
 impl Sink for Stdout {
     async fn write(&self, record: &Record) -> Result<(), Cause> {
         Ok(write(record.body.clone()).await?)
+    }
+
+    fn has_format(&self) -> bool {
+        KIND.has_format
     }
 
     fn identifies(&self) -> bool {

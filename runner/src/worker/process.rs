@@ -19,7 +19,7 @@ use crate::observe::trace::{Carried, Span};
 use crate::observe::{Observers, Pending, Settled};
 use crate::sandbox::{Input, Sandbox};
 use crate::settle::Policy;
-use crate::sink::{Failed, Identity, Record, Sinks};
+use crate::sink::{Failed, Identity, Record, Run, Sinks};
 use crate::task::{Attempt, Message, Origin, Outcome, Report, Settlement, Verdict};
 
 /// What every run needs.
@@ -148,7 +148,11 @@ async fn process_in_span(context: Arc<Context>, job: Job, withdraw: Cancellation
     }
     fault::reach(Point::Finished);
     if context.policy.succeeds(&verdict) {
-        let record = identity.with(left.stdout, pending.trace());
+        let mut record = identity.with(left.stdout, pending.trace());
+        if context.sinks.tell_of_runs() {
+            let (id, outcome) = (pending.facts.message_id.clone(), verdict.name());
+            record.run = Run { id, attempt: attempt.number, outcome, exit_code: verdict.exit_code() };
+        }
         match deliver(&context, &record).await {
             Ok(()) => {}
             Err(Undelivered::As(failed)) => verdict = failed,
