@@ -72,6 +72,9 @@ pub(crate) struct Terms {
     pub(crate) poll: Duration,
     /// How many settlements may be made side by side.
     pub(crate) settlements: usize,
+    /// Whether a take gains from being made at the same time as settlements. A message that is being settled then leaves its place
+    /// to the next one at once, and not when the broker has answered.
+    pub(crate) together: bool,
 }
 
 /// A message that was taken.

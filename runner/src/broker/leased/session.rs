@@ -182,8 +182,14 @@ impl<L: Leases> Session<L> {
 
     /// How many messages may be taken now.
     fn room(&self) -> usize {
-        let ours = self.held.len() + self.waiting.len() + self.settling.len();
-        let room = usize::from(self.options.prefetch).saturating_sub(ours);
+        let prefetch = usize::from(self.options.prefetch);
+        let settling = self.waiting.len() + self.settling.len();
+        let room = match self.terms.together {
+            // So many wait to be settled that the file seems to be locked: what is taken now would wait as well.
+            true if settling > prefetch => 0,
+            true => prefetch.saturating_sub(self.held.len()),
+            false => prefetch.saturating_sub(self.held.len() + settling),
+        };
         usize::try_from(self.left).map_or(room, |left| room.min(left))
     }
 
@@ -330,6 +336,9 @@ impl<L: Leases> Session<L> {
     fn settle(&mut self, delivered: Delivered<L::Lease>, settlement: Settlement, reply: Option<Reply>, at_close: bool) {
         let until = Instant::now() + self.options.publish_timeout;
         self.waiting.push_back(Settling { delivered, settlement, reply, until, at_close });
+        if self.terms.together {
+            self.next_take = Instant::now();
+        }
     }
 
     fn begin_settlements(&mut self) {

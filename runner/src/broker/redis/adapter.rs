@@ -59,7 +59,14 @@ impl Leases for Queue {
     }
 
     fn terms(&self) -> Terms {
-        Terms { lease: LEASE, renew: RENEW, wait: WAIT, poll: Duration::ZERO, settlements: SETTLEMENTS }
+        Terms {
+            lease: LEASE,
+            renew: RENEW,
+            wait: WAIT,
+            poll: Duration::ZERO,
+            settlements: SETTLEMENTS,
+            together: false,
+        }
     }
 
     async fn take(&self, room: usize, hurry: CancellationToken) -> Result<Vec<leased::Taken<Lease>>, Error> {

@@ -9,6 +9,7 @@ mod error;
 mod file;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod group;
 pub mod kind;
 pub mod outbox;
 mod row;
@@ -20,10 +21,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::{Map, Value};
-use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::group::Group;
 use self::store::{Lease, Store, Taken};
 use super::adapter;
 use super::error::{Error, Kind};
@@ -47,6 +48,9 @@ const POLL: Duration = Duration::from_millis(50);
 /// have their turn in between. So a process that never releases the lock holds up no shutdown.
 const SLICE: Duration = Duration::from_millis(250);
 
+/// How many settlements share a commit at most.
+const SETTLEMENTS: usize = 256;
+
 /// In traces.
 const SYSTEM: System = System { name: "sqlite", routing_key: None, delivery_tag: None };
 
@@ -62,8 +66,7 @@ pub(crate) struct Adapter {
 
 /// The open file.
 struct Queue {
-    /// Used by one blocking call at a time.
-    store: Arc<Mutex<Store>>,
+    file: Group,
     options: Options,
 }
 
@@ -136,23 +139,22 @@ impl Leases for Queue {
             Ok(store)
         };
         let store = blocking::call(opening).await?;
-        Ok(Queue { store: Arc::new(Mutex::new(store)), options: options.clone() })
+        Ok(Queue { file: Group::new(store), options: options.clone() })
     }
 
     fn terms(&self) -> Terms {
-        // One write at a time is all that a file takes, and each of them should have its turn between two settlements.
-        Terms { lease: LEASE, renew: RENEW, wait: Duration::ZERO, poll: POLL, settlements: 1 }
+        Terms { lease: LEASE, renew: RENEW, wait: Duration::ZERO, poll: POLL, settlements: SETTLEMENTS, together: true }
     }
 
     async fn take(&self, room: usize, _hurry: CancellationToken) -> Result<Vec<leased::Taken<Leased>>, Error> {
         let lease = fastrand::i64(1..);
         let queue = self.options.queue.clone();
-        let taken = self.with_store(move |store| store.take(&queue, room, lease, LEASE)).await?;
+        let taken = self.file.call(move |store| store.take(&queue, room, lease, LEASE)).await?;
         Ok(taken.into_iter().map(|taken| self.leased(taken, lease)).collect())
     }
 
     async fn renew(&self, leases: Vec<(u64, Arc<Leased>)>) -> Result<Renewed, Error> {
-        self.with_store(move |store| {
+        let renewing = move |store: &mut Store| {
             let mut renewed = Renewed::default();
             for (number, leased) in leases {
                 if store.renew(leased.lease, LEASE)? == Held::Lost {
@@ -160,16 +162,16 @@ impl Leases for Queue {
                 }
             }
             Ok(renewed)
-        })
-        .await
+        };
+        self.file.call(renewing).await
     }
 
     async fn settle(&self, leased: &Arc<Leased>, settlement: &Settlement) -> Result<Held, Error> {
         let (leased, settlement) = (leased.clone(), settlement.clone());
         let (queue, dead_letter_queue) = (self.options.queue.clone(), self.options.dead_letter_queue.clone());
-        self.with_store(move |store| {
+        let settling = move |store: &mut Store| {
             let Leased { lease, headers, repaired } = &*leased;
-            let held = match settlement {
+            match settlement {
                 Settlement::Ack => store.ack(*lease),
                 Settlement::Release => store.release(*lease),
                 Settlement::Retry { after, failure } => store.retry(*lease, after, headers, &failure, &queue),
@@ -177,17 +179,14 @@ impl Leases for Queue {
                 Settlement::DeadLetter { failure } | Settlement::Reject { failure } => {
                     store.dead_letter(*lease, &dead_letter_queue, headers, &failure, &queue, repaired.as_ref())
                 }
-            }?;
-            // Only what is in the file that everybody sees is settled.
-            store.require_in_place()?;
-            Ok(held)
-        })
-        .await
+            }
+        };
+        self.file.call(settling).await
     }
 
     async fn depth(&self) -> Result<Depth, Error> {
         let queue = self.options.queue.clone();
-        self.with_store(move |store| store.depth(&queue)).await
+        self.file.read(move |store| store.depth(&queue)).await
     }
 
     async fn close(&self) -> Result<(), Error> {
@@ -210,19 +209,5 @@ impl Queue {
             lease,
             handed: Handed { message, origin, attempt, unfinished, can_be_retried: true, unreadable },
         }
-    }
-
-    /// Makes a call on the file, if it is still the one that its path names. SQLite waits for disks and for other processes,
-    /// which must not hold up the runtime.
-    async fn with_store<T: Send + 'static>(
-        &self,
-        call: impl FnOnce(&mut Store) -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, Error> {
-        let mut store = self.store.clone().lock_owned().await;
-        blocking::call(move || {
-            store.require_in_place()?;
-            call(&mut store)
-        })
-        .await
     }
 }

@@ -1,4 +1,4 @@
-//! The queue file: all of its SQL, as verbs. Synchronous; every verb is one transaction.
+//! The queue file: all of its SQL, as verbs. Synchronous; every verb is one transaction, or a part of one that it can undo.
 
 #[cfg(test)]
 mod damage;
@@ -25,7 +25,11 @@ use crate::task::{Failure, Message, Properties};
 /// keep its message away from every worker.
 const LONGEST_LEASE: Duration = Duration::from_secs(3600);
 
-pub struct Store(QueueFile);
+pub struct Store {
+    file: QueueFile,
+    /// Whether a transaction is open that several verbs share.
+    together: bool,
+}
 
 /// A message that is leased to us.
 pub struct Taken {
@@ -47,19 +51,23 @@ pub struct Lease {
 }
 
 impl Store {
+    fn new(file: QueueFile) -> Store {
+        Store { file, together: false }
+    }
+
     /// Opens a file that is there. `busy` is how long each call waits for other processes.
     pub fn open(path: &Path, queue: &str, busy: Duration) -> Result<Store, Error> {
-        QueueFile::open(path, queue, Missing::Refuse, busy).map(Store)
+        QueueFile::open(path, queue, Missing::Refuse, busy).map(Store::new)
     }
 
     /// Opens a file, or makes it.
     pub fn create(path: &Path, queue: &str, busy: Duration) -> Result<Store, Error> {
-        QueueFile::open(path, queue, Missing::Create, busy).map(Store)
+        QueueFile::open(path, queue, Missing::Create, busy).map(Store::new)
     }
 
     /// Fails if the path names another file by now, or none.
     pub fn require_in_place(&self) -> Result<(), Error> {
-        self.0.require_in_place()
+        self.file.require_in_place()
     }
 
     pub fn declare(&mut self, queue: &str) -> Result<(), Error> {
@@ -67,7 +75,7 @@ impl Store {
     }
 
     pub fn require_queue(&mut self, queue: &str) -> Result<(), Error> {
-        let found = has_queue(&self.0.connection, queue).map_err(|error| self.failed(error))?;
+        let found = has_queue(&self.file.connection, queue).map_err(|error| self.failed(error))?;
         if found { Ok(()) } else { Err(Error::MissingQueue { queue: queue.to_owned(), source: None }) }
     }
 
@@ -78,7 +86,7 @@ impl Store {
         headers: &Map<String, Value>,
         body: &Bytes,
     ) -> Result<(), Error> {
-        let now = self.0.clock.now();
+        let now = self.file.clock.now();
         let published = self.write(|db| {
             if !has_queue(db, queue)? {
                 return Ok(false);
@@ -95,7 +103,7 @@ impl Store {
 
     /// Leases up to `count` messages, the oldest first.
     pub fn take(&mut self, queue: &str, count: usize, lease: i64, length: Duration) -> Result<Vec<Taken>, Error> {
-        let now = self.0.clock.now();
+        let now = self.file.clock.now();
         // Most polls of an idle worker end here, without the lock that only one process can have.
         if !self.has_ready(queue, now)? {
             return Ok(Vec::new());
@@ -121,13 +129,13 @@ impl Store {
     pub fn renew(&mut self, lease: Lease, length: Duration) -> Result<Held, Error> {
         self.change(
             "UPDATE message SET lease_until = ?3 WHERE id = ?1 AND lease = ?2",
-            params![lease.id, lease.lease, self.0.clock.now() + millis(length)],
+            params![lease.id, lease.lease, self.file.clock.now() + millis(length)],
         )
     }
 
     /// Makes leases longer, as far as they are still ours.
     pub fn renew_all(&mut self, leases: &[Lease], length: Duration) -> Result<(), Error> {
-        let until = self.0.clock.now() + millis(length);
+        let until = self.file.clock.now() + millis(length);
         self.write(|db| {
             let mut renew = db.prepare_cached("UPDATE message SET lease_until = ?3 WHERE id = ?1 AND lease = ?2")?;
             leases.iter().try_for_each(|lease| renew.execute(params![lease.id, lease.lease, until]).map(drop))
@@ -136,7 +144,7 @@ impl Store {
 
     /// Publishes a copy of a message that is leased to us, as its row is, and also if it cannot be read.
     pub fn publish_again(&mut self, lease: Lease, queue: &str, without_headers: &[&str]) -> Result<Held, Error> {
-        let now = self.0.clock.now();
+        let now = self.file.clock.now();
         let copied = self.write(|db| {
             if !has_queue(db, queue)? {
                 return Ok(None);
@@ -189,7 +197,7 @@ impl Store {
         self.change(
             "UPDATE message SET lease = NULL, lease_until = NULL, available_at = ?3, headers = ?4
              WHERE id = ?1 AND lease = ?2",
-            params![lease.id, lease.lease, self.0.clock.now() + millis(after), headers],
+            params![lease.id, lease.lease, self.file.clock.now() + millis(after), headers],
         )
     }
 
@@ -205,7 +213,7 @@ impl Store {
         repaired: Option<&Properties>,
     ) -> Result<Held, Error> {
         let headers = with_failure(headers, failure, queue, Next::DeadLetter);
-        let now = self.0.clock.now();
+        let now = self.file.clock.now();
         let changed = self.write(|db| {
             declare(db, dead_letter_queue)?;
             let changed = db
@@ -234,13 +242,13 @@ impl Store {
     /// Counts the messages of a queue twice: by the index that messages are found with, and without it. A damaged page can
     /// hide messages from the index, and a queue that only seems to be empty must not end a drain.
     pub fn depth(&mut self, queue: &str) -> Result<Depth, Error> {
-        let now = self.0.clock.now();
+        let now = self.file.clock.now();
         let counts = format!(
             "SELECT count(*) FILTER (WHERE NOT {LEASED} AND NOT {WAITS}), count(*) FILTER (WHERE NOT {LEASED} AND {WAITS}),
                 count(*), (SELECT count(*) FROM message NOT INDEXED WHERE queue = :queue)
              FROM message INDEXED BY message_by_queue WHERE queue = :queue"
         );
-        let connection = &self.0.connection;
+        let connection = &self.file.connection;
         let [ready, delayed, all, all_rows] = connection
             .prepare_cached(&counts)
             .and_then(|mut statement| {
@@ -255,7 +263,7 @@ impl Store {
             .map_err(|error| self.failed(error))?;
         if all != all_rows {
             return Err(Error::DamagedFile {
-                path: self.0.path.display().to_string(),
+                path: self.file.path.display().to_string(),
                 source: format!("its index has {all} messages of the queue, and its table {all_rows}").into(),
             });
         }
@@ -264,9 +272,9 @@ impl Store {
 
     /// Messages that are with a worker.
     pub fn running(&mut self, queue: &str) -> Result<u64, Error> {
-        let now = self.0.clock.now();
+        let now = self.file.clock.now();
         let running = format!("SELECT count(*) FROM message WHERE queue = :queue AND {LEASED}");
-        self.0
+        self.file
             .connection
             .query_row(
                 &running,
@@ -278,7 +286,7 @@ impl Store {
 
     /// Deletes what no worker has.
     pub fn purge(&mut self, queue: &str) -> Result<u64, Error> {
-        let now = self.0.clock.now();
+        let now = self.file.clock.now();
         self.write(|db| {
             let purge = format!("DELETE FROM message WHERE queue = :queue AND NOT {LEASED}");
             let longest = now + millis(LONGEST_LEASE);
@@ -293,7 +301,7 @@ impl Store {
             "SELECT EXISTS (SELECT 1 FROM queue WHERE name = :queue),
                 EXISTS (SELECT 1 FROM message WHERE queue = :queue AND NOT {WAITS} AND NOT {LEASED})"
         );
-        let looked = self.0.connection.prepare_cached(&look).and_then(|mut statement| {
+        let looked = self.file.connection.prepare_cached(&look).and_then(|mut statement| {
             statement.query_row(
                 rusqlite::named_params! {
                     ":queue": queue, ":now": now, ":farthest": FARTHEST_TIME, ":longest": now + millis(LONGEST_LEASE),
@@ -311,19 +319,76 @@ impl Store {
         self.write(|db| db.prepare_cached(sql)?.execute(parameters)).map(held)
     }
 
+    /// Makes all verbs of `calls` in one transaction, in which each stands or falls by itself.
+    ///
+    /// # Errors
+    /// When nothing of it was written: the transaction could not begin or be committed, or SQLite gave it up.
+    pub fn together(&mut self, calls: impl FnOnce(&mut Store)) -> rusqlite::Result<()> {
+        self.file.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        self.together = true;
+        calls(self);
+        self.together = false;
+        let connection = &self.file.connection;
+        if connection.is_autocommit() {
+            return Err(given_up());
+        }
+        let committed = connection.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
+        if committed.is_err() && !connection.is_autocommit() {
+            connection.execute_batch("ROLLBACK")?;
+        }
+        committed.map(drop)
+    }
+
     fn write<T>(&mut self, change: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Error> {
-        file::begin(&self.0.connection)
-            .and_then(|transaction| {
+        let connection = &self.file.connection;
+        let written = match self.together {
+            false => file::begin(connection).and_then(|transaction| {
                 let value = change(&transaction)?;
                 transaction.commit()?;
                 Ok(value)
-            })
-            .map_err(|error| self.failed(error))
+            }),
+            // SQLite has given up the transaction at an error of an earlier verb: a savepoint would begin another one.
+            true if connection.is_autocommit() => Err(given_up()),
+            true => within_savepoint(connection, change),
+        };
+        written.map_err(|error| self.failed(error))
+    }
+
+    /// An error of a transaction, for one of the verbs in it.
+    pub fn failed_with(&self, error: &rusqlite::Error) -> Error {
+        self.failed(match error {
+            rusqlite::Error::SqliteFailure(code, text) => rusqlite::Error::SqliteFailure(*code, text.clone()),
+            other => rusqlite::Error::ToSqlConversionFailure(other.to_string().into()),
+        })
     }
 
     fn failed(&self, error: rusqlite::Error) -> Error {
-        classified(&self.0.path, error)
+        classified(&self.file.path, error)
     }
+}
+
+fn within_savepoint<T>(
+    db: &Connection,
+    change: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    db.prepare_cached("SAVEPOINT verb")?.execute([])?;
+    let changed = change(db);
+    // At a full disk, for example, SQLite has undone all of it already.
+    if !db.is_autocommit() {
+        if changed.is_err() {
+            db.prepare_cached("ROLLBACK TO verb")?.execute([])?;
+        }
+        db.prepare_cached("RELEASE verb")?.execute([])?;
+    }
+    changed
+}
+
+/// What is said of the verbs that shared a transaction with one at which SQLite gave it up.
+fn given_up() -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(
+        rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT_ROLLBACK),
+        Some("the transaction was given up at an error beside".into()),
+    )
 }
 
 /// Conditions on a row, neither of which is ever NULL: a row that anybody wrote is leased, waiting or ready. One that

@@ -114,7 +114,14 @@ impl Leases for Taker {
 
     fn terms(&self) -> Terms {
         let lease = self.url.lease();
-        Terms { lease, renew: lease / RENEWALS, wait: WAIT, poll: Duration::ZERO, settlements: SETTLEMENTS }
+        Terms {
+            lease,
+            renew: lease / RENEWALS,
+            wait: WAIT,
+            poll: Duration::ZERO,
+            settlements: SETTLEMENTS,
+            together: false,
+        }
     }
 
     /// A request that waits can't be cut short, so `hurry` changes nothing.

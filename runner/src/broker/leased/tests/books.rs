@@ -25,6 +25,8 @@ struct Case {
     /// Whether it says so first, and not only closes.
     cancels: bool,
     at_once: usize,
+    /// Whether takes and settlements are made together.
+    together: bool,
 }
 
 struct Books {
@@ -68,7 +70,8 @@ impl<const R: bool> Leases for Keeper<R> {
     }
 
     fn terms(&self) -> Terms {
-        Terms { renew: Duration::from_millis(2), settlements: self.books().case.at_once, ..TERMS }
+        let Case { at_once, together, .. } = self.books().case;
+        Terms { renew: Duration::from_millis(2), settlements: at_once, together, ..TERMS }
     }
 
     async fn take(&self, room: usize, hurry: CancellationToken) -> Result<Vec<Taken<u64>>, Error> {
@@ -88,7 +91,9 @@ impl<const R: bool> Leases for Keeper<R> {
                     lease
                 })
                 .collect();
-            assert!(books.leased.len() <= usize::from(books.case.prefetch), "more than there is room for");
+            // Those that are being settled have left their places, where takes are made together with settlements.
+            let room = usize::from(books.case.prefetch) * if books.case.together { 2 } else { 1 };
+            assert!(books.leased.len() <= room, "more than there is room for");
             leases
         };
         if taken.is_empty() && failed.is_ok() {
@@ -203,8 +208,8 @@ async fn work<const REMOTE: bool>(case: Case) -> Arc<Mutex<Books>> {
 
 fn case() -> impl Strategy<Value = Case> {
     let count = prop::option::weighted(0.3, 1u64..12);
-    (any::<u64>(), 0u64..20, 1u16..6, count, 0usize..25, any::<bool>(), 1usize..5).prop_map(
-        |(seed, messages, prefetch, count, settlements, cancels, at_once)| Case {
+    (any::<u64>(), 0u64..20, 1u16..6, count, 0usize..25, any::<bool>(), 1usize..5, any::<bool>()).prop_map(
+        |(seed, messages, prefetch, count, settlements, cancels, at_once, together)| Case {
             seed,
             messages,
             prefetch,
@@ -212,6 +217,7 @@ fn case() -> impl Strategy<Value = Case> {
             settlements,
             cancels,
             at_once,
+            together,
         },
     )
 }

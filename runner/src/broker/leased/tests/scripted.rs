@@ -23,6 +23,7 @@ pub const TERMS: Terms = Terms {
     wait: Duration::from_secs(1),
     poll: Duration::ZERO,
     settlements: 8,
+    together: false,
 };
 
 pub const SHORT: Terms = Terms { lease: Duration::from_secs(2), renew: Duration::from_millis(100), ..TERMS };

@@ -81,7 +81,7 @@ proptest! {
     ) {
         let (_folder, mut store) = store_with(&BODIES);
         // Without types, anything can be written.
-        store.0.connection.execute_batch(
+        store.file.connection.execute_batch(
             "PRAGMA foreign_keys = OFF;
              CREATE TABLE m AS SELECT * FROM message; DROP TABLE message;
              CREATE TABLE message (id INTEGER PRIMARY KEY, queue, properties, headers, attempts, handovers, available_at,
@@ -101,7 +101,7 @@ proptest! {
                 ("message", "id", "lease_until"),
                 ("body", "message", "bytes"),
             ][column];
-            store.0.connection
+            store.file.connection
                 .execute(&format!("UPDATE {table} SET {column} = ?2 WHERE {key} = ?1"), params![id, value])
                 .unwrap();
             spoiled.insert(id);

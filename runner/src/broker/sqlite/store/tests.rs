@@ -119,7 +119,7 @@ fn leases_and_pauses_of_an_earlier_boot_are_over() {
     assert_eq!(store.retry(waits, LEASE, &Map::new(), &failure(), "q").unwrap(), Held::Yes);
     let mut again = Store::open(&path, "q", BUSY).unwrap();
     assert_eq!(again.depth("q").unwrap(), depth(0, 1), "nothing has changed for another process of this boot");
-    store.0.connection.execute("UPDATE clock SET name = 'another boot'", []).unwrap();
+    store.file.connection.execute("UPDATE clock SET name = 'another boot'", []).unwrap();
     let mut rebooted = Store::open(&path, "q", BUSY).unwrap();
     assert_eq!(rebooted.depth("q").unwrap(), depth(2, 0));
     // Its worker would have to have survived the reboot, but a file can also be restored.
@@ -134,7 +134,7 @@ fn a_dead_letter_that_is_moved_back_has_all_its_attempts_again() {
     let lease = Lease { id: taken.id, lease: 1 };
     let failure = Failure { attempt: 3, ..failure() };
     assert_eq!(store.dead_letter(lease, "q.dead", &Map::new(), &failure, "q", None).unwrap(), Held::Yes);
-    store.0.connection.execute("UPDATE message SET queue = 'q'", []).unwrap();
+    store.file.connection.execute("UPDATE message SET queue = 'q'", []).unwrap();
     // Each worker dies, and its lease is over at once.
     let counts: Vec<(u32, u32)> = (2..=5)
         .map(|lease| {
@@ -143,4 +143,41 @@ fn a_dead_letter_that_is_moved_back_has_all_its_attempts_again() {
         })
         .collect();
     assert_eq!(counts, [(1, 0), (2, 1), (3, 2), (4, 3)]);
+}
+
+#[test]
+fn of_verbs_that_share_a_transaction_one_that_fails_is_undone_alone() {
+    let (_folder, mut store) = store_with(&["a", "b"]);
+    let id = store.take("q", 1, 1, LEASE).unwrap()[0].id;
+    let (mut acked, mut failed, mut taken) = (None, None, None);
+    store
+        .together(|store| {
+            acked = Some(store.ack(Lease { id, lease: 1 }));
+            failed = Some(store.write(|db| {
+                db.execute("DELETE FROM message", [])?;
+                db.execute("INSERT INTO queue (name) VALUES (NULL)", [])
+            }));
+            taken = Some(store.take("q", 5, 2, LEASE));
+        })
+        .unwrap();
+    assert_eq!(acked.unwrap().unwrap(), Held::Yes);
+    assert!(failed.unwrap().is_err());
+    assert_eq!(taken.unwrap().unwrap().len(), 1);
+    assert_eq!(store.running("q").unwrap(), 1);
+}
+
+#[test]
+fn nothing_is_written_of_a_transaction_that_sqlite_gave_up() {
+    let (_folder, mut store) = store_with(&["a", "b"]);
+    let id = store.take("q", 1, 1, LEASE).unwrap()[0].id;
+    let mut after = None;
+    let made = store.together(|store| {
+        assert_eq!(store.ack(Lease { id, lease: 1 }).unwrap(), Held::Yes);
+        // As it does itself when the disk is full.
+        store.file.connection.execute_batch("ROLLBACK").unwrap();
+        after = Some(store.release(Lease { id, lease: 1 }));
+    });
+    assert!(matches!(store.failed_with(&made.unwrap_err()), Error::Storage { .. }));
+    assert!(after.unwrap().is_err());
+    assert_eq!(store.running("q").unwrap(), 1);
 }
