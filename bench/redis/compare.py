@@ -55,6 +55,9 @@ class Server:
 class Contender:
     """A kind of worker. `out` is the file that it writes one line a message to."""
 
+    # Whether it prints them, and nothing else. Celery prints a banner.
+    prints = True
+
     def __init__(self, server, out, wq_run):
         self.server, self.out, self.wq_run = server, out, wq_run
 
@@ -65,7 +68,7 @@ class Contender:
         environment = self.environment(seconds)
         environment["WORKER"] = "--forever" if forever else ""
         log = open(self.server.folder.name + "/log", "ab")
-        out = open(self.out, "ab")
+        out = open(self.out, "ab") if self.prints else log
         command = self.command(seconds, forever)
         return subprocess.Popen(command, env=environment, stdout=out, stderr=log, cwd=HERE, start_new_session=True)
 
@@ -82,6 +85,7 @@ class RedisWq(Contender):
 
 class CeleryWorker(Contender):
     name, acks = "a Celery worker, as it is by default", "early"
+    prints = False
 
     def environment(self, seconds):
         return {**super().environment(seconds), "ACKS": self.acks}
