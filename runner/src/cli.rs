@@ -2,7 +2,9 @@
 
 mod durations;
 mod guest;
+pub mod kubernetes;
 mod limits;
+pub mod manifest;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -14,6 +16,7 @@ use clap::parser::ValueSource;
 use clap::{ArgGroup, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 pub use guest::{Compiling, Grants, Guest, Isolation, Wall};
+pub use manifest::Manifest;
 
 use self::durations::{duration, pause};
 use crate::broker::{BrokerKind, kinds};
@@ -47,6 +50,9 @@ pub enum Command {
     /// Make queues and look at them
     #[command(subcommand)]
     Queue(Queue),
+    /// Print what Kubernetes runs `work` by, from the flags of `work`
+    #[command(subcommand)]
+    Manifest(Manifest<Work>),
     /// The other end of `--isolation process`
     #[command(name = crate::sandbox::CHILD_COMMAND, hide = true)]
     GuestProcess,

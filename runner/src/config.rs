@@ -4,6 +4,7 @@
 
 mod ability;
 mod guest;
+mod manifest;
 mod metadata;
 mod mode;
 mod results;
@@ -12,6 +13,7 @@ mod target;
 
 pub use ability::queue_type_on;
 pub use guest::bounds;
+pub use manifest::{GUEST_FOLDER, Guest, Job, Load, Manifest, Mount, Scaled, Workload};
 pub use target::Target;
 
 use std::time::Duration;

@@ -73,6 +73,9 @@ pub enum Error {
     Configuration { message: String, hint: Option<String> },
     #[error(transparent)]
     Guest(#[from] sandbox::Error),
+    /// A guest that could run nowhere, described.
+    #[error("{reason}")]
+    RefusedGuest { reason: String, hint: String },
     #[error(transparent)]
     Broker(#[from] broker::Error),
     #[error(transparent)]
@@ -127,7 +130,7 @@ impl Error {
                 | sandbox::Error::NoCompiler(_),
             ) => ExitStatus::Configuration,
             Error::Guest(sandbox::Error::Panic(_)) => ExitStatus::Bug,
-            Error::Guest(_) => ExitStatus::NoGuest,
+            Error::Guest(_) | Error::RefusedGuest { .. } => ExitStatus::NoGuest,
             Error::Broker(error) | Error::Unpublished { source: error, .. } => broker_status(error),
             Error::Sink(error) => error.broker().map_or(ExitStatus::Configuration, broker_status),
             Error::Io { .. } | Error::Unreported { .. } => ExitStatus::NotDelivered,
@@ -139,6 +142,7 @@ impl Error {
         match self {
             Error::Configuration { hint, .. } => hint.clone(),
             Error::Guest(error) => Some(error.hint()),
+            Error::RefusedGuest { hint, .. } => Some(hint.clone()),
             Error::Broker(error) | Error::Unpublished { source: error, .. } => error.hint(),
             Error::Sink(error) => error.hint(),
             Error::Io { .. } | Error::Unreported { .. } => None,

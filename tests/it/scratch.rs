@@ -150,3 +150,13 @@ fn the_metadata_of_a_killed_worker_is_removed_by_the_next() {
     assert_eq!(entries(temporary.path()), 0);
     queue.take();
 }
+
+#[test]
+fn a_folder_that_can_not_be_made_is_said_with_the_variable_that_names_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = wq_run(&["exec", &guest("echo"), "--scratch", "1MiB"]);
+    // What is no folder has no room in it, for root either.
+    let nowhere = folder.path().join("missing");
+    let refused = run(command.env("TMPDIR", &nowhere));
+    refused.exits(78).says("--scratch").says("TMPDIR names a folder that can be written to").says("/tmp");
+}

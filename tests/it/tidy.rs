@@ -33,7 +33,7 @@ const LAYERS: [(&str, &[&[&str]]); 3] = [
     (
         "broker/",
         &[
-            &["failure", "percent", "tls"],
+            &["failure", "percent", "scaler", "tls"],
             &["error"],
             &["admin", "bounds", "command", "outbox", "pauses"],
             &["subscription"],
@@ -63,7 +63,7 @@ const LAYERS: [(&str, &[&[&str]]); 3] = [
 ];
 
 /// Which crate is named only where.
-const HOMES: [(&str, &[&str]); 21] = [
+const HOMES: [(&str, &[&str]); 22] = [
     ("amq_protocol", &["broker/amqp/filter", "broker/amqp/fuzz.rs", "broker/amqp/size.rs"]),
     ("async_rs", &["broker/amqp/transport.rs"]),
     ("wasmtime", &["sandbox/"]),
@@ -79,6 +79,7 @@ const HOMES: [(&str, &[&str]); 21] = [
     ("redis", &["broker/redis/", "broker/kinds.rs"]),
     ("rusqlite", &["broker/sqlite/"]),
     ("rustix", &["broker/sqlite/clock.rs", "sandbox/", "shutdown.rs", "streams"]),
+    ("serde_saphyr", &["commands/manifest"]),
     ("signal_hook", &["main.rs", "shutdown.rs"]),
     ("landlock", &["sandbox/place/wall/"]),
     ("seccompiler", &["sandbox/place/wall/"]),

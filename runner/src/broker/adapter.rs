@@ -13,6 +13,7 @@ use super::admin::Admin;
 use super::error::Error;
 use super::link::{Ended, Link};
 use super::outbox::{self, Outbox};
+use super::scaler::Scaler;
 use super::subscription::Options;
 use crate::task::System;
 
@@ -92,6 +93,16 @@ pub(crate) trait Broker: fmt::Display + Send + Sync {
 
     /// The longest name among the queues in which retries wait for up to so long; `None` if they need no queues.
     fn longest_delay_queue(&self, _queue: &str, _pause: Duration) -> Option<String> {
+        None
+    }
+
+    /// Whether only this host reaches it.
+    fn is_on_this_host(&self) -> bool {
+        false
+    }
+
+    /// How KEDA counts the messages of a queue; `None` if it can't. `of_jobs` if it starts a Job for each of them.
+    fn scaler(&self, _queue: &str, _of_jobs: bool) -> Option<Scaler> {
         None
     }
 

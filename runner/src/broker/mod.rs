@@ -32,6 +32,7 @@ mod pauses;
 mod percent;
 #[cfg(feature = "redis")]
 pub mod redis;
+pub mod scaler;
 pub mod sqlite;
 #[cfg(feature = "sqs")]
 pub mod sqs;

@@ -3,6 +3,7 @@
 mod compile;
 mod exec;
 mod inspect;
+mod manifest;
 mod process;
 mod publish;
 mod queue;
@@ -29,6 +30,7 @@ pub fn run(command: Command) -> Result<u8, Error> {
         Command::Exec(args) => block_on(exec::run(args)),
         Command::Compile(args) => block_on(compile::run(args)),
         Command::Inspect(args) => block_on(inspect::run(args)),
+        Command::Manifest(args) => block_on(manifest::run(args)),
         Command::Publish(args) => block_on(publish::run(args)),
         Command::Queue(args) => block_on(queue::run(args)),
         Command::GuestProcess => guest_process(),

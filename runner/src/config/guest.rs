@@ -56,23 +56,29 @@ fn default_cache() -> Option<PathBuf> {
     caches.map(|caches| caches.join("wq-run"))
 }
 
-/// What the guest runs under.
-pub fn options(guest: &cli::Guest, stderr: Stderr) -> Result<sandbox::Options, Error> {
-    let (limits, grants) = (&guest.limits, &guest.grants);
+/// Refuses what can run nowhere.
+pub fn check(guest: &cli::Guest) -> Result<(), Error> {
     if matches!((guest.wall, guest.isolation), (cli::Wall::Required, cli::Isolation::Thread)) {
         return Err(Error::configuration(
             "--wall required needs guests that run in processes of their own",
             "add --isolation process (WQ_ISOLATION), or leave --wall out (WQ_WALL)",
         ));
     }
-    check_limits(limits)?;
+    check_limits(&guest.limits)?;
     let zero_byte = |text: &String| text.contains('\0');
-    if guest.args.iter().any(zero_byte) || grants.env.iter().any(zero_byte) {
+    if guest.args.iter().any(zero_byte) || guest.grants.env.iter().any(zero_byte) {
         return Err(Error::configuration(
             "arguments and variables of a guest can't hold a zero byte",
             "see --env and ARGS",
         ));
     }
+    Ok(())
+}
+
+/// What the guest runs under.
+pub fn options(guest: &cli::Guest, stderr: Stderr) -> Result<sandbox::Options, Error> {
+    let (limits, grants) = (&guest.limits, &guest.grants);
+    check(guest)?;
     let env = variables(grants)?;
     let dirs = grants.dir.iter().map(|entry| dir(entry)).collect::<Result<Vec<_>, _>>()?;
     if grants.deterministic {
@@ -116,7 +122,7 @@ fn variables(grants: &cli::Grants) -> Result<Vec<(String, String)>, Error> {
 
 /// Refuses grants that would show a guest a difference between two runs. wasmtime-wasi shows each file's times and inode number,
 /// which can't be fixed.
-fn check_deterministic(scratch: bool, dirs: &[Dir]) -> Result<(), Error> {
+pub fn check_deterministic(scratch: bool, dirs: &[Dir]) -> Result<(), Error> {
     if scratch {
         return Err(Error::configuration(
             "--scratch does not go with --deterministic: each new file has its own time and inode number",
@@ -162,8 +168,8 @@ fn variable(entry: &str) -> Result<(String, String), Error> {
     }
 }
 
-/// `HOST[::GUEST][:ro|:rw]`
-fn dir(entry: &str) -> Result<Dir, Error> {
+/// `HOST[::GUEST][:ro|:rw]`, wherever the folder is.
+pub fn named_dir(entry: &str) -> Result<Dir, Error> {
     let (folders, writable) = match (entry.strip_suffix(":rw"), entry.strip_suffix(":ro")) {
         (Some(folders), _) => (folders, true),
         (None, Some(folders)) => (folders, false),
@@ -176,13 +182,20 @@ fn dir(entry: &str) -> Result<Dir, Error> {
             "write --dir HOST, --dir HOST::GUEST or --dir HOST::GUEST:rw",
         ));
     }
+    Ok(Dir { host: host.into(), guest: guest.to_owned(), writable })
+}
+
+/// A folder that is here.
+fn dir(entry: &str) -> Result<Dir, Error> {
+    let dir = named_dir(entry)?;
+    let host = dir.host.display();
     // A missing grant would fail every run; better to fail before a message is taken.
-    match std::fs::metadata(host) {
-        Ok(metadata) if metadata.is_dir() => {}
-        Ok(_) => return Err(Error::configuration(format!("`--dir {entry}`: {host} is no folder"), "name a folder")),
+    match std::fs::metadata(&dir.host) {
+        Ok(metadata) if metadata.is_dir() => Ok(dir),
+        Ok(_) => Err(Error::configuration(format!("`--dir {entry}`: {host} is no folder"), "name a folder")),
         Err(error) => {
             let message = format!("`--dir {entry}`: {error}");
-            return Err(match docker_style(entry) {
+            Err(match docker_style(entry) {
                 Some(ours) => Error::configuration(
                     message,
                     format!(
@@ -190,10 +203,9 @@ fn dir(entry: &str) -> Result<Dir, Error> {
                     ),
                 ),
                 None => Error::configuration(message, "--dir names a folder that exists"),
-            });
+            })
         }
     }
-    Ok(Dir { host: host.into(), guest: guest.to_owned(), writable })
 }
 
 /// Our form of an entry that is written as Docker does it, `HOST:GUEST[:MODE]`. Only where no folder has this name.

@@ -14,6 +14,12 @@ pub struct Target {
 }
 
 impl Target {
+    /// Whether a broker is named at all.
+    pub fn is_named(typed: &cli::Broker) -> bool {
+        let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        typed.broker.as_ref().is_some_and(|url| !url.is_empty()) || is_set("AMQP_URL") || is_set("BROKER_URL_FILE")
+    }
+
     pub fn resolve(typed: &cli::Broker) -> Result<Target, Error> {
         let broker = broker_url(typed)?;
         let queue = match typed.queue.as_deref().filter(|queue| !queue.is_empty()).or(broker.queue()) {

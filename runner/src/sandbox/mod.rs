@@ -37,6 +37,7 @@ pub use load::inside::Packed;
 pub use load::inspect::{Inspection, Packing, Sizes};
 pub use load::jobs::{COMMAND as COMPILER_COMMAND, serve as serve_job};
 pub use load::prepare::{Entry, Loading};
+pub use load::source::{Source, read};
 pub use place::child::serve;
 pub use place::processes::COMMAND as CHILD_COMMAND;
 pub use world::clock::STUCK_AFTER;

@@ -1,6 +1,7 @@
 //! What a kind of sink gives: how it is typed, what it needs, and what is open afterwards.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -88,6 +89,11 @@ impl Spec {
     /// The queue or the exchange, where it is a fixed one.
     pub fn address(&self) -> Option<&Address> {
         if let Needs::Address(address) = &self.needs { Some(address) } else { None }
+    }
+
+    /// The folder that results go to, if it is one.
+    pub fn folder(&self) -> Option<&Path> {
+        (self.needs == Needs::Place).then(|| Path::new(&self.rest))
     }
 
     /// Whether results of this kind go to the broker.

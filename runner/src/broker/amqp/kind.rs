@@ -13,6 +13,7 @@ use crate::broker::adapter::{Adapter, Broker, BrokerKind, Capabilities, Form};
 use crate::broker::admin::Admin;
 use crate::broker::error::Error;
 use crate::broker::outbox;
+use crate::broker::scaler::{Login, Scaler, Trigger};
 use crate::broker::subscription::Options;
 use crate::broker::tls::TlsFault;
 
@@ -71,6 +72,14 @@ impl Broker for Nodes {
 
     fn longest_delay_queue(&self, queue: &str, pause: Duration) -> Option<String> {
         Some(delays::delay_queue_for(queue, pause))
+    }
+
+    // By AMQP, KEDA sees what is ready.
+    fn scaler(&self, queue: &str, _of_jobs: bool) -> Option<Scaler> {
+        let metadata =
+            vec![("protocol", "amqp".to_owned()), ("queueName", queue.to_owned()), ("mode", "QueueLength".to_owned())];
+        let triggers = vec![Trigger { kind: "rabbitmq", metadata, length: "value" }];
+        Some(Scaler { triggers, login: Login::Url("host"), counts_running: false })
     }
 
     fn hint(&self, error: &Error) -> Option<String> {

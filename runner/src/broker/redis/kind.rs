@@ -13,6 +13,7 @@ use crate::broker::adapter::{Adapter, Broker, BrokerKind, Capabilities, Form};
 use crate::broker::admin::Admin;
 use crate::broker::error::Error;
 use crate::broker::outbox;
+use crate::broker::scaler::Scaler;
 use crate::broker::subscription::Options;
 
 pub static KIND: BrokerKind = BrokerKind {
@@ -58,6 +59,14 @@ impl Broker for Url {
 
     async fn outbox(&self, options: outbox::Options) -> Result<Arc<dyn outbox::Outbox>, Error> {
         Ok(Arc::new(Outbox::open(self.clone(), options).await?))
+    }
+
+    fn is_on_this_host(&self) -> bool {
+        self.is_socket()
+    }
+
+    fn scaler(&self, queue: &str, _of_jobs: bool) -> Option<Scaler> {
+        self.scaler_of(queue)
     }
 
     fn hint(&self, error: &Error) -> Option<String> {

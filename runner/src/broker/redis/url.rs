@@ -13,6 +13,7 @@ use redis::{
 };
 
 use crate::broker::percent::{check_credentials, decoded};
+use crate::broker::scaler::{Login, Scaler, Trigger};
 
 pub const SCHEMES: [&str; 5] = ["redis", "rediss", "valkey", "valkeys", "redis+unix"];
 
@@ -153,6 +154,30 @@ impl Url {
         }
     }
 
+    pub(super) fn is_socket(&self) -> bool {
+        matches!(self.place, Place::Socket(_))
+    }
+
+    /// How KEDA counts the messages of a queue: those of its stream, which has each until it is acknowledged, and those of the
+    /// inbox. A socket is on one host.
+    pub(super) fn scaler_of(&self, queue: &str) -> Option<Scaler> {
+        let Place::Tcp { tls, .. } = &self.place else { return None };
+        let trigger = |kind, place: (&'static str, &str), length| {
+            let mut metadata = vec![(place.0, place.1.to_owned()), ("databaseIndex", self.database.to_string())];
+            if *tls {
+                metadata.push(("enableTLS", "true".to_owned()));
+            }
+            Trigger { kind, metadata, length }
+        };
+        let mut triggers = vec![trigger("redis-streams", ("stream", queue), "streamLength")];
+        triggers.extend(self.inbox.iter().map(|inbox| trigger("redis", ("listName", inbox), "listLength")));
+        // The host that the workers see need not be the one that is seen from here.
+        let mut parts = vec![("address", "REDIS_ADDRESS")];
+        parts.extend(self.user.iter().map(|_| ("username", "REDIS_USERNAME")));
+        parts.extend(self.password.iter().map(|_| ("password", "REDIS_PASSWORD")));
+        Some(Scaler { triggers, login: Login::Parts(parts), counts_running: true })
+    }
+
     /// As the library wants it, with the certificates that the URL names.
     ///
     /// # Errors
@@ -274,6 +299,17 @@ mod tests {
             let error = bad.parse::<Url>().unwrap_err();
             assert!(!error.contains("s3cret"), "{bad}: {error}");
         }
+    }
+
+    #[test]
+    fn a_scaler_has_no_part_of_the_credentials() {
+        let scaler = parsed("rediss://user:s3cret@host/3?inbox=jobs").scaler_of("q").unwrap();
+        assert!(!format!("{scaler:?}").contains("s3cret") && !format!("{scaler:?}").contains("\"user\""), "{scaler:?}");
+        let kinds: Vec<&str> = scaler.triggers.iter().map(|trigger| trigger.kind).collect();
+        assert_eq!(kinds, ["redis-streams", "redis"]);
+        assert!(scaler.triggers.iter().all(|trigger| trigger.metadata.contains(&("enableTLS", "true".into()))));
+        assert_eq!(parsed("redis://h").scaler_of("q").unwrap().login, Login::Parts(vec![("address", "REDIS_ADDRESS")]));
+        assert_eq!(parsed("redis+unix:///s").scaler_of("q"), None);
     }
 
     proptest! {

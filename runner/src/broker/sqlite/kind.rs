@@ -61,6 +61,10 @@ impl Broker for File {
         Ok(Arc::new(Outbox::open(self.0.clone(), &options).await?))
     }
 
+    fn is_on_this_host(&self) -> bool {
+        true
+    }
+
     fn hint(&self, error: &Error) -> Option<String> {
         let hint = match error {
             Error::Storage { .. } => {

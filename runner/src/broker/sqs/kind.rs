@@ -14,6 +14,7 @@ use crate::broker::adapter::{Adapter, Broker, BrokerKind, Capabilities, Form};
 use crate::broker::admin::Admin;
 use crate::broker::error::Error;
 use crate::broker::outbox;
+use crate::broker::scaler::Scaler;
 use crate::broker::subscription::Options;
 use crate::causes::chain;
 
@@ -66,6 +67,10 @@ impl Broker for Url {
 
     async fn outbox(&self, options: outbox::Options) -> Result<Arc<dyn outbox::Outbox>, Error> {
         Ok(Arc::new(Outbox::open(self.clone(), options).await?))
+    }
+
+    fn scaler(&self, queue: &str, of_jobs: bool) -> Option<Scaler> {
+        Some(self.scaler_of(queue, of_jobs))
     }
 
     fn hint(&self, error: &Error) -> Option<String> {

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::terms::LEASE;
+use crate::broker::scaler::{Login, Scaler, Trigger};
 
 /// A hint for who puts keys into an address, as kombu has it.
 const KEYS: &str = "it has a user name or a password: keys do not go into the address. They come from AWS_ACCESS_KEY_ID and \
@@ -106,6 +107,27 @@ impl Url {
         self.lease.map_or(LEASE, Duration::from_secs)
     }
 
+    /// How KEDA counts the messages of a queue. For a Job each, those that are worked on must not count: they would be started
+    /// again and again. For workers they have to: with the last ones still running, the workers would be stopped.
+    pub(super) fn scaler_of(&self, queue: &str, of_jobs: bool) -> Scaler {
+        let place = match &self.account {
+            Some(account) => {
+                let host = self.endpoint(|_| None).unwrap_or_default();
+                format!("{host}/{account}/{queue}")
+            }
+            None => queue.to_owned(),
+        };
+        let mut metadata = vec![("queueURL", place), ("awsRegion", self.region.clone())];
+        metadata.extend(self.endpoint.iter().map(|endpoint| ("awsEndpoint", endpoint.clone())));
+        metadata.push(("scaleOnInFlight", (!of_jobs).to_string()));
+        let keys = vec![("awsAccessKeyID", "AWS_ACCESS_KEY_ID"), ("awsSecretAccessKey", "AWS_SECRET_ACCESS_KEY")];
+        Scaler {
+            triggers: vec![Trigger { kind: "aws-sqs-queue", metadata, length: "queueLength" }],
+            login: Login::Identity("aws", keys),
+            counts_running: !of_jobs,
+        }
+    }
+
     /// Where requests go. What the address says comes first, then AWS's variables.
     ///
     /// # Errors
@@ -169,6 +191,21 @@ mod tests {
         for (text, shown, endpoint) in table {
             assert_eq!(parsed(text), Ok((shown.to_owned(), endpoint)), "{text}");
         }
+    }
+
+    #[test]
+    fn a_scaler_counts_messages_that_are_worked_on_for_workers_alone() {
+        let of = |text: &str, of_jobs| {
+            let Scaler { mut triggers, counts_running, .. } = text.parse::<Url>().unwrap().scaler_of("q", of_jobs);
+            (triggers.remove(0).metadata, counts_running)
+        };
+        let (metadata, counts_running) = of("sqs://eu-west-1/123", true);
+        assert!(metadata.contains(&("scaleOnInFlight", "false".into())) && !counts_running, "{metadata:?}");
+        assert!(metadata.contains(&("queueURL", "https://sqs.eu-west-1.amazonaws.com/123/q".into())), "{metadata:?}");
+        let (metadata, counts_running) = of("sqs://eu-west-1?endpoint=http://localhost:4566", false);
+        assert!(metadata.contains(&("scaleOnInFlight", "true".into())) && counts_running, "{metadata:?}");
+        assert!(metadata.contains(&("awsEndpoint", "http://localhost:4566".into())), "{metadata:?}");
+        assert!(metadata.contains(&("queueURL", "q".into())), "{metadata:?}");
     }
 
     #[test]

@@ -95,6 +95,11 @@ impl Error {
             Error::NoSockets(_) => {
                 "build the guest as a component, for example for wasm32-wasip2, or leave --allow-net out".into()
             }
+            Error::Grant(what) if what.contains("--scratch") => {
+                "TMPDIR names a folder that can be written to; a pod with a read-only root has none without a volume at /tmp, such \
+                 as `wq-run manifest` prints"
+                    .into()
+            }
             Error::Grant(_) => {
                 "every folder of --dir is opened for each run; `ulimit -n` is the limit of open files".into()
             }
