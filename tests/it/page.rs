@@ -59,6 +59,19 @@ fn the_pages_commands_fill_the_queue_and_eight_runs_empty_it() {
 }
 
 #[test]
+fn the_readmes_first_job_does_its_work_on_podman_word_for_word() {
+    if installed("podman").is_none() || page_guest("rust").is_none() || page_guest("c").is_none() {
+        return;
+    }
+    // What a fresh machine downloads for the images.
+    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(600);
+    let mut command = Command::new(crate::harness::root().join("scripts/first-job.sh"));
+    let run = start(command.args(["podman", env!("CARGO_BIN_EXE_wq-run")])).end_within(PATIENCE);
+    run.exits(0);
+    assert!(run.out().contains("The README's Job has done"), "{}", run.out());
+}
+
+#[test]
 fn one_run_a_message_works_on_every_queue_and_with_every_guest() {
     for language in ["rust", "c"] {
         let Some(guest) = page_guest(language) else { return };
