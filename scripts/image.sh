@@ -18,6 +18,9 @@ case ${1:-} in
         [ -n "${2:-}" ] || die "--prebuilt needs the path of the binary"
         [ -f "$2" ] || die "there is no $2: build it first"
         mkdir -p build/image
+        # Two that build at the same time would read each other's half of a file.
+        exec 9>build/image/lock
+        flock 9
         cp "$2" build/image/wq-run
         # As the release profile does; a binary of the development profile is several times larger than it need be.
         strip build/image/wq-run 2>/dev/null || true
