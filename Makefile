@@ -2,10 +2,10 @@
 .DEFAULT_GOAL := help
 # cargo uses all cores by itself, and the targets share its lock: one after the other.
 .NOTPARALLEL:
-.PHONY: help demo build docs guests image lint test test-rabbitmq4 soak bench bench-quick fuzz deps-test clean
+.PHONY: help demo build docs install package dist manifests guests image guest-image lint test test-cluster test-upgrade test-rabbitmq4 soak bench bench-quick fuzz deps-test clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## the work-queue example of the Kubernetes page, with no cluster and no broker; BROKER=redis, sqs or rabbitmq on one
 	@scripts/install.sh build guests-rust
@@ -18,6 +18,19 @@ build: ## wq-run in the dev profile: target/debug/wq-run
 	scripts/install.sh build
 	cargo build --locked -p wq-run
 
+install: ## wq-run into PREFIX (/usr/local), with manual pages and completions; FROM=IMAGE takes it out of an image
+	PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' FROM='$(FROM)' scripts/install-program.sh
+
+package: ## wq-run as crates.io takes it, compiled from the package
+	scripts/install.sh build
+	cargo package --locked -p wq-run
+
+dist: ## what a release has, in build/dist: tarball, licences, bill of materials, checksums
+	scripts/dist.sh
+
+manifests: build ## the manifests in deploy/ that `wq-run manifest` prints
+	scripts/manifests.sh
+
 guests: ## the example guests: build/guests/*.wasm
 	scripts/install.sh guests-rust guests-c
 	guest-examples/build.sh
@@ -28,7 +41,10 @@ image: ## the container image
 docs: ## the pages of docs/ as a book: build/book/html
 	scripts/docs.sh
 
-lint: ## formatting, clippy, shellcheck, spelling
+guest-image: ## an image with GUEST and its compiled code, for an image volume; FLAGS='--fuel 1000000' as the workers have them
+	scripts/guest-image.sh '$(GUEST)' $(FLAGS)
+
+lint: ## formatting, clippy, shellcheck, actionlint, cargo-deny, spelling
 	scripts/install.sh --optional lint
 	scripts/lint.sh
 
@@ -39,6 +55,12 @@ test: deps-test lint ## everything: guests, lint, all tests (as root on Debian i
 	guest-examples/build.sh tests || test -z "$$CI"
 	# Most tests wait for a broker or a clock most of the time.
 	RUST_TEST_THREADS=6 cargo test --locked --workspace
+
+test-cluster: ## the README's first Job on the cluster that KUBECONFIG names; FIRST_JOB_LOAD is a command that brings the image there
+	@if [ -n "$$KUBECONFIG" ]; then scripts/first-job.sh cluster; else echo "SKIPPED: KUBECONFIG names no cluster" >&2; test -z "$$CI"; fi
+
+test-upgrade: deps-test ## workers of the last release and of this build on one queue
+	scripts/test-upgrade.sh
 
 test-rabbitmq4: deps-test ## the tests on RabbitMQ 4 (as root on Debian)
 	guest-examples/build.sh rust c tests
@@ -63,7 +85,7 @@ bench-quick: ## the same in about 3, for a look: build/bench
 
 deps-test:
 	scripts/install.sh build guests-rust
-	scripts/install.sh --optional guests-c rabbitmq redis sqs faketime pika containers
+	scripts/install.sh --optional guests-c rabbitmq redis sqs faketime prometheus pika containers
 
 clean: ## remove all that was built
 	cargo clean

