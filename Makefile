@@ -21,7 +21,7 @@ build: ## wq-run in the dev profile: target/debug/wq-run
 install: ## wq-run into PREFIX (/usr/local), with manual pages and completions; FROM=IMAGE takes it out of an image
 	PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' FROM='$(FROM)' scripts/install-program.sh
 
-package: ## wq-run as crates.io takes it, compiled from the package
+package: ## the package for the Rust registry, compiled once
 	scripts/install.sh build
 	cargo package --locked -p wq-run
 
