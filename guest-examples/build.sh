@@ -1,6 +1,6 @@
 #!/bin/bash
 # Builds the example guests into build/guests, and puts the Rust one where deploy/job makes its ConfigMap from.
-#   guest-examples/build.sh [rust] [c] [tests]    without an argument: the first two; `tests` is the tests' own guest
+#   guest-examples/build.sh [rust] [c] [tests]    without an argument: the first two; `tests` are the tests' own guests
 # It installs nothing: `make guests` runs `scripts/install.sh guests-rust guests-c` first.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -32,8 +32,11 @@ build_rust() {
 }
 
 build_tests() {
-    cargo_wasi ../tests/guests/sockets/Cargo.toml
-    cp "target/$target/release/sockets.wasm" "$out/"
+    local guest
+    for guest in sockets concurrent; do
+        cargo_wasi "../tests/guests/$guest/Cargo.toml"
+        cp "target/$target/release/$guest.wasm" "$out/"
+    done
 }
 
 # Builds the package of the manifest $1 for WASI; leaves the target's name in $target.

@@ -54,3 +54,4 @@ mod tidy;
 mod traces;
 mod upgrade;
 mod wall;
+mod wasi_0_3;

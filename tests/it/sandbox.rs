@@ -2,7 +2,9 @@
 
 use std::process::Command;
 
-use crate::harness::{Run, component, guest, run, run_with, sockets_guest, start, wq_run};
+use crate::harness::{
+    Run, component, concurrent, concurrent_guest, guest, run, run_with, sockets_guest, start, wq_run,
+};
 
 const WHERE: [&str; 2] = ["thread", "process"];
 
@@ -14,7 +16,7 @@ fn exec(path: &str, flags: &[&str], stdin: &[u8]) -> Run {
 }
 
 #[test]
-fn guests_end_alike_as_modules_and_components_in_threads_and_processes() {
+fn guests_end_alike_by_every_version_of_wasi_in_threads_and_processes() {
     let table: [(&str, &[&str], i32, &str); 18] = [
         ("exit-0", &[], 0, ""),
         ("nothing", &[], 0, ""),
@@ -36,7 +38,7 @@ fn guests_end_alike_as_modules_and_components_in_threads_and_processes() {
         ("random", &[], 134, "--max-random-size"),
     ];
     for (name, flags, code, text) in table {
-        for path in [guest(name), component(name)] {
+        for path in [guest(name), component(name), concurrent(name)] {
             for isolation in WHERE {
                 let flags = [flags, &["--isolation", isolation]].concat();
                 exec(&path, &flags, b"").exits(code).says(text);
@@ -48,7 +50,7 @@ fn guests_end_alike_as_modules_and_components_in_threads_and_processes() {
 #[test]
 fn a_message_goes_in_and_comes_out_whole_wherever_the_guest_runs() {
     let every_byte: Vec<u8> = (0..=255).cycle().take(3_000_000).collect();
-    for path in [guest("echo"), component("echo")] {
+    for path in [guest("echo"), component("echo"), concurrent("echo")] {
         for isolation in WHERE {
             let flags = ["--isolation", isolation];
             assert!(exec(&path, &flags, &every_byte).exits(0).stdout == every_byte, "{path} {isolation}");
@@ -86,7 +88,7 @@ fn nothing_leads_out_of_a_folder_or_writes_into_one_that_is_read_only() {
     std::fs::create_dir(&granted).unwrap();
     std::fs::write(folder.path().join("secret"), "secret").unwrap();
     let dir = granted.display().to_string();
-    for path in [guest("files"), component("files")] {
+    for path in [guest("files"), component("files"), concurrent("files")] {
         for isolation in WHERE {
             let flags = ["--isolation", isolation, "--dir", &dir];
             std::fs::write(granted.join("in"), "from the host").unwrap();
@@ -119,7 +121,7 @@ fn open_files_are_counted() {
 
 #[test]
 fn two_deterministic_runs_of_one_message_are_the_same() {
-    for path in [guest("dice"), component("dice")] {
+    for path in [guest("dice"), component("dice"), concurrent("dice")] {
         let fixed = exec(&path, &["--deterministic"], b"a").exits(0).stdout.clone();
         assert_eq!(fixed.len(), 96);
         for isolation in WHERE {
@@ -180,7 +182,7 @@ fn the_environment_is_inherited_only_on_request_and_never_the_brokers_url() {
 #[test]
 fn a_component_reaches_what_was_granted_and_nothing_else() {
     use std::io::{Read as _, Write as _};
-    let Some(sockets) = sockets_guest() else { return };
+    let (Some(sockets), Some(concurrent)) = (sockets_guest(), concurrent_guest()) else { return };
     // Answers each connection once, and says so.
     let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = server.local_addr().unwrap().port();
@@ -193,35 +195,39 @@ fn a_component_reaches_what_was_granted_and_nothing_else() {
             connection.write_all(b"pong").unwrap();
         }
     });
-    let try_in = |isolation: &str, grants: &[&str], words: &[&str]| {
-        let mut command = wq_run(&["exec", &sockets, "--isolation", isolation]);
-        command.args(grants.iter().flat_map(|grant| ["--allow-net", grant])).arg("--").args(words);
-        run(command.env(STRICT.0, STRICT.1))
-    };
     let (port, other_port) = (port.to_string(), other_port.to_string());
     let (by_address, by_name) = (format!("127.0.0.1:{port}"), format!("localhost:{port}"));
     let (by_address, by_name) = (by_address.as_str(), by_name.as_str());
     let unknown = format!("no-such-name.invalid:{port}");
-    for isolation in WHERE {
-        try_in(isolation, &[by_address], &["connect", "127.0.0.1", &port]).exits(0).prints("pong");
-        try_in(isolation, &[by_name], &["connect", "localhost", &port]).exits(0).prints("pong");
-        try_in(isolation, &[by_name], &["connect", "LOCALHOST", &port]).exits(0).prints("pong");
-        let lost = try_in(isolation, &[&unknown], &["connect", "no-such-name.invalid", &port]);
-        lost.exits(1).says("name-unresolvable");
-    }
-    let refused = |grants: &[&str], words: &[&str]| {
+    for (guest, denied, unresolvable) in
+        [(&sockets, "access-denied", "name-unresolvable"), (&concurrent, "AccessDenied", "NameUnresolvable")]
+    {
+        let try_in = |isolation: &str, grants: &[&str], words: &[&str]| {
+            let mut command = wq_run(&["exec", guest, "--isolation", isolation]);
+            command.args(grants.iter().flat_map(|grant| ["--allow-net", grant])).arg("--").args(words);
+            run(command.env(STRICT.0, STRICT.1))
+        };
         for isolation in WHERE {
-            try_in(isolation, grants, words).exits(1).says("access-denied").prints("");
+            try_in(isolation, &[by_address], &["connect", "127.0.0.1", &port]).exits(0).prints("pong");
+            try_in(isolation, &[by_name], &["connect", "localhost", &port]).exits(0).prints("pong");
+            try_in(isolation, &[by_name], &["connect", "LOCALHOST", &port]).exits(0).prints("pong");
+            let lost = try_in(isolation, &[&unknown], &["connect", "no-such-name.invalid", &port]);
+            lost.exits(1).says(unresolvable);
         }
-    };
-    refused(&[], &["connect", "127.0.0.1", &port]);
-    refused(&[], &["connect", "localhost", &port]);
-    refused(&[by_address], &["connect", "127.0.0.1", &other_port]);
-    refused(&[by_address], &["connect", "localhost", &port]);
-    refused(&[by_name], &["connect", "127.0.0.1", &port]);
-    for words in [["listen"], ["udp"]] {
-        refused(&[], &words);
-        refused(&[by_address, by_name], &words);
+        let refused = |grants: &[&str], words: &[&str]| {
+            for isolation in WHERE {
+                try_in(isolation, grants, words).exits(1).says(denied).prints("");
+            }
+        };
+        refused(&[], &["connect", "127.0.0.1", &port]);
+        refused(&[], &["connect", "localhost", &port]);
+        refused(&[by_address], &["connect", "127.0.0.1", &other_port]);
+        refused(&[by_address], &["connect", "localhost", &port]);
+        refused(&[by_name], &["connect", "127.0.0.1", &port]);
+        for words in [["listen"], ["udp"]] {
+            refused(&[], &words);
+            refused(&[by_address, by_name], &words);
+        }
     }
     other_server.set_nonblocking(true).unwrap();
     assert!(other_server.accept().is_err(), "nobody came");

@@ -21,6 +21,7 @@ pub enum Kind {
 pub enum Wasi {
     Preview1,
     V0_2,
+    V0_3,
 }
 
 /// All that the engine of a guest depends on, beside the options of its runs.
@@ -64,8 +65,11 @@ impl fmt::Display for Known {
 
 impl Wasi {
     /// Each version, its name in a note of the cache, and what its guests are. The newest comes first.
-    const TABLE: [(Wasi, &str, Kind); 2] =
-        [(Wasi::V0_2, "0.2", Kind::Component), (Wasi::Preview1, "preview1", Kind::Module)];
+    const TABLE: [(Wasi, &str, Kind); 3] = [
+        (Wasi::V0_3, "0.3", Kind::Component),
+        (Wasi::V0_2, "0.2", Kind::Component),
+        (Wasi::Preview1, "preview1", Kind::Module),
+    ];
 
     pub fn all() -> impl Iterator<Item = Wasi> {
         Self::TABLE.into_iter().map(|(wasi, ..)| wasi)

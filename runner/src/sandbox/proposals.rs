@@ -16,7 +16,7 @@ pub struct Proposal {
 
 /// The proposals that a guest uses, out of [`Proposals::OPTIONAL`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Proposals(u8);
+pub struct Proposals(u16);
 
 /// What every engine has: what toolchains emit unless they are told otherwise.
 const ALWAYS: WasmFeatures = WasmFeatures::WASM2
@@ -28,7 +28,7 @@ const ALWAYS: WasmFeatures = WasmFeatures::WASM2
 
 impl Proposals {
     /// Finished, and of wasmtime's first tier. The larger comes before the smaller that it contains.
-    pub const OPTIONAL: [Proposal; 7] = [
+    pub const OPTIONAL: [Proposal; 8] = [
         Proposal {
             name: "gc",
             features: WasmFeatures::GC.union(WasmFeatures::FUNCTION_REFERENCES).union(WasmFeatures::GC_TYPES),
@@ -40,10 +40,12 @@ impl Proposals {
         Proposal { name: "memory64", features: WasmFeatures::MEMORY64 },
         Proposal { name: "multi-memory", features: WasmFeatures::MULTI_MEMORY },
         Proposal { name: "relaxed-simd", features: WasmFeatures::RELAXED_SIMD },
+        // Asynchronous functions, streams and futures. WASI 0.3 is written in them.
+        Proposal { name: "component-model-async", features: WasmFeatures::CM_ASYNC },
     ];
 
     /// Never switched on; known so that a refusal can name them. docs/security.md says why.
-    pub const OFF: [Proposal; 12] = [
+    pub const OFF: [Proposal; 14] = [
         Proposal { name: "threads", features: WasmFeatures::THREADS },
         Proposal { name: "shared-everything-threads", features: WasmFeatures::SHARED_EVERYTHING_THREADS },
         Proposal { name: "legacy-exceptions", features: WasmFeatures::LEGACY_EXCEPTIONS },
@@ -54,13 +56,9 @@ impl Proposals {
         Proposal { name: "custom-descriptors", features: WasmFeatures::CUSTOM_DESCRIPTORS },
         Proposal { name: "compact-imports", features: WasmFeatures::COMPACT_IMPORTS },
         Proposal { name: "component-model-threads", features: WasmFeatures::CM_THREADING },
-        Proposal {
-            name: "component-model-async",
-            features: WasmFeatures::CM_ASYNC
-                .union(WasmFeatures::CM_ASYNC_STACKFUL)
-                .union(WasmFeatures::CM_MORE_ASYNC_BUILTINS)
-                .union(WasmFeatures::CM_ERROR_CONTEXT),
-        },
+        Proposal { name: "component-model-async-stackful", features: WasmFeatures::CM_ASYNC_STACKFUL },
+        Proposal { name: "component-model-more-async-builtins", features: WasmFeatures::CM_MORE_ASYNC_BUILTINS },
+        Proposal { name: "component-model-error-context", features: WasmFeatures::CM_ERROR_CONTEXT },
         Proposal {
             name: "component-model-drafts",
             features: WasmFeatures::CM_VALUES
@@ -84,6 +82,7 @@ impl Proposals {
     pub const EXCEPTIONS: Proposals = Proposals::only(2);
     pub const MEMORY64: Proposals = Proposals::only(4);
     pub const MULTI_MEMORY: Proposals = Proposals::only(5);
+    pub const ASYNC: Proposals = Proposals::only(7);
     /// Those whose objects live in a heap of the collector's.
     pub const COLLECTED: Proposals = Proposals::only(0).and(Proposals::EXCEPTIONS).and(Proposals::only(3));
 
@@ -161,6 +160,7 @@ mod tests {
         assert_eq!(Proposals::EXCEPTIONS.names(), ["exceptions"]);
         assert_eq!(Proposals::MEMORY64.names(), ["memory64"]);
         assert_eq!(Proposals::MULTI_MEMORY.names(), ["multi-memory"]);
+        assert_eq!(Proposals::ASYNC.names(), ["component-model-async"]);
         assert_eq!(Proposals::COLLECTED.names(), ["gc", "exceptions", "externref"]);
         assert_eq!(Proposals::ALL.names().len(), Proposals::OPTIONAL.len());
     }

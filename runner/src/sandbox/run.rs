@@ -108,6 +108,7 @@ impl Core {
                 () = input.cancel.cancelled() => Outcome::Interrupted,
                 () = clock.reaches(began + timeout) => Outcome::TimedOut(timeout),
                 () = overflows => Outcome::LimitExceeded(Limit::Scratch(self.options.limits.scratch.unwrap_or(0))),
+                () = stdout.exceeds() => Outcome::LimitExceeded(Limit::Stdout(stdout_limit)),
             }
         };
         // Stopped runs end by being dropped here, with their store and instance. The guest comes first: one that is done

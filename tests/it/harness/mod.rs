@@ -1,6 +1,7 @@
 //! What the tests stand on: the binary, the guests, and queues on every kind of broker.
 
 pub mod collector;
+mod components;
 pub mod proxy;
 pub mod queue;
 pub mod rabbitmq;
@@ -15,6 +16,8 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+pub use components::{commands_of_both, component, concurrent, concurrent_guest, sockets_guest};
 
 /// No test waits longer than this for anything. Generous, since machines are shared.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -47,40 +50,6 @@ pub fn wq_run(args: &[&str]) -> Command {
 pub fn guest(name: &str) -> String {
     let path = root().join("tests/guests").join(name).with_extension("wat");
     assert!(path.is_file(), "there is no guest {}", path.display());
-    path.display().to_string()
-}
-
-/// The same guest as a component.
-pub fn component(name: &str) -> String {
-    componentize(name, &wat::parse_file(guest(name)).expect("the text is correct"))
-}
-
-/// The guest that tries sockets, as a component.
-pub fn sockets_guest() -> Option<String> {
-    let module = std::fs::read(root().join("build/guests/sockets.wasm")).ok();
-    let module = required(module, "`guest-examples/build.sh tests` has not built the guest that tries sockets")?;
-    Some(componentize("sockets", &module))
-}
-
-/// Makes a component of a module, by the adapter that toolchains use.
-fn componentize(name: &str, module: &[u8]) -> String {
-    use wasi_preview1_component_adapter_provider::{
-        WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER,
-    };
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("components");
-    std::fs::create_dir_all(&folder).expect("a folder under target/");
-    let path = folder.join(name).with_extension("wasm");
-    let encode = || {
-        wit_component::ComponentEncoder::default()
-            .module(module)?
-            .adapter(WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER)?
-            .encode()
-    };
-    let bytes = encode().unwrap_or_else(|error| panic!("{name} as a component: {error:#}"));
-    // Whole or not at all: tests run side by side.
-    let mut file = tempfile::NamedTempFile::new_in(&folder).expect("a file under target/");
-    file.write_all(&bytes).expect("there is room for it");
-    file.persist(&path).expect("it can be renamed");
     path.display().to_string()
 }
 

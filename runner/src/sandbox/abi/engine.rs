@@ -9,6 +9,7 @@ use wasmtime::{
     WasmBacktraceDetails,
 };
 
+use super::versions::version;
 use crate::locks::{anyway, lock};
 use crate::sandbox::known::{Kind, Nature};
 use crate::sandbox::proposals::Proposals;
@@ -141,7 +142,8 @@ fn config(codegen: Codegen, Nature { wasi, proposals }: Nature) -> Config {
     if wasi.kind() == Kind::Component {
         config.wasm_multi_memory(true);
     }
-    config.concurrency_support(false);
+    // Most faults of late that a guest could reach were in this runtime. Without it, wasmtime refuses asynchronous types.
+    config.concurrency_support(version(wasi).is_concurrent);
     config
 }
 

@@ -3,6 +3,9 @@
 pub mod call;
 pub mod component;
 pub mod engine;
+pub mod lookups;
 pub mod module;
 pub mod program;
 pub mod versions;
+pub mod wasi_0_2;
+pub mod wasi_0_3;

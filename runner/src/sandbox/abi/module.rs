@@ -29,6 +29,7 @@ pub const PREVIEW_1: Version = Version {
         Ok(Box::new(ModuleProgram(linked)))
     },
     has_codes: true,
+    is_concurrent: false,
 };
 
 const START: &str = "_start";

@@ -26,6 +26,8 @@ pub struct Version {
     pub link: fn(&Engine, &Compiled) -> wasmtime::Result<Box<dyn Program>>,
     /// Whether each of its commands can end with a code of its own, and not only with success or failure.
     pub has_codes: bool,
+    /// Whether its guests need the engine's runtime for asynchronous functions, streams and futures.
+    pub is_concurrent: bool,
 }
 
 /// A guest that is compiled and linked, so that a run only has to instantiate and call it.

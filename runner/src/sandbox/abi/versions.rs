@@ -3,14 +3,15 @@
 use std::collections::BTreeSet;
 
 use super::program::Version;
-use super::{component, module};
+use super::{module, wasi_0_2, wasi_0_3};
 use crate::sandbox::known::{Kind, Wasi};
 
 /// What there is to know of a version.
 pub fn version(wasi: Wasi) -> &'static Version {
     match wasi {
         Wasi::Preview1 => &module::PREVIEW_1,
-        Wasi::V0_2 => &component::V0_2,
+        Wasi::V0_2 => &wasi_0_2::V0_2,
+        Wasi::V0_3 => &wasi_0_3::V0_3,
     }
 }
 

@@ -12,6 +12,7 @@ use super::refusal::{MAX_GUEST_SIZE, Reason, Refusal};
 use super::{features, source};
 use crate::sandbox::abi::versions::{self, version};
 use crate::sandbox::known::{Kind, Nature};
+use crate::sandbox::proposals::Proposals;
 
 /// What there is to say of a guest whose bytes are in order, whether it can run or not.
 #[derive(Debug)]
@@ -101,6 +102,9 @@ pub fn look(kind: Kind, wasm: &[u8]) -> Result<Look, Refusal> {
     // Imports come first: they tell what a file was made for, which is the reason for all else that it lacks.
     let verdict = if foreign.is_empty() {
         used.and_then(|proposals| match wasi {
+            Some(wasi) if proposals.intersects(Proposals::ASYNC) && !version(wasi).is_concurrent => {
+                Err(Reason::NotConcurrent.into())
+            }
             Some(wasi) => Ok(Nature { wasi, proposals }),
             None => Err(no_command(kind, &shape).into()),
         })

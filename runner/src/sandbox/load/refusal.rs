@@ -36,6 +36,8 @@ pub enum Reason {
     Unknown,
     Reactor,
     NoStart,
+    /// It uses asynchronous functions, which only commands of WASI 0.3 can.
+    NotConcurrent,
     NoRun {
         exports: Vec<String>,
     },
@@ -91,6 +93,9 @@ impl Reason {
             Reason::Unknown => format!("{guest} has code of a kind that this version of wq-run does not know"),
             Reason::Reactor => format!("{guest} is a reactor: it has `_initialize` and no `_start`"),
             Reason::NoStart => format!("{guest} has no function `_start`"),
+            Reason::NotConcurrent => {
+                format!("{guest} has asynchronous functions, and exports `wasi:cli/run` of WASI 0.2 only")
+            }
             Reason::NoRun { exports } if exports.is_empty() => {
                 format!("{guest} is a component that does not export `wasi:cli/run`, nor anything else")
             }
@@ -126,8 +131,9 @@ impl Reason {
             Reason::NoStart => {
                 "a guest is a program with a `main`, built for wasm32-wasip1 (not wasm32-unknown-unknown)".into()
             }
-            Reason::NoRun { exports } if exports.iter().any(|export| export.starts_with("wasi:cli/run@0.3")) => {
-                "it was built for WASI 0.3; build it for WASI 0.2 (wasm32-wasip2)".into()
+            Reason::NotConcurrent => "a component with asynchronous functions has to export `wasi:cli/run` of WASI 0.3".into(),
+            Reason::NoRun { exports } if exports.iter().any(|export| is_draft(export)) => {
+                "it was built for a draft of WASI; build it again with a newer toolchain".into()
             }
             Reason::NoRun { exports } if exports.iter().any(|export| export.starts_with("wasi:http/")) => {
                 "it is a web server's handler (wasi:http/proxy); a guest is a program with a `main` (wasi:cli/command)"
@@ -141,6 +147,11 @@ impl Reason {
             Reason::Memory => "raise --compile-memory (WQ_COMPILE_MEMORY)".into(),
         }
     }
+}
+
+/// Whether this is an interface of WASI before it was finished.
+fn is_draft(name: &str) -> bool {
+    name.starts_with("wasi:") && name.split_once('@').is_some_and(|(_, version)| version.contains('-'))
 }
 
 /// How to build a guest without a proposal.
@@ -175,10 +186,10 @@ fn imports_hint(imports: &[String]) -> String {
         "it looks like a build for a browser by Emscripten; build it with -sSTANDALONE_WASM, or with wasi-libc"
     } else if any("wasi:http/") {
         "HTTP is not among what a guest gets"
-    } else if imports.iter().any(|import| import.starts_with("wasi:") && import.contains("@0.3")) {
-        "it was built for WASI 0.3; build it for WASI 0.2 (wasm32-wasip2)"
-    } else if imports.iter().any(|import| import.starts_with("wasi:") && import.contains("@0.2.0-")) {
-        "it was built for a draft of WASI 0.2; build it again with a newer toolchain"
+    } else if imports.iter().any(|import| is_draft(import)) {
+        "it was built for a draft of WASI; build it again with a newer toolchain"
+    } else if imports.iter().any(|import| import.starts_with("wasi:") && import.contains("@0.3.")) {
+        "it imports WASI 0.3, but exports `wasi:cli/run` of WASI 0.2 only"
     } else {
         "it was made for some other host"
     };

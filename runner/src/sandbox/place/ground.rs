@@ -18,6 +18,10 @@ use crate::task::{Limit, Outcome};
 /// More threads than the files of one run need at the same time. With more, some of them must be stuck.
 const USUAL_THREADS: usize = 8;
 
+/// A guest that opens many files side by side gets no more threads than these. A run may leave as many stuck as are usual
+/// without the runtime being given up for it, and the next one has still that many.
+const MOST_THREADS: usize = 2 * USUAL_THREADS;
+
 #[derive(Debug)]
 pub struct Ground {
     /// `None` only while it is dropped.
@@ -42,6 +46,7 @@ impl Ground {
         let (started, stopped) = (threads.clone(), threads.clone());
         let runtime = builder
             .enable_all()
+            .max_blocking_threads(MOST_THREADS)
             .on_thread_start(move || {
                 started.fetch_add(1, Ordering::Relaxed);
             })
@@ -65,7 +70,13 @@ impl Ground {
             match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(output) => output,
                 // Polls again at once, with a waker.
-                Poll::Pending => runtime.block_on(future),
+                Poll::Pending => runtime.block_on(async {
+                    let output = future.await;
+                    // Tasks that were given up with the run are dropped, with their sockets, when the runtime next looks at
+                    // them. Between two messages it does not.
+                    tokio::task::yield_now().await;
+                    output
+                }),
             }
         };
         // The run is not looked at again after a panic.

@@ -2,11 +2,13 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWrite;
+use tokio::sync::Notify;
+use tokio_util::sync::ReusableBoxFuture;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError};
 
@@ -49,7 +51,13 @@ const PIECE: usize = 16 * 1024;
 
 /// Captures up to `limit` bytes. One byte more ends the run, whether the guest looks at the error or not.
 #[derive(Clone)]
-pub struct Capture(Arc<Mutex<CaptureState>>);
+pub struct Capture(Arc<Captured>);
+
+struct Captured {
+    state: Mutex<CaptureState>,
+    /// Told once, when there was too much.
+    exceeded: Notify,
+}
 
 struct CaptureState {
     /// In their order, and before `tail`.
@@ -76,15 +84,20 @@ struct LinesState {
 impl Capture {
     pub fn new(limit: u64) -> Capture {
         let state = CaptureState { pieces: Vec::new(), tail: BytesMut::new(), left: limit, exceeded: false };
-        Capture(Arc::new(Mutex::new(state)))
+        Capture(Arc::new(Captured { state: Mutex::new(state), exceeded: Notify::new() }))
     }
 
     pub fn exceeded(&self) -> bool {
-        lock(&self.0).exceeded
+        lock(&self.0.state).exceeded
+    }
+
+    /// Returns when there was too much. One can wait for it.
+    pub async fn exceeds(&self) {
+        self.0.exceeded.notified().await;
     }
 
     pub fn take(&self) -> Bytes {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.0.state);
         state.end_piece();
         let mut pieces = std::mem::take(&mut state.pieces);
         match pieces.len() {
@@ -105,10 +118,12 @@ impl CaptureState {
 #[wasmtime_wasi::async_trait]
 impl Sink for Capture {
     fn write(&self, bytes: Bytes) -> Result<(), StreamError> {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.0.state);
         let Some(left) = state.left.checked_sub(bytes.len() as u64) else {
             state.exceeded = true;
-            // A trap and not an error code: with an error code the guest could go on and exit with 0.
+            self.0.exceeded.notify_one();
+            // A trap and not an error code: with an error code the guest could go on and exit with 0. Streams of WASI 0.3 know
+            // no trap, so whoever waits for the run is told as well.
             return Err(StreamError::trap("stdout is over its limit"));
         };
         state.left = left;
@@ -260,6 +275,13 @@ trait Sink: Clone + Send + Sync + Unpin + 'static {
 /// A stream handle for the guest; all handles share one sink.
 pub struct Stream<S>(pub S);
 
+/// The same for WASI 0.3.
+struct Asynchronous<S> {
+    sink: S,
+    /// Whoever waits for room.
+    waiting: Option<ReusableBoxFuture<'static, ()>>,
+}
+
 impl<S> IsTerminal for Stream<S> {
     fn is_terminal(&self) -> bool {
         false
@@ -268,7 +290,7 @@ impl<S> IsTerminal for Stream<S> {
 
 impl<S: Sink> StdoutStream for Stream<S> {
     fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
-        Box::new(Stream(self.0.clone()))
+        Box::new(Asynchronous { sink: self.0.clone(), waiting: None })
     }
 
     fn p2_stream(&self) -> Box<dyn OutputStream> {
@@ -300,11 +322,20 @@ impl<S: Sink> OutputStream for Stream<S> {
     }
 }
 
-impl<S: Sink> AsyncWrite for Stream<S> {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        Poll::Ready(match self.0.write(Bytes::copy_from_slice(bytes)) {
+impl<S: Sink> AsyncWrite for Asynchronous<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        while !self.sink.has_room() {
+            let sink = self.sink.clone();
+            let waiting = self.waiting.get_or_insert_with(|| ReusableBoxFuture::new(async move { sink.room().await }));
+            ready!(waiting.poll(context));
+            self.waiting = None;
+        }
+        // What the guest writes at once can be hundreds of megabytes, whatever the limit is.
+        let bytes = &bytes[..bytes.len().min(MAX_WRITE)];
+        Poll::Ready(match self.sink.write(Bytes::copy_from_slice(bytes)) {
             Ok(()) => Ok(bytes.len()),
-            Err(error) => Err(std::io::Error::other(error.to_string())),
+            // wasmtime-wasi would log any other kind of error.
+            Err(error) => Err(std::io::Error::new(std::io::ErrorKind::BrokenPipe, error.to_string())),
         })
     }
 
@@ -332,6 +363,26 @@ mod tests {
         assert!(matches!(Sink::write(&capture, "f".into()), Err(StreamError::Trap(_))));
         assert!(capture.exceeded());
         assert_eq!(capture.take(), "abcde");
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_too_much_output_is_told_even_if_it_came_before() {
+        let capture = Capture::new(5);
+        assert!(Sink::write(&capture, "abcdef".into()).is_err());
+        capture.exceeds().await;
+    }
+
+    #[tokio::test]
+    async fn one_large_write_of_wasi_0_3_is_taken_in_pieces_and_no_further_than_the_limit() {
+        use tokio::io::AsyncWriteExt as _;
+        let capture = Capture::new(3 * MAX_WRITE as u64);
+        let mut stream = Box::into_pin(Stream(capture.clone()).async_stream());
+        let bytes = vec![b'x'; 100 * MAX_WRITE];
+        assert_eq!(stream.write(&bytes).await.unwrap(), MAX_WRITE);
+        let error = stream.write_all(&bytes).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
+        assert!(capture.exceeded());
+        assert_eq!(capture.take().len(), 3 * MAX_WRITE);
     }
 
     proptest! {
