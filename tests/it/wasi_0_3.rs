@@ -10,6 +10,8 @@ const WHERE: [&str; 2] = ["thread", "process"];
 
 fn exec_in(isolation: &str, path: &str, flags: &[&str], args: &[&str]) -> Command {
     let mut command = wq_run(&["exec", path, "--isolation", isolation]);
+    // To compile a guest for each row would take most of the time.
+    command.args(["--cache-dir", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache-0.3")]);
     // In a process of its own, the guest has to do with the system calls that are known.
     command.args(flags).env("WQ_FAULT", "guest-process:strict").arg("--").args(args);
     command
@@ -84,7 +86,11 @@ fn all_that_the_host_keeps_for_a_guest_is_counted() {
     let Some(guest) = concurrent_guest() else { return };
     for isolation in WHERE {
         for what in ["streams", "futures", "sleepers", "writers", "sockets"] {
-            let hold = |many: &str, flags: &[&str]| exec(isolation, &guest, flags, &["hold", what, many]);
+            // Without a grant there would be no socket to hold.
+            let net = ["--allow-net", "127.0.0.1:1"];
+            let hold = |many: &str, flags: &[&str]| {
+                exec(isolation, &guest, &[&net[..], flags].concat(), &["hold", what, many])
+            };
             hold("5000", &[]).exits(134).says("--max-resources");
             hold("100", &[]).exits(0);
             hold("100", &["--max-resources", "50"]).exits(134).says("--max-resources");
@@ -192,8 +198,8 @@ fn a_guest_from_the_cache_is_called_by_its_version_and_runs_beside_its_twin_of_0
     for _ in 0..2 {
         for guest in &twins {
             for isolation in WHERE {
-                let mut command = exec_in(isolation, guest, &["--cache-dir", &folder], &[]);
-                run_with(&mut command, b"x").exits(0).prints("x");
+                let flags = ["exec", guest, "--isolation", isolation, "--cache-dir", &folder];
+                run_with(&mut wq_run(&flags), b"x").exits(0).prints("x");
             }
         }
     }

@@ -54,8 +54,13 @@ impl wasip3::exports::cli::run::Guest for Concurrent {
                 monotonic_clock::wait_for(3600 * SECOND).await;
                 Ok(())
             }
-            // Nobody is left who could wake it.
-            ["deadlock"] => std::future::pending().await,
+            // Nobody else has the other end.
+            ["deadlock"] => {
+                let (writer, mut reader) = wit_stream::new::<u8>();
+                reader.next().await;
+                drop(writer);
+                Ok(())
+            }
             // One call with so many bytes, whose result nobody looks at.
             ["write", bytes] => {
                 let (mut writer, reader) = wit_stream::new();
