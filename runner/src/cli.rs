@@ -15,7 +15,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgGroup, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
-pub use guest::{Compiling, Grants, Guest, Isolation, Wall};
+pub use guest::{Compiling, EmptyOutput, Grants, Guest, Isolation, Wall};
 pub use manifest::Manifest;
 
 use self::durations::{duration, pause};

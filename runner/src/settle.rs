@@ -125,7 +125,8 @@ impl Policy {
         match outcome {
             Outcome::Succeeded => self.exits.action(0),
             Outcome::Exited(code) => self.exits.action(*code),
-            Outcome::Trapped(_)
+            Outcome::Silent
+            | Outcome::Trapped(_)
             | Outcome::TimedOut(_)
             | Outcome::Stuck(_)
             | Outcome::Crashed(_)
@@ -229,6 +230,7 @@ mod tests {
             (Verdict::Run(Outcome::Exited(4)), "retry", "dead-letter"),
             (Verdict::Run(Outcome::Exited(75)), "retry", "dead-letter"),
             (Verdict::Run(Outcome::Exited(1)), "retry", "dead-letter"),
+            (Verdict::Run(Outcome::Silent), "retry", "dead-letter"),
             (Verdict::Run(Outcome::Trapped(String::new())), "retry", "dead-letter"),
             (Verdict::Run(Outcome::TimedOut(Duration::ZERO)), "retry", "dead-letter"),
             (Verdict::Run(Outcome::Stuck(Duration::ZERO)), "retry", "dead-letter"),

@@ -114,6 +114,8 @@ impl Attempt {
 pub enum Outcome {
     /// The guest returned from `_start`, or exited with 0.
     Succeeded,
+    /// The guest succeeded and wrote nothing to stdout, where that is a failure.
+    Silent,
     /// The guest exited with this code, which is not 0.
     Exited(u8),
     /// The guest crashed: what the engine says of it.
@@ -185,6 +187,7 @@ impl Outcome {
     pub fn name(&self) -> &'static str {
         match self {
             Outcome::Succeeded => "success",
+            Outcome::Silent => "empty-output",
             Outcome::Exited(_) => "exit",
             Outcome::Trapped(_) => "trap",
             Outcome::TimedOut(_) | Outcome::Stuck(_) => "timeout",
@@ -198,7 +201,7 @@ impl Outcome {
 
     pub fn exit_code(&self) -> Option<u8> {
         match self {
-            Outcome::Succeeded => Some(0),
+            Outcome::Succeeded | Outcome::Silent => Some(0),
             Outcome::Exited(code) => Some(*code),
             _ => None,
         }
@@ -209,6 +212,7 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Outcome::Succeeded => write!(f, "the guest succeeded"),
+            Outcome::Silent => write!(f, "the guest exited with 0 and wrote nothing to stdout (--empty-output fail)"),
             Outcome::Exited(code) => write!(f, "the guest exited with {code}"),
             Outcome::Trapped(trap) => write!(f, "the guest crashed: {trap}"),
             Outcome::TimedOut(limit) => {

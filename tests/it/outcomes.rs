@@ -1,7 +1,7 @@
 //! How a run can end, and what becomes of its message: the contract's table, on every kind of queue.
 
 use crate::harness::queue::{on_every_queue, on_rabbitmq};
-use crate::harness::{guest, run, start};
+use crate::harness::{guest, run, start, wq_run};
 
 /// Short pauses, so that a retried message is back at once.
 const FAST: [&str; 4] = ["--backoff-initial", "10ms", "--backoff-max", "10ms"];
@@ -81,6 +81,50 @@ fn a_released_message_is_back_at_once_and_its_attempt_is_not_counted() {
         assert_eq!(back.body, b"not for me");
         assert!(!back.headers.contains_key("x-wq-outcome"));
     });
+}
+
+#[test]
+fn a_guest_that_succeeds_and_says_nothing_has_failed_where_output_is_due() {
+    on_every_queue(|queue| {
+        queue.publish(&["task"]);
+        for isolation in ["thread", "process"] {
+            let work = || {
+                let args = ["work", &guest("nothing"), "--empty-output", "fail", "--isolation", isolation, "--wait", "30s"];
+                run(queue.command(&args).args(FAST))
+            };
+            work().exits(75).says("\"outcome\":\"empty-output\"").says("\"settlement\":\"retry\"").prints("");
+        }
+        let args = ["work", &guest("echo"), "--empty-output", "fail", "--wait", "30s"];
+        run(queue.command(&args).args(FAST)).exits(0).prints("task");
+        queue.publish(&["task"]);
+        let args = ["work", &guest("nothing"), "--empty-output", "fail", "--max-attempts", "1"];
+        run(&mut queue.command(&args)).exits(65);
+        let dead = queue.take_dead();
+        assert_eq!((&*dead.headers["x-wq-outcome"], &*dead.headers["x-wq-exit-code"]), ("empty-output", "0"));
+        assert!(dead.headers["x-wq-error"].contains("--empty-output"), "{dead:?}");
+        // By default, as with any other program.
+        queue.publish(&["task"]);
+        run(&mut queue.command(&["work", &guest("nothing")])).exits(0).prints("");
+    });
+    // A failure with output is one all the same, and so is one without.
+    run(&mut wq_run(&["exec", &guest("nothing"), "--empty-output", "fail"])).exits(1).says("--empty-output");
+    run(&mut wq_run(&["exec", &guest("reject"), "--empty-output", "fail"])).exits(3);
+}
+
+#[test]
+fn a_guest_is_called_by_the_name_of_its_file_or_by_another() {
+    on_every_queue(|queue| {
+        for isolation in ["thread", "process"] {
+            for (flags, name) in [(&[][..], "environ"), (&["--argv0", "clang++"], "clang++"), (&["--argv0", ""], "")] {
+                queue.publish(&["x"]);
+                let args = ["work", &guest("environ"), "--isolation", isolation];
+                let told = run(queue.command(&args).args(flags).args(["--", "-v"])).exits(0).out();
+                let strings: Vec<&str> = told.split_terminator('\0').collect();
+                assert_eq!(strings[strings.len() - 2..], [name, "-v"]);
+            }
+        }
+    });
+    run(&mut wq_run(&["exec", &guest("environ"), "--argv0", "clang"])).exits(0).prints("clang\0");
 }
 
 #[test]

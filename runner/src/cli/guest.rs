@@ -23,6 +23,14 @@ pub struct Guest {
     #[arg(last = true, value_name = "ARGS")]
     pub args: Vec<String>,
 
+    /// What the guest finds as its own name (argv[0]) [default: the name of its file]
+    #[arg(long, value_name = "NAME", help_heading = HEADING)]
+    pub argv0: Option<String>,
+
+    /// What it means that the guest exits with 0 and writes nothing to stdout
+    #[arg(long, value_name = "RESULT", default_value = "success", help_heading = HEADING)]
+    pub empty_output: EmptyOutput,
+
     /// Refuse any other guest; `wq-run inspect` says the digest
     #[arg(long, value_name = "sha256:…", env = "WQ_GUEST_DIGEST", help_heading = HEADING)]
     pub guest_digest: Option<Digest>,
@@ -88,6 +96,13 @@ pub struct Grants {
     /// Fixed clocks and randomness, and no folder to write to: each run of a message gives the same result
     #[arg(long, conflicts_with = "allow_net", help_heading = GRANTS)]
     pub deterministic: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum EmptyOutput {
+    Success,
+    /// The run has failed, and the message is tried again
+    Fail,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -22,6 +22,9 @@ const MEMORY: u8 = 137;
 const OUTPUT: u8 = 153;
 const TIMEOUT: u8 = 124;
 
+/// A failure that says nothing else.
+const SILENT: u8 = 1;
+
 pub async fn run(args: cli::Exec) -> Result<u8, Error> {
     can_read()?;
     let config = Exec::resolve(args)?;
@@ -65,6 +68,7 @@ fn status(outcome: &Outcome, signal: Option<Signal>) -> u8 {
     match outcome {
         Outcome::Succeeded => ExitStatus::Done.code(),
         Outcome::Exited(code) => *code,
+        Outcome::Silent => SILENT,
         Outcome::Trapped(_) | Outcome::Crashed(_) => TRAP,
         Outcome::TimedOut(_) => TIMEOUT,
         Outcome::LimitExceeded(Limit::Memory(_)) => MEMORY,

@@ -66,10 +66,10 @@ pub fn check(guest: &cli::Guest) -> Result<(), Error> {
     }
     check_limits(&guest.limits)?;
     let zero_byte = |text: &String| text.contains('\0');
-    if guest.args.iter().any(zero_byte) || guest.grants.env.iter().any(zero_byte) {
+    if guest.args.iter().chain(&guest.argv0).chain(&guest.grants.env).any(zero_byte) {
         return Err(Error::configuration(
             "arguments and variables of a guest can't hold a zero byte",
-            "see --env and ARGS",
+            "see --env, --argv0 and ARGS",
         ));
     }
     Ok(())
@@ -88,7 +88,9 @@ pub fn options(guest: &cli::Guest, stderr: Stderr) -> Result<sandbox::Options, E
         limits: *limits,
         grants: Grants { env, dirs, net: grants.allow_net.clone(), metadata: false },
         deterministic: grants.deterministic,
+        argv0: guest.argv0.clone(),
         args: guest.args.clone(),
+        output_is_due: matches!(guest.empty_output, cli::EmptyOutput::Fail),
         stderr,
     })
 }

@@ -138,7 +138,12 @@ impl Core {
                 outcome => outcome,
             },
         };
-        Report { outcome, stdout: stdout.take(), stderr_tail, duration: started.elapsed() }
+        let stdout = stdout.take();
+        let outcome = match outcome {
+            Outcome::Succeeded if self.options.output_is_due && stdout.is_empty() => Outcome::Silent,
+            outcome => outcome,
+        };
+        Report { outcome, stdout, stderr_tail, duration: started.elapsed() }
     }
 
     fn scratch(&self) -> Result<Option<Scratch>, String> {
@@ -158,7 +163,7 @@ impl Core {
     ) -> Result<World, String> {
         let Options { grants, limits, .. } = &self.options;
         let mut wasi = WasiCtxBuilder::new();
-        wasi.arg(&self.name).args(&self.options.args);
+        wasi.arg(self.options.argv0.as_ref().unwrap_or(&self.name)).args(&self.options.args);
         wasi.envs(&grants.env).envs(&input.env);
         wasi.stdin(MemoryInputPipe::new(input.stdin.clone()));
         wasi.stdout(Stream(stdout.clone())).stderr(Stream(stderr.clone()));

@@ -15,7 +15,7 @@ use crate::broker;
 use crate::broker::fake::{Bookkeeper, Fake};
 use crate::observe::trace::Span;
 use crate::observe::{Counts, Ended, Observer, Settled};
-use crate::sandbox::{self, Bounds, Grants, Isolation, Limits, Loading, Stderr, Wall};
+use crate::sandbox::{self, Bounds, Isolation, Loading, Wall};
 use crate::settle::{Backoff, ExitMap};
 use crate::shutdown::Signal;
 use crate::sink::memory::Memory;
@@ -428,14 +428,7 @@ async fn sandbox(concurrency: usize) -> Sandbox {
         wall: Wall::Off,
         concurrency,
     };
-    let options = sandbox::Options {
-        limits: Limits::default(),
-        grants: Grants::default(),
-        deterministic: false,
-        args: Vec::new(),
-        stderr: Stderr::Log,
-    };
-    Sandbox::load(loading, options).await.expect("it is a guest")
+    Sandbox::load(loading, sandbox::Options::default()).await.expect("it is a guest")
 }
 
 fn worker(options: Options, sandbox: Sandbox, sink: Memory) -> Worker {

@@ -10,6 +10,7 @@ pub const MAX_TEXT: usize = 4096;
 pub fn believable(outcome: Outcome, options: &Options, is_cancelled: bool) -> Option<Outcome> {
     match outcome {
         Outcome::Succeeded => Some(outcome),
+        Outcome::Silent => options.output_is_due.then_some(outcome),
         Outcome::Exited(code) => (code != 0).then_some(outcome),
         Outcome::Trapped(text) => Some(Outcome::Trapped(cut(text))),
         Outcome::HostFault(text) => Some(Outcome::HostFault(cut(text))),
@@ -48,6 +49,7 @@ mod tests {
     #[test]
     fn a_process_cannot_claim_what_only_the_worker_can_know() {
         let claims = [
+            Outcome::Silent,
             Outcome::Exited(0),
             Outcome::Withdrawn,
             Outcome::Interrupted,

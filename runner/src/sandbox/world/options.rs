@@ -17,8 +17,12 @@ pub struct Options {
     pub grants: Grants,
     /// Clocks, randomness and floating point are the same in each run of a message.
     pub deterministic: bool,
+    /// The guest's argv\[0\], if it is not the name of its file.
+    pub argv0: Option<String>,
     /// The guest's argv after argv\[0\].
     pub args: Vec<String>,
+    /// A guest that succeeds and writes nothing to stdout has failed.
+    pub output_is_due: bool,
     pub stderr: Stderr,
 }
 
@@ -26,7 +30,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         let (limits, grants) = Default::default();
-        Options { limits, grants, deterministic: false, args: Vec::new(), stderr: Stderr::Log }
+        let (argv0, args, output_is_due) = Default::default();
+        Options { limits, grants, deterministic: false, argv0, args, output_is_due, stderr: Stderr::Log }
     }
 }
 
