@@ -33,9 +33,10 @@ build_rust() {
 
 build_tests() {
     local guest
-    for guest in sockets concurrent; do
+    for guest in sockets concurrent fetch fetch-concurrent; do
         cargo_wasi "../tests/guests/$guest/Cargo.toml"
-        cp "target/$target/release/$guest.wasm" "$out/"
+        # A library's file has its crate's name.
+        cp "target/$target/release/${guest/-concurrent/_concurrent}.wasm" "$out/$guest.wasm"
     done
 }
 

@@ -120,7 +120,9 @@ impl Error {
     pub fn exit_status(&self) -> ExitStatus {
         match self {
             Error::Configuration { .. } => ExitStatus::Configuration,
-            Error::Guest(sandbox::Error::Grant(_) | sandbox::Error::NoSockets(_)) => ExitStatus::Configuration,
+            Error::Guest(
+                sandbox::Error::Grant(_) | sandbox::Error::NoSockets { .. } | sandbox::Error::Certificates(_),
+            ) => ExitStatus::Configuration,
             Error::Guest(sandbox::Error::Cache { .. }) => ExitStatus::NotDelivered,
             Error::Guest(
                 sandbox::Error::Isolation(_)

@@ -21,6 +21,7 @@ mod double;
 mod exec;
 mod faults;
 mod foreign;
+mod http;
 mod image;
 mod large;
 mod log;

@@ -89,7 +89,8 @@ fn a_guest_that_succeeds_and_says_nothing_has_failed_where_output_is_due() {
         queue.publish(&["task"]);
         for isolation in ["thread", "process"] {
             let work = || {
-                let args = ["work", &guest("nothing"), "--empty-output", "fail", "--isolation", isolation, "--wait", "30s"];
+                let args =
+                    ["work", &guest("nothing"), "--empty-output", "fail", "--isolation", isolation, "--wait", "30s"];
                 run(queue.command(&args).args(FAST))
             };
             work().exits(75).says("\"outcome\":\"empty-output\"").says("\"settlement\":\"retry\"").prints("");

@@ -63,11 +63,15 @@ const LAYERS: [(&str, &[&[&str]]); 3] = [
 ];
 
 /// Which crate is named only where.
-const HOMES: [(&str, &[&str]); 22] = [
+const HOMES: [(&str, &[&str]); 26] = [
     ("amq_protocol", &["broker/amqp/filter", "broker/amqp/fuzz.rs", "broker/amqp/size.rs"]),
     ("async_rs", &["broker/amqp/transport.rs"]),
     ("wasmtime", &["sandbox/"]),
     ("wasmtime_wasi", &["sandbox/", "observe/log.rs"]),
+    ("wasmtime_wasi_http", &["sandbox/abi/"]),
+    ("hyper", &["sandbox/abi/http/exchange.rs"]),
+    ("http_body", &["sandbox/abi/http/exchange.rs"]),
+    ("tokio_rustls", &["sandbox/abi/http/tls.rs"]),
     ("aws_config", &["broker/sqs/", "observe/log.rs"]),
     ("aws_credential_types", &["broker/sqs/credentials.rs"]),
     ("aws_sigv4", &["broker/sqs/client.rs"]),

@@ -191,21 +191,23 @@ fn behind_the_wall_nothing_is_connected_to_but_the_granted_ports() {
     let socket = folder.path().join("socket");
     let _local = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     let address = server.local_addr().unwrap().to_string();
-    let try_to = |wall: &str, text: &str| attempt_by(&component("nothing"), wall, text, &["--allow-net", &address]);
-    try_to("required", &format!("connect {address}")).exits(0);
-    let refused = [
-        (format!("connect {}", other.local_addr().unwrap()), EACCES),
-        (format!("connect-local {}", socket.display()), ENOSYS),
-        ("call socket 2 2 0".into(), ENOSYS),
-        ("call socket 2 1 262".into(), ENOSYS),
-        ("call socket 1 1 0".into(), ENOSYS),
-        ("call sendto 1 0 0 536870912 0 0".into(), ENOSYS),
-        ("call listen 1 1".into(), ENOSYS),
-    ];
-    for (text, error) in refused {
-        try_to("required", &text).exits(error);
-        let without = try_to("off", &text);
-        assert!(!matches!(without.code, Some(EACCES | ENOSYS | CRASH)), "{text} proves nothing: {without:?}");
+    for flag in ["--allow-net", "--allow-http"] {
+        let try_to = |wall: &str, text: &str| attempt_by(&component("nothing"), wall, text, &[flag, &address]);
+        try_to("required", &format!("connect {address}")).exits(0);
+        let refused = [
+            (format!("connect {}", other.local_addr().unwrap()), EACCES),
+            (format!("connect-local {}", socket.display()), ENOSYS),
+            ("call socket 2 2 0".into(), ENOSYS),
+            ("call socket 2 1 262".into(), ENOSYS),
+            ("call socket 1 1 0".into(), ENOSYS),
+            ("call sendto 1 0 0 536870912 0 0".into(), ENOSYS),
+            ("call listen 1 1".into(), ENOSYS),
+        ];
+        for (text, error) in refused {
+            try_to("required", &text).exits(error);
+            let without = try_to("off", &text);
+            assert!(!matches!(without.code, Some(EACCES | ENOSYS | CRASH)), "{text} proves nothing: {without:?}");
+        }
     }
 }
 

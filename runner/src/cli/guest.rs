@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 
 use super::durations::duration;
 use super::limits::{GRANTS, Granted};
-use crate::sandbox::{Digest, Endpoint};
+use crate::sandbox::{Digest, Endpoint, Origin};
 use crate::task::limits::Limits;
 
 pub(super) const HEADING: &str = "Guest";
@@ -93,8 +93,12 @@ pub struct Grants {
     #[arg(long, value_name = "HOST:PORT", help_heading = GRANTS)]
     pub allow_net: Vec<Endpoint>,
 
+    /// Let a component send HTTP requests there, by https on 443 unless a port says otherwise; may be repeated
+    #[arg(long, value_name = "HOST[:PORT]", help_heading = GRANTS)]
+    pub allow_http: Vec<Origin>,
+
     /// Fixed clocks and randomness, and no folder to write to: each run of a message gives the same result
-    #[arg(long, conflicts_with = "allow_net", help_heading = GRANTS)]
+    #[arg(long, conflicts_with_all = ["allow_net", "allow_http"], help_heading = GRANTS)]
     pub deterministic: bool,
 }
 

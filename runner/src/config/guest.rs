@@ -86,7 +86,13 @@ pub fn options(guest: &cli::Guest, stderr: Stderr) -> Result<sandbox::Options, E
     }
     Ok(sandbox::Options {
         limits: *limits,
-        grants: Grants { env, dirs, net: grants.allow_net.clone(), metadata: false },
+        grants: Grants {
+            env,
+            dirs,
+            net: grants.allow_net.clone(),
+            http: grants.allow_http.clone(),
+            ..Grants::default()
+        },
         deterministic: grants.deterministic,
         argv0: guest.argv0.clone(),
         args: guest.args.clone(),

@@ -109,7 +109,10 @@ pub fn frames(bytes: &[u8]) {
         1 => {
             let reply = frame::<orders::Reply>(stream, |reply| match reply {
                 orders::Reply::Stderr | orders::Reply::Ended { .. } => MOST,
-                orders::Reply::Ready(_) | orders::Reply::Refused(_) | orders::Reply::Lookup { .. } => 0,
+                orders::Reply::Ready(_)
+                | orders::Reply::Refused(_)
+                | orders::Reply::Lookup { .. }
+                | orders::Reply::Denied { .. } => 0,
             });
             if let Some(orders::Reply::Ended { outcome, .. }) = reply {
                 // A believed outcome may be reported once more to the same reader.

@@ -43,6 +43,7 @@ pub use place::processes::COMMAND as CHILD_COMMAND;
 pub use world::clock::STUCK_AFTER;
 pub use world::grants::{Dir, Endpoint, Grants};
 pub use world::options::{Input, Options};
+pub use world::origins::Origin;
 pub use world::room::{Folder, Room};
 pub use world::stdio::Stderr;
 
@@ -53,7 +54,8 @@ use place::processes::Processes;
 use place::slots::Slots;
 use place::wall::Standing;
 use run::Core;
-use world::names::Names;
+use world::grants::Outside;
+use world::roots::Roots;
 
 pub struct Sandbox {
     name: String,
@@ -102,9 +104,20 @@ struct Ready {
     code: std::io::Result<File>,
 }
 
-fn ready(loading: &Loading, options: Options) -> Result<Ready, Error> {
+fn ready(loading: &Loading, mut options: Options) -> Result<Ready, Error> {
+    let grants = &mut options.grants;
+    if grants.http.iter().any(Origin::can_be_encrypted) {
+        match Roots::of_the_system() {
+            Ok(roots) => grants.roots = roots,
+            Err(why) if grants.http.iter().any(Origin::is_encrypted) => return Err(Error::Certificates(why)),
+            // It may be granted for requests that are not encrypted.
+            Err(why) => {
+                tracing::warn!(why, "no certificates of authorities (SSL_CERT_FILE): encrypted requests will fail")
+            }
+        }
+    }
     let Prepared { name, known: Known { nature, digest }, engine, program, code } = prepare(loading, &options)?;
-    let core = Core::new(name, nature, options, engine, program, Room::temporary(), Names::System);
+    let core = Core::new(name, nature, options, engine, program, Room::temporary(), Outside::here());
     let core = core.map_err(Error::Thread)?;
     core.try_grants().map_err(Error::Grant)?;
     Ok(Ready { core, digest, code })

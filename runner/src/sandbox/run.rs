@@ -14,11 +14,11 @@ use super::{Input, Options};
 use crate::fault::{self, Point};
 use crate::sandbox::abi::call::{Ended, World};
 use crate::sandbox::abi::engine::{Ticker, refused_by_the_system};
+use crate::sandbox::abi::http::{Client, Http};
 use crate::sandbox::abi::program::Program;
 use crate::sandbox::abi::versions::version;
 use crate::sandbox::known::Nature;
-use crate::sandbox::world::grants::{self, Dir, Net, SCRATCH};
-use crate::sandbox::world::names::Names;
+use crate::sandbox::world::grants::{self, Dir, Net, Outside, SCRATCH};
 use crate::sandbox::world::room::Room;
 use crate::sandbox::world::scratch::Scratch;
 use crate::sandbox::world::stdio::{Capture, Lines, Stream};
@@ -35,8 +35,8 @@ pub struct Core {
     pub ticker: Arc<Ticker>,
     /// Where the scratch folders are made.
     pub room: Arc<Room>,
-    /// The resolver of the guest's names.
-    names: Names,
+    outside: Outside,
+    http: Arc<Client>,
 }
 
 /// How a component says more than "failed", if its toolchain is older than `exit-with-code`: as its last line on stderr.
@@ -58,10 +58,11 @@ impl Core {
         engine: Engine,
         program: Box<dyn Program>,
         room: Room,
-        names: Names,
+        outside: Outside,
     ) -> std::io::Result<Core> {
         let ticker = Ticker::start(engine.clone())?;
-        Ok(Core { name, nature, options, engine, program, ticker, room: Arc::new(room), names })
+        let http = Client::new(&options.grants, &options.limits).map_err(std::io::Error::other)?;
+        Ok(Core { name, nature, options, engine, program, ticker, room: Arc::new(room), outside, http })
     }
 
     /// Tries all grants once without a message: what can't be granted now would fail every run.
@@ -180,12 +181,13 @@ impl Core {
         if let Some(scratch) = scratch {
             open(scratch.path(), SCRATCH, FsPerms::ReadWrite, "--scratch")?;
         }
-        let net = Net::new(&grants.net, self.names.clone());
+        let net = Net::new(&grants.net, self.outside.clone());
         net.grant(&mut wasi);
+        let http = Http::new(self.http.clone(), net.clone());
         if self.options.deterministic {
             grants::make_deterministic(&mut wasi, &input.stdin);
         }
-        Ok(World { wasi, net })
+        Ok(World { wasi, net, http })
     }
 }
 

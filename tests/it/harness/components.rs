@@ -26,11 +26,13 @@ pub fn component(name: &str) -> String {
 
 /// The same guest as a command of WASI 0.3, whose standard library still uses 0.2. Toolchains make such ones.
 pub fn concurrent(name: &str) -> String {
-    const RUN: &str = r#"(func (export "wasi:cli/run@0.3.0#run") (result i32) (call $_start) (i32.const 0))"#;
     let text = std::fs::read_to_string(guest(name)).expect("it can be read");
-    let text = text.replacen(r#"(func (export "_start")"#, "(func $_start", 1);
-    let (body, end) = text.rsplit_once(')').expect("a module ends with a parenthesis");
-    let module = of_0_3(&format!("{body}{RUN}){end}"));
+    let (before, after) = text.split_once(r#"(export "_start")"#).expect("it is a command");
+    let (_, function) = before.rsplit_once("(func").expect("which is a function");
+    let (new, start) = if function.trim().is_empty() { ("$_start", "$_start") } else { ("", function.trim()) };
+    let run = format!(r#"(func (export "wasi:cli/run@0.3.0#run") (result i32) (call {start}) (i32.const 0))"#);
+    let (body, end) = after.rsplit_once(')').expect("a module ends with a parenthesis");
+    let module = of_0_3(&format!("{before}{new}{body}{run}){end}"));
     adapted(&format!("{name}-0.3"), &module, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER)
 }
 
@@ -62,6 +64,14 @@ pub fn sockets_guest() -> Option<String> {
 /// The guest that does what only commands of WASI 0.3 can do.
 pub fn concurrent_guest() -> Option<String> {
     Some(adapted("concurrent", &built("concurrent")?, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER))
+}
+
+/// The guests that send HTTP requests, by WASI 0.2 and by 0.3. They do the same.
+pub fn fetch_guests() -> Option<[String; 2]> {
+    Some([
+        adapted("fetch", &built("fetch")?, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER),
+        adapted("fetch-concurrent", &built("fetch-concurrent")?, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER),
+    ])
 }
 
 /// A guest that `guest-examples/build.sh tests` compiles.

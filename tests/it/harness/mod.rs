@@ -8,6 +8,7 @@ pub mod rabbitmq;
 pub mod redis;
 pub mod sqs;
 pub mod stub;
+pub mod web;
 pub mod wire;
 
 use std::io::{BufRead as _, BufReader, PipeReader, PipeWriter, Read as _, Write as _};
@@ -17,7 +18,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-pub use components::{commands_of_both, component, concurrent, concurrent_guest, sockets_guest};
+pub use components::{commands_of_both, component, concurrent, concurrent_guest, fetch_guests, sockets_guest};
 
 /// No test waits longer than this for anything. Generous, since machines are shared.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use wasmtime::{Engine, ResourceLimiter, Store};
 use wasmtime_wasi::WasiCtxBuilder;
 
+use super::http::Http;
 use crate::sandbox::world::grants::Net;
 use crate::task::limits::Limits;
 
@@ -12,6 +13,7 @@ use crate::task::limits::Limits;
 pub struct World {
     pub wasi: WasiCtxBuilder,
     pub net: Arc<Net>,
+    pub http: Http,
 }
 
 /// How the guest's code came back, with what its limiter saw.

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use wasmtime::component::ResourceTable;
 use wasmtime::{Engine, Store};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::call::{self, World};
+use super::http::Http;
 use crate::sandbox::known::Kind;
 use crate::sandbox::world::grants::Net;
 use crate::sandbox::world::limiter::Limiter;
@@ -19,11 +21,23 @@ pub struct State {
     pub table: ResourceTable,
     pub limiter: Limiter,
     pub net: Arc<Net>,
+    http: Http,
+    http_context: WasiHttpCtx,
 }
 
-/// Packages that the linker has, at some version of those that a guest may import.
-const PACKAGES: [&str; 6] =
-    ["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:io/", "wasi:random/", "wasi:sockets/"];
+/// Packages and interfaces that the linker has, at some version of those that a guest may import. Of HTTP these are the requests
+/// that a guest sends, and not those that it would answer.
+const KNOWN: [&str; 9] = [
+    "wasi:cli/",
+    "wasi:clocks/",
+    "wasi:filesystem/",
+    "wasi:http/client@",
+    "wasi:http/outgoing-handler@",
+    "wasi:http/types@",
+    "wasi:io/",
+    "wasi:random/",
+    "wasi:sockets/",
+];
 
 /// A store for one run, with all limits set.
 pub fn store(engine: &Engine, mut world: World, limits: &Limits) -> wasmtime::Result<Store<State>> {
@@ -31,7 +45,8 @@ pub fn store(engine: &Engine, mut world: World, limits: &Limits) -> wasmtime::Re
     let mut table = ResourceTable::new();
     table.set_max_capacity(resources);
     let limiter = Limiter::new(Kind::Component, limits);
-    let state = State { wasi: world.wasi.build(), table, limiter, net: world.net };
+    let World { net, http, .. } = world;
+    let state = State { wasi: world.wasi.build(), table, limiter, net, http, http_context: WasiHttpCtx::new() };
     let mut store = call::store(engine, state, limits, |state| &mut state.limiter)?;
     store.set_max_component_handles(resources);
     // Tasks, streams, futures and calls that are under way. There is no such table without the runtime for them.
@@ -46,7 +61,7 @@ pub fn store(engine: &Engine, mut world: World, limits: &Limits) -> wasmtime::Re
 pub fn foreign_imports(imports: &BTreeSet<String>, versions: &[&str]) -> Vec<String> {
     let known = |import: &&String| {
         let version = import.split_once('@').map_or("", |(_, version)| version);
-        PACKAGES.iter().any(|package| import.starts_with(package))
+        KNOWN.iter().any(|known| import.starts_with(known))
             && versions.iter().any(|known| version.starts_with(known))
             && !version.contains('-')
     };
@@ -59,6 +74,12 @@ impl WasiView for State {
     }
 }
 
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { hooks: &mut self.http, table: &mut self.table, ctx: &mut self.http_context }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,12 +89,14 @@ mod tests {
         let imports = |names: &[&str], versions: &[&str]| {
             foreign_imports(&names.iter().map(|name| (*name).to_owned()).collect(), versions)
         };
-        let of_0_2 = ["wasi:cli/stdin@0.2.0", "wasi:io/poll@0.2.12", "wasi:sockets/tcp@0.2.3"];
+        let of_0_2 = ["wasi:cli/stdin@0.2.0", "wasi:io/poll@0.2.12", "wasi:http/outgoing-handler@0.2.3"];
         assert!(imports(&of_0_2, &["0.2."]).is_empty());
         assert!(imports(&of_0_2, &["0.2.", "0.3."]).is_empty());
         let of_0_3 = ["wasi:cli/stdin@0.3.0", "wasi:clocks/types@0.3.2"];
         assert_eq!(imports(&of_0_3, &["0.2."]).len(), 2);
         assert!(imports(&of_0_3, &["0.2.", "0.3."]).is_empty());
+        let foreign = ["wasi:http/incoming-handler@0.2.0", "wasi:http/handler@0.3.0"];
+        assert_eq!(imports(&foreign, &["0.2.", "0.3."]).len(), 2);
         let foreign = [
             "wasi:keyvalue/store@0.2.0",
             "wasi:cli/stdin@0.3.0-rc-2026",

@@ -7,8 +7,8 @@ use wasmtime_wasi::{I32Exit, p2};
 
 use super::call::{Ended, World};
 use super::component::{State, foreign_imports, store};
-use super::lookups;
 use super::program::{Compiled, Program, Version};
+use super::{lookups, sockets};
 use crate::task::limits::Limits;
 
 /// A compiled component with its imports resolved.
@@ -37,6 +37,9 @@ pub fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     // wasmtime-wasi can switch name lookups on or off, and not by name.
     linker.allow_shadowing(true);
     lookups::add_0_2(&mut linker)?;
+    sockets::add_0_2(&mut linker)?;
+    // Some toolchains import it whether a program sends requests or not.
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     Ok(linker)
 }
 

@@ -8,9 +8,9 @@ use wasmtime_wasi::{I32Exit, p3};
 
 use super::call::{Ended, World};
 use super::component::{State, foreign_imports, store};
-use super::lookups;
 use super::program::{Compiled, Program, Version};
 use super::wasi_0_2::linker;
+use super::{lookups, sockets};
 use crate::task::limits::Limits;
 
 /// A compiled component with its imports resolved, and where its `run` is.
@@ -36,6 +36,8 @@ fn link(engine: &Engine, compiled: &Compiled) -> wasmtime::Result<Box<dyn Progra
     let mut linker = linker(engine)?;
     p3::add_to_linker(&mut linker)?;
     lookups::add_0_3(&mut linker)?;
+    sockets::add_0_3(&mut linker)?;
+    wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     let run = component
         .get_export_index(None, RUN)
         .and_then(|instance| component.get_export_index(Some(&instance), "run"))

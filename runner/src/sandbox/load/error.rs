@@ -26,8 +26,8 @@ pub enum Error {
     },
     #[error("the guest {} has the digest {found}", path.display())]
     Digest { path: PathBuf, found: Digest },
-    #[error("the guest {} is a WASI preview 1 module, which can't open connections (--allow-net)", .0.display())]
-    NoSockets(PathBuf),
+    #[error("the guest {} is a WASI preview 1 module, which can't open connections ({flag})", path.display())]
+    NoSockets { path: PathBuf, flag: &'static str },
     /// Not the guest's fault; what it was promised can't be had.
     #[error("{0}")]
     Grant(String),
@@ -52,6 +52,8 @@ pub enum Error {
     Cache { path: PathBuf, source: std::io::Error },
     #[error("wq-run failed while it loaded the guest: {0}")]
     Panic(String),
+    #[error("--allow-http: there are no certificates to check servers by: {0}")]
+    Certificates(String),
     #[error("cannot start a thread for guests")]
     Thread(#[source] std::io::Error),
     #[error("the second wall around guests' processes is incomplete: {0}")]
@@ -92,8 +94,8 @@ impl Error {
             }
             Error::Refused { reason, .. } => reason.hint(),
             Error::Digest { .. } => "--guest-digest (WQ_GUEST_DIGEST) names another digest".into(),
-            Error::NoSockets(_) => {
-                "build the guest as a component, for example for wasm32-wasip2, or leave --allow-net out".into()
+            Error::NoSockets { flag, .. } => {
+                format!("build the guest as a component, for example for wasm32-wasip2, or leave {flag} out").into()
             }
             Error::Grant(what) if what.contains("--scratch") => {
                 "TMPDIR names a folder that can be written to; a pod with a read-only root has none without a volume at /tmp, such \
@@ -132,6 +134,9 @@ impl Error {
             }
             Error::Cache { .. } => "name a folder that can be written with --cache-dir (WQ_CACHE_DIR)".into(),
             Error::Panic(_) => "this is a bug of ours: please report it".into(),
+            Error::Certificates(_) => {
+                "install the system's certificates (ca-certificates), or name a file of them by SSL_CERT_FILE".into()
+            }
             // The system has the same error for a stack that there is no address space for.
             Error::Thread(_) => {
                 "`ulimit -u` and the container's limit of processes count threads too, and `ulimit -v` their stacks".into()

@@ -119,13 +119,14 @@ impl Packing {
 }
 
 fn asks_for<'a>(imports: impl Iterator<Item = &'a str> + Clone) -> Vec<&'static str> {
-    const FLAGS: [(&[&str], &str); 4] = [
+    const FLAGS: [(&[&str], &str); 5] = [
         (&["::path_open", "wasi:filesystem/preopens"], "files: --dir HOST::GUEST[:rw], --scratch BYTES"),
         (&["::environ_get", "wasi:cli/environment"], "environment: --env K=V (WQ_* it gets by itself)"),
         (
             &["wasi:sockets/tcp@", "wasi:sockets/types@", "wasi:sockets/ip-name-lookup"],
             "network: --allow-net HOST:PORT",
         ),
+        (&["wasi:http/outgoing-handler@", "wasi:http/client@"], "HTTP requests: --allow-http HOST[:PORT]"),
         (
             &["::random_get", "::clock_time_get", "wasi:random/", "wasi:clocks/"],
             "clocks and randomness: --deterministic fixes them",

@@ -27,6 +27,7 @@ use crate::sandbox::abi::versions::version;
 use crate::sandbox::isolation::Isolation;
 use crate::sandbox::isolation::Wall;
 use crate::sandbox::known::{Digest, Kind, Known, Nature};
+use crate::sandbox::world::grants::Grants;
 use crate::sandbox::world::options::Options;
 use crate::sandbox::world::room;
 
@@ -103,8 +104,10 @@ pub fn prepare(loading: &Loading, options: &Options) -> Result<Prepared, Error> 
     if options.limits.scratch.is_some() {
         tracing::info!("scratch folders are measured while guests run: the kernel holds no quota for them (--scratch)");
     }
-    if known.nature.wasi.kind() == Kind::Module && !options.grants.net.is_empty() {
-        return Err(Error::NoSockets(loading.guest.clone()));
+    let Grants { net, http, .. } = &options.grants;
+    let flag = if net.is_empty() { "--allow-http" } else { "--allow-net" };
+    if known.nature.wasi.kind() == Kind::Module && !(net.is_empty() && http.is_empty()) {
+        return Err(Error::NoSockets { path: loading.guest.clone(), flag });
     }
     Ok(Prepared { name, known, engine, program, code })
 }

@@ -185,7 +185,7 @@ fn imports_hint(imports: &[String]) -> String {
     } else if any("env::emscripten") || any("env::invoke_") || any("env::__") {
         "it looks like a build for a browser by Emscripten; build it with -sSTANDALONE_WASM, or with wasi-libc"
     } else if any("wasi:http/") {
-        "HTTP is not among what a guest gets"
+        "of wasi:http a guest gets what sends requests (outgoing-handler, client), and not what answers them"
     } else if imports.iter().any(|import| is_draft(import)) {
         "it was built for a draft of WASI; build it again with a newer toolchain"
     } else if imports.iter().any(|import| import.starts_with("wasi:") && import.contains("@0.3.")) {
@@ -193,7 +193,7 @@ fn imports_hint(imports: &[String]) -> String {
     } else {
         "it was made for some other host"
     };
-    format!("a guest may import wasi_snapshot_preview1 or, as a component, wasi:cli/command only; {from}")
+    format!("a guest may import wasi_snapshot_preview1 or, as a component, wasi:cli/command and wasi:http only; {from}")
 }
 
 /// The first few names of a list that can be long.

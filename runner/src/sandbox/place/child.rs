@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -24,6 +25,8 @@ use crate::sandbox::load::cache;
 use crate::sandbox::run::Core;
 use crate::sandbox::spawned::{belong_to, go_first};
 use crate::sandbox::wire;
+use crate::sandbox::world::denials::Denials;
+use crate::sandbox::world::grants::Outside;
 use crate::sandbox::world::names::{Names, OfParent};
 use crate::sandbox::world::options::Input;
 use crate::sandbox::world::room::Room;
@@ -78,8 +81,13 @@ pub fn serve() -> io::Result<()> {
     let standing = put_up_wall(&setup, initial_memory);
     let to_parent = replies.clone();
     let names = Names::of_parent(move |id, name| to_parent.send(&Reply::Lookup { id, name }, &[]));
+    let to_parent = replies.clone();
+    let denials = Denials::Parent(Arc::new(move |door, what: &str| {
+        to_parent.send(&Reply::Denied { door, what: what.to_owned() }, &[]);
+    }));
+    let outside = Outside { names: Names::Parent(names.clone()), denials };
     let Setup { name, nature, options, parent, told, .. } = *setup;
-    let core = match Core::new(name, nature, options, engine, program, room, Names::Parent(names.clone())) {
+    let core = match Core::new(name, nature, options, engine, program, room, outside) {
         Ok(core) => core,
         Err(error) => {
             replies.send(&Reply::Refused(format!("cannot start its clock: {error}")), &[]);
@@ -137,7 +145,7 @@ fn put_up_wall(setup: &Setup, initial_memory: u64) -> Standing {
         own: present(limits.scratch.is_some(), &setup.room),
         given: [present(grants.metadata, &setup.given), present(limits.scratch.is_some(), Path::new(DESCRIPTORS))]
             .concat(),
-        ports: grants.net.iter().map(|endpoint| endpoint.port).collect(),
+        ports: grants.ports(),
         limits,
         initial_memory,
         kill_at_unknown: setup.told.strict,

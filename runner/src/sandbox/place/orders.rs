@@ -20,6 +20,7 @@ use crate::locks::lock;
 use crate::sandbox::isolation::Wall;
 use crate::sandbox::known::Nature;
 use crate::sandbox::wire::{self, Frame};
+use crate::sandbox::world::denials::Door;
 use crate::sandbox::world::grants::Dir;
 use crate::sandbox::world::options::Options;
 use crate::task::Outcome;
@@ -73,6 +74,11 @@ pub enum Reply {
     Lookup {
         id: u64,
         name: String,
+    },
+    /// The guest was refused at a door, for the first time in its run.
+    Denied {
+        door: Door,
+        what: String,
     },
     /// The bytes are what the guest wrote, at most [`MAX_STDERR`] of them.
     Stderr,

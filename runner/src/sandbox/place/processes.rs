@@ -34,8 +34,8 @@ use crate::sandbox::spawned::{KILLED, PROGRAM};
 use crate::sandbox::wire;
 use crate::sandbox::world::clock::STUCK_AFTER;
 use crate::sandbox::world::clock::running_for;
+use crate::sandbox::world::denials::{self, MAX_DENIED, Noted};
 use crate::sandbox::world::grants::Dir;
-use crate::sandbox::world::grants::may_resolve;
 use crate::sandbox::world::names::{self, MAX_LOOKUPS, MAX_NAME};
 use crate::sandbox::world::options::{Input, Options};
 use crate::sandbox::world::room::{Folder, Room};
@@ -414,11 +414,12 @@ async fn listen(
     let nonsense = |why: &'static str| io::Error::new(io::ErrorKind::InvalidData, why);
     // One byte more than the limit says that there was more.
     let mut stderr_left = options.limits.stderr.saturating_add(1);
+    let denied = Noted::default();
     loop {
         let may_have = |reply: &Reply| match reply {
             Reply::Stderr => stderr_left.min(MAX_STDERR as u64),
             Reply::Ended { .. } => options.limits.stdout,
-            Reply::Ready(_) | Reply::Refused(_) | Reply::Lookup { .. } => 0,
+            Reply::Ready(_) | Reply::Refused(_) | Reply::Lookup { .. } | Reply::Denied { .. } => 0,
         };
         match wire::receive(replies, may_have).await? {
             (Reply::Stderr, bytes) if bytes.is_empty() => return Err(nonsense("it wrote nothing to stderr")),
@@ -433,11 +434,17 @@ async fn listen(
                 return Ok(Ended { outcome, stdout, duration, is_last });
             }
             (Reply::Lookup { id, name }, _) => {
-                if name.len() > MAX_NAME || !may_resolve(&options.grants.net, &name) {
+                if name.len() > MAX_NAME || !options.grants.may_resolve(&name) {
                     return Err(nonsense("it asks for a name that was not granted"));
                 }
                 // Waits for its turn, and reads no more until then.
                 let _ = lookups.send((id, name)).await;
+            }
+            (Reply::Denied { door, what }, _) => {
+                if what.len() > MAX_DENIED || !denied.is_first(door) {
+                    return Err(nonsense("it says more of a denial than there is to say"));
+                }
+                denials::log(door, &what);
             }
             (Reply::Ready(_) | Reply::Refused(_), _) => return Err(nonsense("it was ready before")),
         }

@@ -14,7 +14,10 @@ use sha2::{Digest as _, Sha256};
 use wasmtime_wasi::sockets::SocketAddrUse;
 use wasmtime_wasi::{Deterministic, HostMonotonicClock, HostWallClock, WasiCtxBuilder};
 
+use super::denials::{Denials, Denied, Door};
 use super::names::Names;
+use super::origins::Origin;
+use super::roots::Roots;
 use crate::locks::lock;
 
 /// What a guest may see of the host. Nothing, by default.
@@ -23,6 +26,9 @@ pub struct Grants {
     pub env: Vec<(String, String)>,
     pub dirs: Vec<Dir>,
     pub net: Vec<Endpoint>,
+    pub http: Vec<Origin>,
+    /// What the certificates of encrypted requests are checked against.
+    pub roots: Roots,
     /// Each message may bring a folder of its own, to be read: see `Input::dirs`.
     pub metadata: bool,
 }
@@ -49,8 +55,18 @@ pub const SCRATCH: &str = "/tmp";
 /// out to have when the guest asked for it. A name is never looked up for the check itself: the answer could be another.
 pub struct Net {
     endpoints: Vec<Endpoint>,
-    names: Names,
+    outside: Outside,
+    denied: Denied,
     resolved: Mutex<HashSet<SocketAddr>>,
+}
+
+/// What is done for a run outside of its sandbox: in this process, or by the parent of a process behind the wall.
+#[derive(Clone)]
+pub struct Outside {
+    /// The resolver of names.
+    pub names: Names,
+    /// Whoever is told of what a guest was refused.
+    pub denials: Denials,
 }
 
 /// What `--deterministic` fixes: the clocks stand at the start of 2000, and randomness is a function of the message.
@@ -63,18 +79,34 @@ const YEAR_2000: Duration = Duration::from_secs(946_684_800);
 const RANDOM_BLOCKS: u32 = 128;
 
 impl Net {
-    pub fn new(endpoints: &[Endpoint], names: Names) -> Arc<Net> {
-        Arc::new(Net { endpoints: endpoints.to_vec(), names, resolved: Mutex::default() })
+    pub fn new(endpoints: &[Endpoint], outside: Outside) -> Arc<Net> {
+        let denied = Denied::new(outside.denials.clone());
+        Arc::new(Net { endpoints: endpoints.to_vec(), outside, denied, resolved: Mutex::default() })
     }
 
     /// Whether the guest may ask for the addresses of `name`.
     pub fn may_resolve(&self, name: &str) -> bool {
-        may_resolve(&self.endpoints, name)
+        let may = names(&self.endpoints, name);
+        if !may {
+            self.denied.note(Door::Net, &format!("to {name}"));
+        }
+        may
     }
 
     /// The addresses of a name that it may ask for; `None` if it has none.
     pub async fn resolve(self: Arc<Net>, name: String) -> Option<Vec<IpAddr>> {
-        self.names.clone().resolve(name).await
+        self.outside.names.clone().resolve(name).await
+    }
+
+    /// The guest wants a socket, which it does not get without any grant.
+    pub fn wants_socket(&self) {
+        if self.endpoints.is_empty() {
+            self.denied.note(Door::Net, "it wants a socket");
+        }
+    }
+
+    pub fn denied(&self) -> &Denied {
+        &self.denied
     }
 
     /// Notes an address that a granted name has.
@@ -93,7 +125,11 @@ impl Net {
                 let granted = |endpoint: &Endpoint| {
                     endpoint.port == address.port() && endpoint.host.parse() == Ok(address.ip().to_canonical())
                 };
-                self.endpoints.iter().any(granted) || lock(&self.resolved).contains(&address)
+                let allowed = self.endpoints.iter().any(granted) || lock(&self.resolved).contains(&address);
+                if !allowed {
+                    self.denied.note(Door::Net, &format!("to {address}"));
+                }
+                allowed
             }
             _ => false,
         }
@@ -112,9 +148,29 @@ impl Net {
     }
 }
 
-/// Whether `name` was granted, as a name or as an address.
-pub fn may_resolve(endpoints: &[Endpoint], name: &str) -> bool {
+/// Whether `name` is one of these, as a name or as an address.
+fn names(endpoints: &[Endpoint], name: &str) -> bool {
     endpoints.iter().any(|endpoint| endpoint.host.eq_ignore_ascii_case(name))
+}
+
+impl Grants {
+    /// Whether a guest can have a reason to ask for the addresses of `name`.
+    pub fn may_resolve(&self, name: &str) -> bool {
+        names(&self.net, name) || self.http.iter().any(|origin| origin.host().name() == Some(name))
+    }
+
+    /// The ports that it may connect to.
+    pub fn ports(&self) -> Vec<u16> {
+        let net = self.net.iter().map(|endpoint| endpoint.port);
+        net.chain(self.http.iter().map(Origin::port)).collect()
+    }
+}
+
+impl Outside {
+    /// What this process does itself.
+    pub fn here() -> Outside {
+        Outside { names: Names::System, denials: Denials::Log }
+    }
 }
 
 /// Makes two runs of one message the same run.
@@ -185,7 +241,7 @@ mod tests {
     use super::*;
 
     fn net(endpoints: &[&str]) -> Arc<Net> {
-        Net::new(&endpoints.iter().map(|endpoint| endpoint.parse().unwrap()).collect::<Vec<_>>(), Names::System)
+        Net::new(&endpoints.iter().map(|endpoint| endpoint.parse().unwrap()).collect::<Vec<_>>(), Outside::here())
     }
 
     #[test]

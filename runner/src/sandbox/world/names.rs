@@ -97,7 +97,7 @@ pub async fn resolve(name: String) -> Option<Vec<IpAddr>> {
     match tokio::net::lookup_host((domain.as_str(), 0)).await {
         Ok(addresses) => Some(addresses.map(|address| address.ip().to_canonical()).collect()),
         Err(error) => {
-            tracing::debug!(%error, "the name of an --allow-net can't be looked up");
+            tracing::debug!(%error, "a name that the guest may look up can't be looked up");
             None
         }
     }
