@@ -15,6 +15,7 @@ mod cache;
 mod clock;
 mod cluster;
 mod compiling;
+mod crashes;
 mod delays;
 mod deploy;
 mod double;

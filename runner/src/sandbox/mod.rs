@@ -48,12 +48,14 @@ pub use world::room::{Folder, Room};
 pub use world::stdio::Stderr;
 
 use crate::task::Report;
+use abi::versions::version;
 use known::Known;
 use load::prepare::{self, Prepared, prepare};
 use place::processes::Processes;
 use place::slots::Slots;
 use place::wall::Standing;
 use run::Core;
+use run::hints::Hints;
 use world::grants::Outside;
 use world::roots::Roots;
 
@@ -63,6 +65,9 @@ pub struct Sandbox {
     deterministic: bool,
     room: Arc<Room>,
     runs: Runs,
+    /// Whether each guest of this one's kind can say its own exit code.
+    has_codes: bool,
+    hints: Hints,
 }
 
 /// Where runs happen.
@@ -152,6 +157,7 @@ impl Sandbox {
         let Ready { core, digest, code } = bounded(&guest, bounds, move || ready(&loading, options)).await?;
         let (name, deterministic) = (core.name.clone(), core.options.deterministic);
         let room = core.room.clone();
+        let has_codes = version(core.nature.wasi).has_codes;
         let runs = match (isolation, code) {
             (Isolation::Thread, _) => Runs::Slots(Slots::new(core, places)),
             (Isolation::Process, code) => {
@@ -164,7 +170,7 @@ impl Sandbox {
                 Runs::Processes(processes)
             }
         };
-        Ok(Sandbox { name, digest: digest.to_string(), deterministic, room, runs })
+        Ok(Sandbox { name, digest: digest.to_string(), deterministic, room, runs, has_codes, hints: Hints::default() })
     }
 
     pub fn name(&self) -> &str {
@@ -188,11 +194,13 @@ impl Sandbox {
 
     /// Runs the guest once, whatever happens: how it ended is in the report.
     pub async fn run(&self, input: Input) -> Report {
-        match &self.runs {
+        let report = match &self.runs {
             Runs::Slots(slots) => slots.run(input).await,
             // Boxed: the worker holds room for the larger of the two, for each message.
             Runs::Processes(processes) => Box::pin(processes.run(input)).await,
-        }
+        };
+        self.hints.give(self.has_codes, &report);
+        report
     }
 }
 

@@ -1,5 +1,8 @@
 //! One run of a guest: makes its world, calls it, and names how it ended.
 
+mod crash;
+pub mod hints;
+
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -38,6 +41,9 @@ pub struct Core {
     outside: Outside,
     http: Arc<Client>,
 }
+
+/// What wasmtime-wasi says of an exit code that preview 1 does not have.
+const NO_CODE: &str = "invalid exit status";
 
 /// How a component says more than "failed", if its toolchain is older than `exit-with-code`: as its last line on stderr.
 const EXIT_LINE: &str = "wq-run-exit: ";
@@ -133,6 +139,9 @@ impl Core {
                 Outcome::LimitExceeded(Limit::Scratch(self.options.limits.scratch.unwrap_or(0)))
             }
             Ok(ended) => match outcome(ended, &self.options.limits) {
+                Outcome::Trapped(text) if text.contains(NO_CODE) => {
+                    Outcome::Trapped(crash::abort(&stderr_tail).unwrap_or(text))
+                }
                 Outcome::Exited(1) if !version(self.nature.wasi).has_codes => {
                     Outcome::Exited(said_exit(&stderr_tail).unwrap_or(1))
                 }
@@ -221,8 +230,11 @@ fn outcome(ended: Ended, limits: &Limits) -> Outcome {
     match error.downcast_ref::<Trap>() {
         Some(Trap::StackOverflow) => Outcome::LimitExceeded(Limit::Stack(limits.stack)),
         Some(Trap::OutOfFuel) => Outcome::LimitExceeded(Limit::Fuel(limits.fuel.unwrap_or(0))),
-        Some(trap) => Outcome::Trapped(trap.to_string()),
-        None => by_text(&error.root_cause().to_string(), limits),
+        Some(trap) => Outcome::Trapped(crash::described(trap.to_string(), &error)),
+        None => match by_text(&error.root_cause().to_string(), limits) {
+            Outcome::Trapped(text) => Outcome::Trapped(crash::described(text, &error)),
+            limit => limit,
+        },
     }
 }
 

@@ -95,7 +95,7 @@ impl Error {
             Error::Refused { reason, .. } => reason.hint(),
             Error::Digest { .. } => "--guest-digest (WQ_GUEST_DIGEST) names another digest".into(),
             Error::NoSockets { flag, .. } => {
-                format!("build the guest as a component, for example for wasm32-wasip2, or leave {flag} out").into()
+                format!("build the guest as a component, for example for wasm32-wasip2, or leave {flag} out")
             }
             Error::Grant(what) if what.contains("--scratch") => {
                 "TMPDIR names a folder that can be written to; a pod with a read-only root has none without a volume at /tmp, such \
