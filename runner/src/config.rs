@@ -21,7 +21,7 @@ use std::time::Duration;
 use crate::broker::{self, Url, outbox};
 use crate::cli;
 use crate::error::Error;
-use crate::sandbox::{self, Loading, Stderr};
+use crate::sandbox::{self, Keep, Loading, Stderr};
 use crate::settle::Policy;
 use crate::sink;
 use crate::worker::{self, Mode};
@@ -142,6 +142,7 @@ impl Compile {
                 "name a folder with --cache-dir (WQ_CACHE_DIR)",
             ));
         }
+        let loading = Loading { keep: Keep::Always, ..loading };
         Ok(Compile { sandbox: guest::options(&compile.guest, Stderr::Inherit)?, loading })
     }
 }

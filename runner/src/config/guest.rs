@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::cli;
 use crate::error::Error;
-use crate::sandbox::{self, Bounds, Dir, Grants, Isolation, Loading, Stderr, Wall};
+use crate::sandbox::{self, Bounds, Dir, Grants, Isolation, Keep, Loading, Stderr, Wall};
 use crate::task::limits::Limits;
 
 /// Less holds no program's first call; more would have to be there for each guest that runs.
@@ -23,6 +23,7 @@ pub fn loading(guest: &cli::Guest, concurrency: usize) -> Result<Loading, Error>
         guest: guest.path.clone(),
         digest: guest.guest_digest,
         cache: if guest.no_cache { None } else { guest.cache_dir.clone().or_else(default_cache) },
+        keep: Keep::IfPossible,
         bounds: bounds(&guest.compiling)?,
         isolation: match guest.isolation {
             cli::Isolation::Thread => Isolation::Thread,

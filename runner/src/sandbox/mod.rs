@@ -31,13 +31,18 @@ use std::time::Duration;
 pub use crate::task::limits::Limits;
 pub use isolation::{Isolation, Wall};
 pub use known::Digest;
+pub use load::cgroup::memory_limit;
 pub use load::compiler::Bounds;
 pub use load::error::Error;
 pub use load::inside::Packed;
 pub use load::inspect::{Inspection, Packing, Sizes};
 pub use load::jobs::{COMMAND as COMPILER_COMMAND, serve as serve_job};
+<<<<<<< HEAD
 pub use load::prepare::{Entry, Loading};
 pub use load::source::{Source, read};
+=======
+pub use load::prepare::{Entry, Keep, Loading};
+>>>>>>> 621fc42 (sandbox: a guest can be loaded without keeping anything of it; the version of wasmtime has a name)
 pub use place::child::serve;
 pub use place::processes::COMMAND as CHILD_COMMAND;
 pub use world::clock::STUCK_AFTER;
@@ -59,10 +64,16 @@ use run::hints::Hints;
 use world::grants::Outside;
 use world::roots::Roots;
 
+/// The version of wasmtime that guests run in.
+pub const WASMTIME: &str = "48.0.8";
+
 pub struct Sandbox {
     name: String,
     digest: String,
     deterministic: bool,
+    was_compiled: bool,
+    /// The parts of the second wall that do not stand, where there is to be one.
+    missing_walls: Vec<String>,
     room: Arc<Room>,
     runs: Runs,
     /// Whether each guest of this one's kind can say its own exit code.
@@ -74,6 +85,11 @@ pub struct Sandbox {
 enum Runs {
     Slots(Slots),
     Processes(Processes),
+}
+
+/// The versions of WASI that guests may be built for.
+pub fn wasi_versions() -> Vec<&'static str> {
+    known::Wasi::all().map(|wasi| abi::versions::version(wasi).name).collect()
 }
 
 /// Compiles a guest into the cache, for others to find.
@@ -107,8 +123,10 @@ struct Ready {
     digest: Digest,
     /// Its compiled code, as a file for other processes to map.
     code: std::io::Result<File>,
+    was_compiled: bool,
 }
 
+<<<<<<< HEAD
 fn ready(loading: &Loading, mut options: Options) -> Result<Ready, Error> {
     let grants = &mut options.grants;
     if grants.http.iter().any(Origin::can_be_encrypted) {
@@ -123,9 +141,15 @@ fn ready(loading: &Loading, mut options: Options) -> Result<Ready, Error> {
     }
     let Prepared { name, known: Known { nature, digest }, engine, program, code } = prepare(loading, &options)?;
     let core = Core::new(name, nature, options, engine, program, Room::temporary(), Outside::here());
+=======
+fn ready(loading: &Loading, options: Options) -> Result<Ready, Error> {
+    let Prepared { name, known: Known { nature, digest }, engine, program, code, was_compiled } =
+        prepare(loading, &options)?;
+    let core = Core::new(name, nature, options, engine, program, Room::temporary(), Names::System);
+>>>>>>> 621fc42 (sandbox: a guest can be loaded without keeping anything of it; the version of wasmtime has a name)
     let core = core.map_err(Error::Thread)?;
     core.try_grants().map_err(Error::Grant)?;
-    Ok(Ready { core, digest, code })
+    Ok(Ready { core, digest, code, was_compiled })
 }
 
 /// Does all that comes before a run within the time that compiling has: files can hang as well as compilers.
@@ -154,10 +178,15 @@ impl Sandbox {
     pub async fn load(loading: Loading, options: Options) -> Result<Sandbox, Error> {
         let (isolation, places, wall) = (loading.isolation, loading.concurrency, loading.wall);
         let (guest, bounds) = (loading.guest.clone(), loading.bounds);
-        let Ready { core, digest, code } = bounded(&guest, bounds, move || ready(&loading, options)).await?;
+        let Ready { core, digest, code, was_compiled } =
+            bounded(&guest, bounds, move || ready(&loading, options)).await?;
         let (name, deterministic) = (core.name.clone(), core.options.deterministic);
         let room = core.room.clone();
+<<<<<<< HEAD
         let has_codes = version(core.nature.wasi).has_codes;
+=======
+        let mut missing_walls = Vec::new();
+>>>>>>> 621fc42 (sandbox: a guest can be loaded without keeping anything of it; the version of wasmtime has a name)
         let runs = match (isolation, code) {
             (Isolation::Thread, _) => Runs::Slots(Slots::new(core, places)),
             (Isolation::Process, code) => {
@@ -166,11 +195,18 @@ impl Sandbox {
                 // The first one now: what can't be started should not be found out with a message in hand.
                 let (child, standing) = processes.start().await.map_err(Error::Isolation)?;
                 inspect_wall(wall, &standing)?;
+                if !matches!(wall, Wall::Off) {
+                    missing_walls = standing.missing;
+                }
                 processes.keep(child);
                 Runs::Processes(processes)
             }
         };
+<<<<<<< HEAD
         Ok(Sandbox { name, digest: digest.to_string(), deterministic, room, runs, has_codes, hints: Hints::default() })
+=======
+        Ok(Sandbox { name, digest: digest.to_string(), deterministic, was_compiled, missing_walls, room, runs })
+>>>>>>> 621fc42 (sandbox: a guest can be loaded without keeping anything of it; the version of wasmtime has a name)
     }
 
     pub fn name(&self) -> &str {
@@ -180,6 +216,16 @@ impl Sandbox {
     /// `sha256:…`, as everybody is told it with each message.
     pub fn digest(&self) -> &str {
         &self.digest
+    }
+
+    /// Whether its code was in the cache when it was loaded.
+    pub fn was_compiled(&self) -> bool {
+        self.was_compiled
+    }
+
+    /// The parts of the second wall that the system does not have.
+    pub fn missing_walls(&self) -> &[String] {
+        &self.missing_walls
     }
 
     /// Whether two runs of one message have to be the same: then they must be told the same, too.

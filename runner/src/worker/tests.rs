@@ -15,7 +15,7 @@ use crate::broker;
 use crate::broker::fake::{Bookkeeper, Fake};
 use crate::observe::trace::Span;
 use crate::observe::{Counts, Ended, Observer, Settled};
-use crate::sandbox::{self, Bounds, Isolation, Loading, Wall};
+use crate::sandbox::{self, Bounds, Isolation, Keep, Loading, Wall};
 use crate::settle::{Backoff, ExitMap};
 use crate::shutdown::Signal;
 use crate::sink::memory::Memory;
@@ -423,6 +423,7 @@ async fn sandbox(concurrency: usize) -> Sandbox {
         guest,
         digest: None,
         cache: None,
+        keep: Keep::Nothing,
         bounds: Bounds { timeout: minute, memory: 1 << 30 },
         isolation: Isolation::Thread,
         wall: Wall::Off,

@@ -28,6 +28,8 @@ use crate::sandbox::world::tree;
 pub struct Cache {
     folder: PathBuf,
     key: String,
+    /// Nothing is removed and nothing is noted.
+    is_read_only: bool,
 }
 
 const ENDING: &str = ".cwasm";
@@ -42,7 +44,12 @@ impl Cache {
         digest.hash(&mut key);
         // Version, target, options, and the features of the processor that code was made for.
         engine.precompile_compatibility_hash().hash(&mut key);
-        Cache { folder: folder.to_owned(), key: HEXLOWER.encode(&key.0.finalize()) }
+        Cache { folder: folder.to_owned(), key: HEXLOWER.encode(&key.0.finalize()), is_read_only: false }
+    }
+
+    /// The same place, to be left as it is.
+    pub fn read_only(self, is_read_only: bool) -> Cache {
+        Cache { is_read_only, ..self }
     }
 
     /// The entry, if there is one that holds what was written.
@@ -54,6 +61,7 @@ impl Cache {
             let file = tree::open_file(&entry.path()).ok()?;
             match self.verify(&file, &checksum) {
                 Ok(true) => Some((entry.path(), file)),
+                Ok(false) if self.is_read_only => None,
                 Ok(false) => {
                     tracing::warn!(entry = %entry.path().display(), "a cache entry is damaged or not ours alone: it is made again");
                     let _ = std::fs::remove_file(entry.path());
@@ -82,7 +90,7 @@ impl Cache {
         }
         // blake3's own comparison is in constant time, and names come from a stranger's folder.
         let is_whole = blake3::Hash::from_hex(checksum).is_ok_and(|expected| expected == hasher.finalize());
-        if let Some(seen) = seen.filter(|_| is_whole) {
+        if let Some(seen) = seen.filter(|_| is_whole && !self.is_read_only) {
             // Where nothing can be written, it is verified each time.
             let _ = seen.remember(checksum);
         }
@@ -104,7 +112,7 @@ impl Cache {
 
     /// A place that needs no engine.
     pub fn fuzzed(folder: &Path) -> Cache {
-        Cache { folder: folder.to_owned(), key: Self::FUZZED_KEY.to_owned() }
+        Cache { folder: folder.to_owned(), key: Self::FUZZED_KEY.to_owned(), is_read_only: false }
     }
 }
 
@@ -167,7 +175,7 @@ mod tests {
     use super::*;
 
     fn cache(folder: &Path) -> Cache {
-        Cache { folder: folder.to_owned(), key: "key".into() }
+        Cache { folder: folder.to_owned(), key: "key".into(), is_read_only: false }
     }
 
     #[test]

@@ -8,7 +8,7 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use wasmtime::Engine;
@@ -39,6 +39,7 @@ pub struct Loading {
     pub digest: Option<Digest>,
     /// Where compiled code is kept.
     pub cache: Option<PathBuf>,
+    pub keep: Keep,
     /// The bounds of compiling.
     pub bounds: Bounds,
     pub isolation: Isolation,
@@ -46,6 +47,17 @@ pub struct Loading {
     pub wall: Wall,
     /// Runs that may happen at the same time. What is above that waits.
     pub concurrency: usize,
+}
+
+/// What is kept in the cache for the next start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Nothing: what is there is read and left as it is.
+    Nothing,
+    /// What can be kept.
+    IfPossible,
+    /// It is an error if something can't be kept.
+    Always,
 }
 
 /// A guest that is ready to run.
@@ -57,6 +69,8 @@ pub struct Prepared {
     pub program: Box<dyn Program>,
     /// Its compiled code, as a file for other processes to map.
     pub code: io::Result<File>,
+    /// Whether its code was in the cache.
+    pub was_compiled: bool,
 }
 
 /// What [`compile`] left in the cache.
@@ -85,14 +99,17 @@ struct Code {
     compiled: Compiled,
     /// The code as a file and its path, where it is from the cache or was put there.
     entry: Option<(PathBuf, File)>,
+    /// Whether it was in the cache.
+    was_compiled: bool,
 }
 
 pub fn prepare(loading: &Loading, options: &Options) -> Result<Prepared, Error> {
     let code = match kept(loading, options) {
         Some(code) => code,
-        None => read_and_compiled(loading, options, Keep::IfPossible)?,
+        None => read_and_compiled(loading, options)?,
     };
-    let Code { name, known, engine, compiled, entry } = code;
+    let was_compiled = code.was_compiled;
+    let Code { name, known, engine, compiled, entry, was_compiled: _ } = code;
     let link = version(known.nature.wasi).link;
     let program = link(&engine, &compiled).map_err(|source| unusable(loading, source))?;
     let code = match (loading.isolation, entry) {
@@ -100,7 +117,9 @@ pub fn prepare(loading: &Loading, options: &Options) -> Result<Prepared, Error> 
         (_, Some((_, file))) => Ok(file),
         (Isolation::Thread, None) => Err(io::ErrorKind::NotFound.into()),
     };
-    room::sweep();
+    if loading.keep != Keep::Nothing {
+        room::sweep();
+    }
     if options.limits.scratch.is_some() {
         tracing::info!("scratch folders are measured while guests run: the kernel holds no quota for them (--scratch)");
     }
@@ -109,7 +128,7 @@ pub fn prepare(loading: &Loading, options: &Options) -> Result<Prepared, Error> 
     if known.nature.wasi.kind() == Kind::Module && !(net.is_empty() && http.is_empty()) {
         return Err(Error::NoSockets { path: loading.guest.clone(), flag });
     }
-    Ok(Prepared { name, known, engine, program, code })
+    Ok(Prepared { name, known, engine, program, code, was_compiled })
 }
 
 /// The code of a guest that is as it was when it was last read, and that is in the cache.
@@ -119,12 +138,17 @@ fn kept(loading: &Loading, options: &Options) -> Option<Code> {
     let Place { name, files, .. } = source::find(&loading.guest).ok()?;
     let known: Known = Seen::look(folder, &files)?.recall()?.parse().ok()?;
     let engine = engine(options, known.nature, loading.concurrency).ok()?;
-    let (path, entry) = Cache::new(folder, &engine, known.digest).find()?;
+    let (path, entry) = existing(loading, folder, &engine, known.digest)?;
     let compiled = cache::load(&engine, known.nature.wasi.kind(), &entry).ok()?;
-    Some(Code { name, known, engine, compiled, entry: Some((path, entry)) })
+    Some(Code { name, known, engine, compiled, entry: Some((path, entry)), was_compiled: true })
 }
 
-fn read_and_compiled(loading: &Loading, options: &Options, keep: Keep) -> Result<Code, Error> {
+/// The entry of a guest in the cache.
+fn existing(loading: &Loading, folder: &Path, engine: &Engine, digest: Digest) -> Option<(PathBuf, File)> {
+    Cache::new(folder, engine, digest).read_only(loading.keep == Keep::Nothing).find()
+}
+
+fn read_and_compiled(loading: &Loading, options: &Options) -> Result<Code, Error> {
     let Reading { source, seen } = read(loading)?;
     let compiler = Compiler::new(&loading.guest, loading.bounds);
     let refused = |refusal| Error::refused(&loading.guest, refusal);
@@ -132,7 +156,7 @@ fn read_and_compiled(loading: &Loading, options: &Options, keep: Keep) -> Result
     if let Some(known) = stored.recall() {
         check_digest(loading, known.digest)?;
         if let Some(code) = cached(loading, options, &source.name, known)? {
-            remember(seen, known);
+            remember(loading, seen, known);
             return Ok(code);
         }
     }
@@ -143,16 +167,19 @@ fn read_and_compiled(loading: &Loading, options: &Options, keep: Keep) -> Result
     let known = unwrapped.recall().filter(|known| known.digest == guest.digest);
     let code = match known.map(|known| cached(loading, options, &guest.name, known)).transpose()?.flatten() {
         Some(code) => code,
-        None => compiled(loading, options, guest, &compiler, keep)?,
+        None => compiled(loading, options, guest, &compiler)?,
     };
-    remember(seen, code.known);
-    stored.remember(code.known);
-    unwrapped.remember(code.known);
+    if loading.keep != Keep::Nothing {
+        remember(loading, seen, code.known);
+        stored.remember(code.known);
+        unwrapped.remember(code.known);
+    }
     Ok(code)
 }
 
 /// A folder that can't be written was told of when the code should have been kept there.
-fn remember(seen: Option<Seen>, known: Known) {
+fn remember(loading: &Loading, seen: Option<Seen>, known: Known) {
+    let seen = seen.filter(|_| loading.keep != Keep::Nothing);
     if let Some(Err(error)) = seen.map(|seen| seen.remember(&known.to_string())) {
         tracing::debug!(%error, "the guest's digest is not kept (--cache-dir)");
     }
@@ -169,18 +196,11 @@ pub fn compile(loading: &Loading, options: &Options) -> Result<Entry, Error> {
     };
     let code = match kept(loading, options) {
         Some(code) => code,
-        None => read_and_compiled(loading, options, Keep::Always)?,
+        None => read_and_compiled(loading, options)?,
     };
     let (path, file) = code.entry.ok_or_else(unkept)?;
     let size = file.metadata().map_err(|source| Error::Cache { path: path.clone(), source })?.len();
     Ok(Entry { path, size, digest: code.known.digest })
-}
-
-/// What to do if the compiled code can't be kept.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Keep {
-    IfPossible,
-    Always,
 }
 
 struct Reading {
@@ -231,10 +251,17 @@ fn engine_for(loading: &Loading, options: &Options, nature: Nature) -> Result<En
 /// The guest's code from the cache, where only guests are that were found good.
 fn cached(loading: &Loading, options: &Options, name: &str, known: Known) -> Result<Option<Code>, Error> {
     let engine = engine_for(loading, options, known.nature)?;
-    let found = loading.cache.as_ref().and_then(|folder| Cache::new(folder, &engine, known.digest).find());
+    let found = loading.cache.as_ref().and_then(|folder| existing(loading, folder, &engine, known.digest));
     let Some((path, file)) = found else { return Ok(None) };
     match cache::load(&engine, known.nature.wasi.kind(), &file) {
-        Ok(compiled) => Ok(Some(Code { name: name.to_owned(), known, engine, compiled, entry: Some((path, file)) })),
+        Ok(compiled) => Ok(Some(Code {
+            name: name.to_owned(),
+            known,
+            engine,
+            compiled,
+            entry: Some((path, file)),
+            was_compiled: true,
+        })),
         Err(error) => {
             tracing::warn!(error = format!("{error:#}"), "a cache entry can't be used: it is made again");
             Ok(None)
@@ -243,36 +270,30 @@ fn cached(loading: &Loading, options: &Options, name: &str, known: Known) -> Res
 }
 
 /// The guest's code from the compiler, and into the cache.
-fn compiled(
-    loading: &Loading,
-    options: &Options,
-    guest: Guest,
-    compiler: &Compiler,
-    keep: Keep,
-) -> Result<Code, Error> {
+fn compiled(loading: &Loading, options: &Options, guest: Guest, compiler: &Compiler) -> Result<Code, Error> {
     let Guest { name, kind, digest, wasm } = guest;
     let (nature, code) = compiler.compile(kind, Codegen::of(options), &wasm)?;
     let engine = engine_for(loading, options, nature)?;
     let unusable = |source| unusable(loading, source);
     let known = Known { nature, digest };
-    if let Some(folder) = &loading.cache {
+    if let Some(folder) = loading.cache.as_ref().filter(|_| loading.keep != Keep::Nothing) {
         let cache = Cache::new(folder, &engine, digest);
         match cache.keep(&code) {
             // Mapped from there, its pages are shared with other workers.
             Ok(_) => {
                 if let Some((path, file)) = cache.find() {
                     let compiled = cache::load(&engine, kind, &file).map_err(unusable)?;
-                    return Ok(Code { name, known, engine, compiled, entry: Some((path, file)) });
+                    return Ok(Code { name, known, engine, compiled, entry: Some((path, file)), was_compiled: false });
                 }
             }
-            Err(source) if keep == Keep::Always => return Err(Error::Cache { path: folder.clone(), source }),
+            Err(source) if loading.keep == Keep::Always => return Err(Error::Cache { path: folder.clone(), source }),
             Err(error) => {
                 tracing::info!(%error, folder = %folder.display(), "the compiled guest is not kept (--cache-dir)");
             }
         }
     }
     let compiled = cache::load_bytes(&engine, kind, &code).map_err(unusable)?;
-    Ok(Code { name, known, engine, compiled, entry: None })
+    Ok(Code { name, known, engine, compiled, entry: None, was_compiled: false })
 }
 
 /// A note in the cache on a guest that was found good, by its digest or by the bytes that are stored: a packed file or a text
