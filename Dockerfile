@@ -13,9 +13,10 @@ COPY Cargo.toml Cargo.lock ./
 COPY runner runner
 # Not built here, but a member of the workspace.
 COPY bench bench
+ARG REVISION=unknown
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --release --locked -p wq-run && cp target/release/wq-run /wq-run
+    WQ_COMMIT="${REVISION}" cargo build --release --locked -p wq-run && cp target/release/wq-run /wq-run
 
 FROM scratch AS prebuilt
 COPY build/image/wq-run /wq-run

@@ -2,7 +2,9 @@
 .DEFAULT_GOAL := help
 # cargo uses all cores by itself, and the targets share its lock: one after the other.
 .NOTPARALLEL:
-.PHONY: help demo build docs install package dist manifests guests image guest-image lint test test-cluster test-upgrade test-rabbitmq4 soak bench bench-quick fuzz deps-test clean
+# What `wq-run --version` shows. Only `main.rs` looks at it, so that a new commit compiles nothing else.
+COMMIT = $(shell git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null)
+.PHONY: help demo build docs man install package dist manifests guests image guest-image lint test test-cluster test-upgrade test-rabbitmq4 soak bench bench-quick fuzz deps-test clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,7 +18,10 @@ demo: ## the work-queue example of the Kubernetes page, with no cluster and no b
 
 build: ## wq-run in the dev profile: target/debug/wq-run
 	scripts/install.sh build
-	cargo build --locked -p wq-run
+	WQ_COMMIT="$(COMMIT)" cargo build --locked -p wq-run
+
+man: build ## the manual pages: build/man
+	target/debug/wq-run man build/man
 
 install: ## wq-run into PREFIX (/usr/local), with manual pages and completions; FROM=IMAGE takes it out of an image
 	PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' FROM='$(FROM)' scripts/install-program.sh

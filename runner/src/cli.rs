@@ -1,10 +1,12 @@
 //! What can be typed, and its help. No decisions: `config.rs` makes them.
 
 mod durations;
+pub mod generated;
 mod guest;
 pub mod kubernetes;
 mod limits;
 pub mod manifest;
+mod version;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -25,7 +27,7 @@ use crate::sink;
 
 /// Runs a WASI guest for each message of a queue, in a sandbox, and settles the message by the outcome.
 #[derive(Debug, Parser)]
-#[command(name = "wq-run", version, long_version = kinds::VERSION.as_str(), max_term_width = 110, disable_help_subcommand = true)]
+#[command(name = "wq-run", version, long_version = version::LONG.as_str(), max_term_width = 110)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -43,6 +45,8 @@ pub enum Command {
     Exec(Exec),
     /// Compile a guest into the cache ahead of time, so that workers start at once
     Compile(Compile),
+    /// Look whether a worker with these flags could do its work, without taking a message
+    Check(Check),
     /// Say what a guest is, what it imports and needs, and whether it fits into a ConfigMap
     Inspect(Inspect),
     /// Put messages into a queue; each is confirmed by the broker before it counts as sent
@@ -53,6 +57,11 @@ pub enum Command {
     /// Print what Kubernetes runs `work` by, from the flags of `work`
     #[command(subcommand)]
     Manifest(Manifest<Work>),
+    /// Print the script with which a shell completes the command line of wq-run
+    Completions(Completions),
+    /// Write a manual page for each command into a folder
+    #[command(hide = true)]
+    Man(Man),
     /// The other end of `--isolation process`
     #[command(name = crate::sandbox::CHILD_COMMAND, hide = true)]
     GuestProcess,
@@ -77,15 +86,17 @@ impl Cli {
         let mut refuse = |one: &str, other: &str| {
             Err(command.error(ErrorKind::ArgumentConflict, format!("{one} cannot be used with {other}")))
         };
-        if let Command::Work(Work { guest, .. }) | Command::Exec(Exec { guest }) | Command::Compile(Compile { guest }) =
-            &mut cli.command
+        if let Command::Work(Work { guest, .. })
+        | Command::Check(Check { work: Work { guest, .. }, .. })
+        | Command::Exec(Exec { guest })
+        | Command::Compile(Compile { guest }) = &mut cli.command
             && guest.no_cache
             && guest.cache_dir.take().is_some()
             && !from_variable("cache_dir")
         {
             return refuse("--no-cache", "--cache-dir");
         }
-        if let Command::Work(work) = &mut cli.command
+        if let Command::Work(work) | Command::Check(Check { work, .. }) = &mut cli.command
             && work.forever
             && work.wait.take().is_some()
             && !from_variable("wait")
@@ -100,6 +111,7 @@ const QUEUE: &str = "Queue";
 const SETTLING: &str = "Settling";
 const GUEST: &str = guest::HEADING;
 const RESULTS: &str = "Results";
+const CHECK: &str = "Check";
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum LogFormat {
@@ -226,6 +238,24 @@ pub struct Work {
 }
 
 #[derive(Debug, Args)]
+pub struct Check {
+    #[command(flatten)]
+    pub work: Work,
+
+    /// For programs: a line of JSON for each finding
+    #[arg(long, help_heading = CHECK)]
+    pub json: bool,
+
+    /// End with 1 if there is a warning and no error
+    #[arg(long, help_heading = CHECK)]
+    pub strict: bool,
+
+    /// How long the pod may take to end: its terminationGracePeriodSeconds
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration, help_heading = CHECK)]
+    pub grace_period: Duration,
+}
+
+#[derive(Debug, Args)]
 pub struct Exec {
     #[command(flatten)]
     pub guest: Guest,
@@ -279,6 +309,18 @@ pub struct Publish {
     /// Property of every message: the queue for answers
     #[arg(long, value_name = "QUEUE")]
     pub reply_to: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// The shell
+    pub shell: generated::Shell,
+}
+
+#[derive(Debug, Args)]
+pub struct Man {
+    /// The folder; made if it is not there
+    pub folder: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]

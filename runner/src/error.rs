@@ -11,6 +11,7 @@ use crate::{broker, sandbox, sink};
 #[repr(u8)]
 pub enum ExitStatus {
     Done = 0,
+    Warned = 1,
     Usage = 2,
     DeadLettered = 65,
     NoGuest = 66,
@@ -31,6 +32,7 @@ impl ExitStatus {
     /// All of them with their meaning, as the README's table has them.
     pub const ALL: [(ExitStatus, &str); 15] = [
         (ExitStatus::Done, "done: acked, drained, or nothing to do"),
+        (ExitStatus::Warned, "`check --strict` found something to warn of"),
         (ExitStatus::Usage, "the command line was not understood"),
         (ExitStatus::DeadLettered, "a message was dead-lettered"),
         (ExitStatus::NoGuest, "the guest is missing, malformed, of the wrong kind or digest; no message was taken"),

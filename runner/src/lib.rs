@@ -5,9 +5,12 @@
 pub mod blocking;
 pub mod causes;
 pub mod fault;
+pub mod finding;
+pub mod folders;
 pub mod locks;
 pub mod streams;
 pub mod task;
+pub mod version;
 pub mod visible;
 
 pub mod envelope;

@@ -9,12 +9,13 @@ use wq_run::cli::{Cli, Command, LogFormat};
 use wq_run::error::{Error, ExitStatus};
 use wq_run::observe::log::{self, Format};
 use wq_run::observe::otlp;
-use wq_run::{causes, commands, fault, streams};
+use wq_run::{causes, commands, fault, streams, version};
 
 fn main() -> ExitCode {
     keep_freed_memory();
     // With a handler, a write beyond `ulimit -f` is an error of that write. Without one, it ends the process.
     let too_large = signal_hook::flag::register(libc::SIGXFSZ, Arc::new(AtomicBool::new(false)));
+    version::built_from(option_env!("WQ_COMMIT"));
     let Cli { command, log_format } = Cli::read();
     if matches!(command, Command::GuestProcess | Command::GuestCompiler) {
         // They have no log: their parent speaks for them. A guest's process also starts no thread before its walls stand.
@@ -33,7 +34,13 @@ fn main() -> ExitCode {
         None if matches!(command, Command::Work(_)) => Format::for_stderr(),
         None => Format::Text,
     };
-    log::init(format, if matches!(command, Command::Work(_)) { "info" } else { "warn" });
+    let level = match command {
+        Command::Work(_) => "info",
+        // What a worker would warn of is among its findings.
+        Command::Check(_) => "error",
+        _ => "warn",
+    };
+    log::init(format, level);
     let ready = too_large.map(drop).and_then(|()| streams::err::start());
     let ended = match ready {
         Err(source) => Err(Error::Io { doing: "start".into(), source }),

@@ -17,7 +17,7 @@ const LAYERS: [(&str, &[&[&str]]); 3] = [
     (
         "",
         &[
-            &["task", "fault", "locks", "blocking", "visible", "causes"],
+            &["task", "fault", "finding", "folders", "locks", "blocking", "version", "visible", "causes"],
             &["streams"],
             &["envelope", "settle", "sandbox", "shutdown", "observe"],
             &["broker"],
@@ -37,7 +37,7 @@ const LAYERS: [(&str, &[&[&str]]); 3] = [
             &["error"],
             &["admin", "bounds", "command", "outbox", "pauses"],
             &["subscription"],
-            &["link"],
+            &["check", "link"],
             &["adapter"],
             &["leased", "supervise"],
             // A folder for each kind of broker. None knows another.
@@ -63,7 +63,7 @@ const LAYERS: [(&str, &[&[&str]]); 3] = [
 ];
 
 /// Which crate is named only where.
-const HOMES: [(&str, &[&str]); 26] = [
+const HOMES: [(&str, &[&str]); 28] = [
     ("amq_protocol", &["broker/amqp/filter", "broker/amqp/fuzz.rs", "broker/amqp/size.rs"]),
     ("async_rs", &["broker/amqp/transport.rs"]),
     ("wasmtime", &["sandbox/"]),
@@ -82,7 +82,7 @@ const HOMES: [(&str, &[&str]); 26] = [
     // The table has the folder of this name.
     ("redis", &["broker/redis/", "broker/kinds.rs"]),
     ("rusqlite", &["broker/sqlite/"]),
-    ("rustix", &["broker/sqlite/clock.rs", "sandbox/", "shutdown.rs", "streams"]),
+    ("rustix", &["broker/sqlite/clock.rs", "folders.rs", "sandbox/", "shutdown.rs", "streams"]),
     ("serde_saphyr", &["commands/manifest"]),
     ("signal_hook", &["main.rs", "shutdown.rs"]),
     ("landlock", &["sandbox/place/wall/"]),
@@ -91,6 +91,8 @@ const HOMES: [(&str, &[&str]); 26] = [
     ("opentelemetry", &["observe/"]),
     ("ureq", &["observe/"]),
     ("clap", &["cli.rs", "cli/", "main.rs"]),
+    ("clap_complete", &["cli/generated.rs"]),
+    ("clap_mangen", &["cli/generated.rs"]),
 ];
 
 const MAX_LINES: usize = 500;
@@ -374,6 +376,31 @@ fn the_readmes_brokers_are_those_of_the_table_of_kinds() {
         assert_eq!(table.get(at), Some(&line.as_str()), "the README's table of brokers");
     }
     assert!(!table[expected.len()].starts_with('|'), "one row too many: {}", table[expected.len()]);
+}
+
+#[test]
+fn the_checks_that_are_documented_are_those_that_can_be_found() {
+    use wq_run::finding::Topic;
+    let guide = std::fs::read_to_string(root().join("docs/check.md")).unwrap();
+    let documented: Vec<String> =
+        table(&guide, "## What it looks at").iter().map(|row| row[0].trim_matches('`').to_owned()).collect();
+    let real: Vec<&str> = Topic::ALL.iter().map(|topic| topic.name()).collect();
+    assert_eq!(documented, real);
+}
+
+#[test]
+fn the_flags_that_only_check_has_are_documented() {
+    let guide = std::fs::read_to_string(root().join("docs/check.md")).unwrap();
+    let command = Cli::command();
+    let longs = |name: &str| -> BTreeSet<String> {
+        let command = command.find_subcommand(name).unwrap();
+        command.get_arguments().filter_map(|argument| argument.get_long().map(str::to_owned)).collect()
+    };
+    let (work, check) = (longs("work"), longs("check"));
+    assert!(work.is_subset(&check), "a worker has flags that cannot be checked");
+    for flag in check.difference(&work) {
+        assert!(guide.contains(&format!("`--{flag}")), "--{flag} is not in docs/check.md");
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::admin::Admin;
+use super::check::{self, Findings, Settings};
 use super::error::Error;
 use super::link::{Ended, Link};
 use super::outbox::{self, Outbox};
@@ -114,6 +115,11 @@ pub(crate) trait Broker: fmt::Display + Send + Sync {
     /// What somebody should know who leaves dead letters to the broker.
     fn caution_for_rejects(&self) -> Option<&'static str> {
         None
+    }
+
+    /// Looks whether a worker with these settings can do its work here. Makes, takes and changes nothing.
+    async fn check(&self, settings: &Settings) -> Findings {
+        check::by_admin(self.admin(), settings).await
     }
 }
 

@@ -1,7 +1,6 @@
 //! The table of the kinds of broker: a line each.
 
 use std::collections::BTreeSet;
-use std::sync::LazyLock;
 
 use super::adapter::BrokerKind;
 
@@ -39,12 +38,11 @@ pub fn left_out(address: &str) -> Option<&'static Optional> {
     OPTIONAL.iter().find(|kind| !kind.is_in && is_of(kind))
 }
 
-/// The version, and the brokers that this build knows.
-pub static VERSION: LazyLock<String> = LazyLock::new(|| {
+/// The brokers that this build knows, by the schemes of their addresses.
+pub fn names() -> Vec<&'static str> {
     let prefixes = KINDS.iter().filter_map(|kind| kind.forms.first()).map(|form| form.prefix.trim_end_matches("://"));
-    let names: Vec<&str> = prefixes.map(|prefix| prefix.trim_end_matches(':')).collect();
-    format!("{}\nbrokers: {}", env!("CARGO_PKG_VERSION"), names.join(", "))
-});
+    prefixes.map(|prefix| prefix.trim_end_matches(':')).collect()
+}
 
 /// How addresses of all kinds begin: "`amqp://…`, `amqps://…` or `sqlite:PATH`".
 pub fn schemes() -> String {

@@ -17,6 +17,7 @@ mod adapter;
 pub mod admin;
 pub mod amqp;
 mod bounds;
+pub mod check;
 mod command;
 mod error;
 mod failure;

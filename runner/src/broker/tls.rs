@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use rustls::{CertificateError, Error as TlsError, InvalidMessage};
 
+use crate::causes::chain;
+
 /// What is wrong between a broker's TLS and its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlsFault {
@@ -58,6 +60,32 @@ impl fmt::Display for TlsFault {
             TlsFault::Plain => "does not speak TLS on this port",
         })
     }
+}
+
+/// Whether an error of a connection is about its encryption. Libraries wrap the errors of theirs in several ways, and all of them
+/// keep the words.
+pub fn is_about_it(error: &(dyn Error + 'static)) -> bool {
+    const WORDS: [&str; 5] =
+        ["invalid peer certificate", "certificate expired", "CertificateRequired", "fatal alert", "corrupt message"];
+    let said = chain(error);
+    TlsFault::of(error).is_some() || WORDS.iter().any(|words| said.contains(words))
+}
+
+/// What helps against an error that may pass, so that it is no [`TlsFault`].
+pub fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    const HINTS: [(&str, &str); 3] = [
+        ("Expired", "renew the certificate, or set the clock of this host"),
+        ("NotValidYet", "set the clock of this host: the certificate is not valid yet"),
+        (
+            "CertificateRequired",
+            "the broker wants a certificate: `certfile` and `keyfile` in --broker (BROKER_URL) name one",
+        ),
+    ];
+    if !is_about_it(error) {
+        return None;
+    }
+    let said = chain(error);
+    HINTS.iter().find(|(words, _)| said.contains(words)).map(|(_, hint)| *hint)
 }
 
 #[cfg(test)]

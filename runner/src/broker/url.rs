@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::adapter::{Broker, BrokerKind};
 use super::admin::Admin;
+use super::check::{Findings, Settings};
 use super::error::Error;
 use super::kinds::{self, KINDS};
 use super::outbox::{self, Outbox};
@@ -57,6 +58,11 @@ impl Url {
     /// What commands do with the broker's queues. It connects when it has something to do.
     pub fn admin(&self) -> Box<dyn Admin> {
         self.broker.admin()
+    }
+
+    /// Looks whether a worker with these settings can do its work here. Makes, takes and changes nothing.
+    pub async fn check(&self, settings: &Settings) -> Findings {
+        self.broker.check(settings).await
     }
 
     /// Opens the way to the broker for results, for as long as `connect_timeout` lets it try.

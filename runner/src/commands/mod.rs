@@ -1,6 +1,8 @@
 //! The commands: each puts the parts together. What they decide is their exit status.
 
+mod check;
 mod compile;
+mod completions;
 mod exec;
 mod inspect;
 mod manifest;
@@ -28,11 +30,14 @@ pub fn run(command: Command) -> Result<u8, Error> {
     match command {
         Command::Work(args) => block_on(work::run(args)),
         Command::Exec(args) => block_on(exec::run(args)),
+        Command::Check(args) => block_on(check::run(args)),
         Command::Compile(args) => block_on(compile::run(args)),
         Command::Inspect(args) => block_on(inspect::run(args)),
         Command::Manifest(args) => block_on(manifest::run(args)),
         Command::Publish(args) => block_on(publish::run(args)),
         Command::Queue(args) => block_on(queue::run(args)),
+        Command::Completions(args) => completions::completions(&args),
+        Command::Man(args) => completions::man(&args),
         Command::GuestProcess => guest_process(),
         Command::GuestCompiler => guest_compiler(),
     }

@@ -37,12 +37,8 @@ pub use load::error::Error;
 pub use load::inside::Packed;
 pub use load::inspect::{Inspection, Packing, Sizes};
 pub use load::jobs::{COMMAND as COMPILER_COMMAND, serve as serve_job};
-<<<<<<< HEAD
-pub use load::prepare::{Entry, Loading};
-pub use load::source::{Source, read};
-=======
 pub use load::prepare::{Entry, Keep, Loading};
->>>>>>> 621fc42 (sandbox: a guest can be loaded without keeping anything of it; the version of wasmtime has a name)
+pub use load::source::{Source, read};
 pub use place::child::serve;
 pub use place::processes::COMMAND as CHILD_COMMAND;
 pub use world::clock::STUCK_AFTER;
@@ -126,7 +122,6 @@ struct Ready {
     was_compiled: bool,
 }
 
-<<<<<<< HEAD
 fn ready(loading: &Loading, mut options: Options) -> Result<Ready, Error> {
     let grants = &mut options.grants;
     if grants.http.iter().any(Origin::can_be_encrypted) {
@@ -139,14 +134,9 @@ fn ready(loading: &Loading, mut options: Options) -> Result<Ready, Error> {
             }
         }
     }
-    let Prepared { name, known: Known { nature, digest }, engine, program, code } = prepare(loading, &options)?;
-    let core = Core::new(name, nature, options, engine, program, Room::temporary(), Outside::here());
-=======
-fn ready(loading: &Loading, options: Options) -> Result<Ready, Error> {
     let Prepared { name, known: Known { nature, digest }, engine, program, code, was_compiled } =
         prepare(loading, &options)?;
-    let core = Core::new(name, nature, options, engine, program, Room::temporary(), Names::System);
->>>>>>> 621fc42 (sandbox: a guest can be loaded without keeping anything of it; the version of wasmtime has a name)
+    let core = Core::new(name, nature, options, engine, program, Room::temporary(), Outside::here());
     let core = core.map_err(Error::Thread)?;
     core.try_grants().map_err(Error::Grant)?;
     Ok(Ready { core, digest, code, was_compiled })
@@ -182,11 +172,8 @@ impl Sandbox {
             bounded(&guest, bounds, move || ready(&loading, options)).await?;
         let (name, deterministic) = (core.name.clone(), core.options.deterministic);
         let room = core.room.clone();
-<<<<<<< HEAD
         let has_codes = version(core.nature.wasi).has_codes;
-=======
         let mut missing_walls = Vec::new();
->>>>>>> 621fc42 (sandbox: a guest can be loaded without keeping anything of it; the version of wasmtime has a name)
         let runs = match (isolation, code) {
             (Isolation::Thread, _) => Runs::Slots(Slots::new(core, places)),
             (Isolation::Process, code) => {
@@ -202,11 +189,17 @@ impl Sandbox {
                 Runs::Processes(processes)
             }
         };
-<<<<<<< HEAD
-        Ok(Sandbox { name, digest: digest.to_string(), deterministic, room, runs, has_codes, hints: Hints::default() })
-=======
-        Ok(Sandbox { name, digest: digest.to_string(), deterministic, was_compiled, missing_walls, room, runs })
->>>>>>> 621fc42 (sandbox: a guest can be loaded without keeping anything of it; the version of wasmtime has a name)
+        Ok(Sandbox {
+            name,
+            digest: digest.to_string(),
+            deterministic,
+            was_compiled,
+            missing_walls,
+            room,
+            runs,
+            has_codes,
+            hints: Hints::default(),
+        })
     }
 
     pub fn name(&self) -> &str {

@@ -18,7 +18,7 @@ use tempfile::NamedTempFile;
 use super::error::Cause;
 use super::kind::{Needs, Sink, SinkKind};
 use super::record::Record;
-use crate::blocking;
+use crate::{blocking, folders};
 
 pub const KIND: SinkKind = SinkKind {
     name: "dir",
@@ -61,6 +61,14 @@ const ABANDONED_AFTER: Duration = Duration::from_secs(3600);
 
 /// So many names are looked at for what was left behind: a folder of millions must not hold up the start.
 const LOOKED_THROUGH: usize = 10_000;
+
+/// Looks whether files could be made in a folder. [`Directory::open`] makes some, and knows better.
+///
+/// # Errors
+/// When they could not.
+pub fn look(folder: &Path) -> io::Result<()> {
+    folders::can_be_written(folder)
+}
 
 impl Directory {
     /// # Errors

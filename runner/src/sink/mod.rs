@@ -13,6 +13,7 @@ mod record;
 mod reply;
 mod stdout;
 
+use std::path::Path;
 use std::sync::Arc;
 
 pub use error::{Error, Failed};
@@ -30,6 +31,15 @@ pub struct Sinks {
     sinks: Vec<Box<dyn Sink>>,
     format: Format,
     outbox: Option<Arc<dyn Outbox>>,
+}
+
+/// Looks whether results could be written to a place outside of the broker, and changes nothing there.
+///
+/// # Errors
+/// When they could not.
+pub fn look(spec: &Spec) -> Result<(), Error> {
+    let looked = if spec.needs == Needs::Place { directory::look(Path::new(&spec.rest)) } else { Ok(()) };
+    looked.map_err(|source| Error { to: spec.to_string(), source: source.into() })
 }
 
 impl Sinks {

@@ -13,6 +13,7 @@ mod fields;
 mod tests;
 
 use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 pub use self::fields::{Changes, MAX_DEPTH};
 
@@ -20,6 +21,9 @@ pub use self::fields::{Changes, MAX_DEPTH};
 const HEAD: usize = 7;
 /// One byte comes after it.
 const TAIL: usize = 1;
+
+/// Where the arguments of `connection.start` go, in which a broker says what it is. lapin keeps them to itself.
+pub type Greeting = Arc<OnceLock<Vec<u8>>>;
 
 /// The bytes of one connection, from the broker to us.
 #[derive(Debug)]
@@ -33,6 +37,7 @@ pub struct Filter {
     announced: Option<(u16, Changes)>,
     noticed: Vec<Notice>,
     refused: Option<Refused>,
+    greeting: Option<Greeting>,
 }
 
 /// A frame that arrived in part.
@@ -101,7 +106,13 @@ impl Filter {
             announced: None,
             noticed: Vec::new(),
             refused: None,
+            greeting: None,
         }
+    }
+
+    /// Keeps what the broker says of itself.
+    pub fn with_greeting(self, greeting: Option<Greeting>) -> Filter {
+        Filter { greeting, ..self }
     }
 
     /// Looks at bytes that came in, and returns how many of them, from the first on, may be handed on. The rest is held.
@@ -208,6 +219,9 @@ impl Filter {
         let end = frame.len().saturating_sub(TAIL).max(HEAD);
         let Some(payload) = frame.get_mut(HEAD..end) else { return };
         if kind == METHOD {
+            if let (Some(greeting), [0, 10, 0, 10, arguments @ ..]) = (&self.greeting, &*payload) {
+                let _ = greeting.set(arguments.to_vec());
+            }
             let (announces, changes) = fields::method(payload);
             if announces && changes.any() {
                 self.announced = Some((channel, changes));

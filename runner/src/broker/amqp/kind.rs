@@ -8,14 +8,15 @@ use async_trait::async_trait;
 
 use super::config::SYSTEM;
 use super::outbox::Outbox;
-use super::{Url, admin, delays};
+use super::{Url, admin, check, delays};
 use crate::broker::adapter::{Adapter, Broker, BrokerKind, Capabilities, Form};
 use crate::broker::admin::Admin;
+use crate::broker::check::{Findings, Settings};
 use crate::broker::error::Error;
 use crate::broker::outbox;
 use crate::broker::scaler::{Login, Scaler, Trigger};
 use crate::broker::subscription::Options;
-use crate::broker::tls::TlsFault;
+use crate::broker::tls::{self, TlsFault};
 
 pub static KIND: BrokerKind = BrokerKind {
     name: "RabbitMQ",
@@ -40,7 +41,7 @@ pub static KIND: BrokerKind = BrokerKind {
 };
 
 /// The default of `consumer_timeout`. The broker looks once a minute whether an acknowledgement is due.
-const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+pub(super) const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 /// The nodes of a cluster, in the order in which they are tried.
 struct Nodes(Vec<Url>);
@@ -83,6 +84,9 @@ impl Broker for Nodes {
     }
 
     fn hint(&self, error: &Error) -> Option<String> {
+        if let Some(hint) = tls::hint(error) {
+            return Some(hint.into());
+        }
         let hint = match error {
             Error::Credentials { .. } => {
                 "user and password come from --broker (BROKER_URL, BROKER_URL_FILE): amqp://USER:PASSWORD@HOST:PORT"
@@ -108,6 +112,10 @@ impl Broker for Nodes {
             _ => return None,
         };
         Some(hint.into())
+    }
+
+    async fn check(&self, settings: &Settings) -> Findings {
+        check::check(&self.0, settings).await
     }
 
     fn caution_for_timeout(&self, timeout: Duration) -> Option<String> {

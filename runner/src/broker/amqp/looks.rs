@@ -1,10 +1,11 @@
 //! Looks at queues, over a channel of their own: a queue that is not there ends the channel that asks for it.
 
 use lapin::options::QueueDeclareOptions;
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::types::FieldTable;
 use lapin::{Channel, Connection};
 
-use super::connection::{Refusal, lost, queue_error, refusal};
+use super::arguments::Arguments;
+use super::connection::{lost, queue_error};
 use super::publisher::name;
 use crate::broker::Error;
 
@@ -55,8 +56,7 @@ pub async fn look_at(channel: &Channel, queue: &str) -> Result<Found, Error> {
 /// Whether a queue is a stream, over a channel that consumes from it.
 ///
 /// AMQP 0-9-1 has no question for that. A stream counts none of its consumers, so that the first look tells nearly all queues
-/// from it at the price of one round trip. The second one asks for a queue of a type that does not exist: no broker makes
-/// it, and RabbitMQ refuses by naming the type that the queue has.
+/// from it at the price of one round trip. The others are asked for their type: see `arguments.rs`.
 ///
 /// # Errors
 /// When the broker does not answer.
@@ -64,18 +64,11 @@ pub async fn is_stream(connection: &Connection, channel: &Channel, queue: &str) 
     if look_at(channel, queue).await?.consumers > 0 {
         return Ok(false);
     }
-    let asking = connection.create_channel().await.map_err(lost)?;
-    let mut arguments = FieldTable::default();
-    arguments.insert("x-queue-type".into(), AMQPValue::LongString("asked for by wq-run".into()));
-    match asking.queue_declare(name(queue)?, QueueDeclareOptions::durable(), arguments).await {
-        Err(error) if refusal(&error) == Some(Refusal::PreconditionFailed) => {
-            Ok(error.to_string().contains("current is 'stream'"))
-        }
+    match Arguments::read_type(connection, queue).await {
+        Ok(queue_type) => Ok(queue_type.as_deref() == Some("stream")),
         // Without the right to ask, what the first look showed has to do; it showed it right after the consumer was there.
-        Err(error) if refusal(&error) == Some(Refusal::AccessRefused) => {
-            Ok(look_at(channel, queue).await?.consumers == 0)
-        }
-        // It takes every type, or has another word for it.
-        Ok(_) | Err(_) => Ok(false),
+        Err(Error::Forbidden { .. }) => Ok(look_at(channel, queue).await?.consumers == 0),
+        // It has another word for it.
+        Err(_) => Ok(false),
     }
 }

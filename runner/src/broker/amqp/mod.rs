@@ -2,7 +2,9 @@
 
 mod acks;
 pub mod admin;
+mod arguments;
 mod aside;
+mod check;
 mod config;
 mod connection;
 mod consumers;

@@ -164,26 +164,7 @@ impl Publisher {
     }
 
     async fn look_for_unbounded(&self, to: &Address) -> Result<(), Error> {
-        // A refusal closes its channel, so it gets one of its own.
-        let channel = self.connection.create_channel().await.map_err(lost)?;
-        let (exchange, key) = names(to)?;
-        let looked = match to {
-            Address::Queue(_) | Address::Reply(_) => {
-                let options = QueueDeclareOptions::durable().passive();
-                channel.queue_declare(key, options, FieldTable::default()).await.map(drop)
-            }
-            Address::Exchange { .. } => {
-                let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
-                // The kind is not looked at.
-                channel.exchange_declare(exchange, ExchangeKind::Direct, options, FieldTable::default()).await
-            }
-        };
-        match looked {
-            Ok(()) => connection::close_channel(&channel).await,
-            // Somebody else's queue that only its connection may look at: it is there.
-            Err(error) if refusal(&error) == Some(Refusal::Locked) => Ok(()),
-            Err(error) => Err(refused(to, error, self.usable())),
-        }
+        look_over(&self.connection, to, || self.usable()).await
     }
 
     async fn channel(&self) -> Result<Channel, Error> {
@@ -364,6 +345,33 @@ impl Publisher {
             connection::close_channel(&channel).await?;
         }
         declared.map(drop)
+    }
+}
+
+/// Looks whether an address is there, over a connection of any kind. `is_usable` tells a refusal from its end.
+///
+/// # Errors
+/// When it is not, or when that can't be known.
+pub async fn look_over(connection: &Connection, to: &Address, is_usable: impl Fn() -> bool) -> Result<(), Error> {
+    // A refusal closes its channel, so it gets one of its own.
+    let channel = connection.create_channel().await.map_err(lost)?;
+    let (exchange, key) = names(to)?;
+    let looked = match to {
+        Address::Queue(_) | Address::Reply(_) => {
+            let options = QueueDeclareOptions::durable().passive();
+            channel.queue_declare(key, options, FieldTable::default()).await.map(drop)
+        }
+        Address::Exchange { .. } => {
+            let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+            // The kind is not looked at.
+            channel.exchange_declare(exchange, ExchangeKind::Direct, options, FieldTable::default()).await
+        }
+    };
+    match looked {
+        Ok(()) => connection::close_channel(&channel).await,
+        // Somebody else's queue that only its connection may look at: it is there.
+        Err(error) if refusal(&error) == Some(Refusal::Locked) => Ok(()),
+        Err(error) => Err(refused(to, error, is_usable())),
     }
 }
 

@@ -16,9 +16,9 @@ use lapin::tcp::{AMQPUriTcpExt as _, AsyncTcpStream, OwnedTLSConfig};
 use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties};
 
-use super::filter::Filter;
+use super::filter::{Filter, Greeting};
 
-/// Connects and logs in.
+/// Connects and logs in. What the broker says of itself goes into `greeting`, if somebody wants it.
 ///
 /// # Errors
 /// As lapin has them.
@@ -27,13 +27,15 @@ pub async fn connect(
     tls: OwnedTLSConfig,
     frame_max: u32,
     properties: ConnectionProperties,
+    greeting: Option<Greeting>,
 ) -> lapin::Result<Connection> {
     let tokio = Tokio::current();
     let runtime = Runtime::new(RuntimeParts::new(tokio.clone(), Filtering(tokio.clone())));
     let connect = async move |uri: AMQPUri, _: Runtime<_>| {
         let stream = uri.connect_with_config_async(tls.as_ref(), &Runtime::new(tokio.clone())).await?;
         // TLS, where there is any, lies below the filter, so that lapin has nothing to add.
-        Ok(AsyncTcpStream::Plain(Filtered::new(stream, frame_max)))
+        let filter = Filter::new(frame_max as usize).with_greeting(greeting.clone());
+        Ok(AsyncTcpStream::Plain(Filtered { inner: stream, filter }))
     };
     Connection::connector(uri, runtime, connect, properties).await
 }

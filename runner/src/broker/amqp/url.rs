@@ -116,6 +116,10 @@ impl Url {
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
     }
 
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.uri.scheme == AMQPScheme::AMQPS
+    }
+
     pub(super) fn user(&self) -> &str {
         &self.uri.authority.userinfo.username
     }

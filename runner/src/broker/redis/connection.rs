@@ -21,6 +21,13 @@ pub struct Connection {
     scripts: Loaded,
 }
 
+/// What the server gets to know at the beginning.
+#[derive(Clone, Copy)]
+enum Loads {
+    Scripts,
+    Nothing,
+}
+
 impl Connection {
     /// Connects, logs in, and makes the scripts known. `answers_within` bounds each request after that; `None` is for those
     /// that wait. The library has a bound of its own otherwise, of half a second, after which the server goes on waiting and
@@ -30,6 +37,23 @@ impl Connection {
     /// [`Error::Unreachable`], [`Error::Tls`], [`Error::Credentials`], [`Error::Forbidden`], or [`Error::Settings`] for certificates that can't
     /// be read and servers that can't be used.
     pub async fn open(url: &Url, queue: &str, answers_within: Option<Duration>) -> Result<Connection, Error> {
+        Connection::connect(url, queue, answers_within, Loads::Scripts).await
+    }
+
+    /// The same, without scripts: nothing is left on the server.
+    ///
+    /// # Errors
+    /// As [`Connection::open`].
+    pub async fn look(url: &Url, queue: &str, answers_within: Duration) -> Result<Connection, Error> {
+        Connection::connect(url, queue, Some(answers_within), Loads::Nothing).await
+    }
+
+    async fn connect(
+        url: &Url,
+        queue: &str,
+        answers_within: Option<Duration>,
+        loads: Loads,
+    ) -> Result<Connection, Error> {
         let client = url.client().map_err(|(path, source)| Error::Settings {
             what: format!("the certificate file {}", path.display()),
             source,
@@ -39,7 +63,10 @@ impl Connection {
             .set_response_timeout(answers_within);
         let connecting = async {
             let mut inner = client.get_multiplexed_async_connection_with_config(&config).await?;
-            let names: Vec<String> = Loaded::loading().query_async(&mut inner).await.map_err(first_of_many)?;
+            let names: Vec<String> = match loads {
+                Loads::Scripts => Loaded::loading().query_async(&mut inner).await.map_err(first_of_many)?,
+                Loads::Nothing => Vec::new(),
+            };
             Ok((inner, Loaded::new(names)))
         };
         // For all steps together: the library bounds each on its own, and the login not at all.
@@ -93,7 +120,8 @@ impl Connection {
         value::number(self.ask(request).await.ok()?).ok()
     }
 
-    async fn ask(&self, request: Cmd) -> Result<Value, RedisError> {
+    /// Makes a request whose refusal is of interest.
+    pub async fn ask(&self, request: Cmd) -> Result<Value, RedisError> {
         request.query_async(&mut self.inner.clone()).await
     }
 }

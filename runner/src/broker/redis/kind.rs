@@ -8,13 +8,15 @@ use super::outbox::Outbox;
 use super::queue::MAX_MESSAGE;
 use super::terms::{LEASE, SYSTEM};
 use super::url::Url;
-use super::{adapter, admin};
+use super::{adapter, admin, check};
 use crate::broker::adapter::{Adapter, Broker, BrokerKind, Capabilities, Form};
 use crate::broker::admin::Admin;
+use crate::broker::check::{Findings, Settings};
 use crate::broker::error::Error;
 use crate::broker::outbox;
 use crate::broker::scaler::Scaler;
 use crate::broker::subscription::Options;
+use crate::broker::tls;
 
 pub static KIND: BrokerKind = BrokerKind {
     name: "Redis",
@@ -69,7 +71,14 @@ impl Broker for Url {
         self.scaler_of(queue)
     }
 
+    async fn check(&self, settings: &Settings) -> Findings {
+        check::check(self, settings).await
+    }
+
     fn hint(&self, error: &Error) -> Option<String> {
+        if let Some(hint) = tls::hint(error) {
+            return Some(hint.into());
+        }
         let hint = match error {
             Error::Credentials { .. } => {
                 "user and password come from --broker (BROKER_URL, BROKER_URL_FILE): redis://USER:PASSWORD@HOST:PORT"

@@ -5,6 +5,7 @@
 
 mod adapter;
 pub mod admin;
+mod check;
 mod connection;
 mod convert;
 mod error;

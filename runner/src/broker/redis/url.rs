@@ -178,6 +178,18 @@ impl Url {
         Some(Scaler { triggers, login: Login::Parts(parts), counts_running: true })
     }
 
+    /// `None` for a socket, which nobody on the way can read.
+    pub(super) fn is_encrypted(&self) -> Option<bool> {
+        match &self.place {
+            Place::Tcp { tls, .. } => Some(*tls),
+            Place::Socket(_) => None,
+        }
+    }
+
+    pub(super) fn user(&self) -> &str {
+        self.user.as_deref().unwrap_or("default")
+    }
+
     /// As the library wants it, with the certificates that the URL names.
     ///
     /// # Errors

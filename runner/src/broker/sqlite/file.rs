@@ -1,10 +1,12 @@
 //! Opening a queue file: is it one, is it whole, and is it still the one that its path names.
 
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
@@ -76,20 +78,10 @@ impl QueueFile {
     /// # Errors
     /// When it is missing and not to be made, when it is no queue file, or when it is damaged.
     pub fn open(path: &Path, queue: &str, missing: Missing, busy: Duration) -> Result<QueueFile, Error> {
-        let no_queue = |reason: String| Error::MissingQueue { queue: queue.to_owned(), source: Some(reason.into()) };
         let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         match missing {
             Missing::Create => flags |= OpenFlags::SQLITE_OPEN_CREATE,
-            Missing::Refuse => match std::fs::metadata(path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Err(no_queue(format!("there is no file {}", path.display())));
-                }
-                Ok(file) if file.is_file() && file.len() == 0 => {
-                    return Err(no_queue(format!("the file {} is empty", path.display())));
-                }
-                // SQLite says what is wrong.
-                _ => {}
-            },
+            Missing::Refuse => require_file(path, queue)?,
         }
         let before = identity(path).ok();
         let log = std::fs::metadata(beside(path, "-wal")).map_or(0, |log| log.len());
@@ -146,6 +138,45 @@ impl Drop for QueueFile {
     }
 }
 
+/// Opens a queue file for reading, and leaves no trace of that: neither a change nor a file beside it. `None` if what it holds
+/// shows only to those who may write: its log was left behind without the log's index.
+///
+/// # Errors
+/// As [`QueueFile::open`].
+pub fn look(path: &Path, queue: &str) -> Result<Option<Connection>, Error> {
+    require_file(path, queue)?;
+    let failed = |error| classified(path, error);
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let log = std::fs::metadata(beside(path, "-wal")).map_or(0, |log| log.len());
+    let connection = if std::fs::exists(beside(path, "-shm")).unwrap_or(false) {
+        Connection::open_with_flags(path, flags).map_err(failed)?
+    } else if log > 0 {
+        return Ok(None);
+    } else {
+        // SQLite makes an index even for those who only read, unless the file is said to be one that nobody changes.
+        let name = percent_encode(path.as_os_str().as_bytes(), NON_ALPHANUMERIC);
+        let uri = format!("file:{name}?immutable=1");
+        Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI).map_err(failed)?
+    };
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(failed)?;
+    guard(&connection).map_err(failed)?;
+    require_ours(path, &connection)?;
+    Ok(Some(connection))
+}
+
+/// Fails without a file that could be one.
+fn require_file(path: &Path, queue: &str) -> Result<(), Error> {
+    let no_queue = |reason: String| Error::MissingQueue { queue: queue.to_owned(), source: Some(reason.into()) };
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(no_queue(format!("there is no file {}", path.display())))
+        }
+        Ok(file) if file.is_file() && file.len() == 0 => Err(no_queue(format!("the file {} is empty", path.display()))),
+        // SQLite says what is wrong.
+        _ => Ok(()),
+    }
+}
+
 fn prepare(path: &Path, connection: &Connection, clock: &Clock, missing: Missing) -> Result<(), Error> {
     let failed = |error| classified(path, error);
     guard(connection).map_err(failed)?;
@@ -162,22 +193,29 @@ fn prepare(path: &Path, connection: &Connection, clock: &Clock, missing: Missing
             }
             transaction.commit().map_err(failed)?;
         }
-        Kind::Empty => return Err(foreign(path, "it is an empty database")),
-        Kind::Ours(_) | Kind::Foreign => {}
+        Kind::Empty | Kind::Ours(_) | Kind::Foreign => {}
     }
+    require_ours(path, connection)?;
+    keep_a_log(connection).map_err(failed)?;
+    set_clock(connection, clock).map_err(failed)
+}
+
+/// Fails if a file is none of this version of wq-run.
+fn require_ours(path: &Path, connection: &Connection) -> Result<(), Error> {
+    let failed = |error| classified(path, error);
     match kind(connection).map_err(failed)? {
         Kind::Ours(SCHEMA_VERSION) => {}
         Kind::Ours(version) if version > SCHEMA_VERSION => {
             return Err(foreign(path, "it was made by a newer version of wq-run"));
         }
         Kind::Ours(_) => return Err(foreign(path, "it was made by an older version of wq-run")),
-        Kind::Empty | Kind::Foreign => return Err(foreign(path, "it is the database of another program")),
+        Kind::Empty => return Err(foreign(path, "it is an empty database")),
+        Kind::Foreign => return Err(foreign(path, "it is the database of another program")),
     }
-    keep_a_log(connection).map_err(failed)?;
     for statement in TABLES {
         connection.prepare(statement).map_err(failed)?;
     }
-    set_clock(connection, clock).map_err(failed)
+    Ok(())
 }
 
 /// Takes from SQLite what a file written by somebody else could use against us: code in the schema, which could run for

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::outbox::Outbox;
-use super::{LEASE, SYSTEM, admin};
+use super::{LEASE, SYSTEM, admin, check};
 use crate::broker::adapter::{Adapter, Broker, BrokerKind, Capabilities, Form};
 use crate::broker::admin::Admin;
+use crate::broker::check::{Findings, Settings};
 use crate::broker::error::Error;
 use crate::broker::outbox;
 use crate::broker::subscription::Options;
@@ -63,6 +64,10 @@ impl Broker for File {
 
     fn is_on_this_host(&self) -> bool {
         true
+    }
+
+    async fn check(&self, settings: &Settings) -> Findings {
+        check::check(self.0.clone(), settings.clone()).await
     }
 
     fn hint(&self, error: &Error) -> Option<String> {

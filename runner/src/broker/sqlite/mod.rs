@@ -4,6 +4,7 @@
 //! renewed while a guest runs, so a worker that dies loses its messages after at most one lease.
 
 pub mod admin;
+mod check;
 mod clock;
 mod error;
 mod file;

@@ -1,7 +1,7 @@
 //! Signed requests to SQS: one POST with JSON for each call. Signing and connections are AWS's own crates.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use aws_config::provider_config::ProviderConfig;
@@ -13,8 +13,10 @@ use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_http_client::{Builder, Connector};
 use aws_smithy_runtime_api::client::http::{HttpConnector as _, HttpConnectorSettings};
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use aws_smithy_types::DateTime;
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::byte_stream::ByteStream;
+use aws_smithy_types::date_time::Format;
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -25,6 +27,7 @@ use super::error::{Refusal, Sort};
 use super::url::Url;
 use crate::broker::error::Error;
 use crate::causes::chain;
+use crate::locks::lock;
 
 /// For the answer to a request that does not wait for messages.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -49,7 +52,12 @@ pub struct Client {
     endpoint: String,
     /// Whether the last request failed, so that an outage is said once.
     is_away: AtomicBool,
+    /// When the last answer came, by our clock and by the server's; there if somebody wants to know.
+    times: Option<Mutex<Option<Times>>>,
 }
+
+/// A moment by our clock, and by the server's.
+type Times = (SystemTime, SystemTime);
 
 /// A call: what is asked for, and what errors say of it.
 pub struct Call<'a> {
@@ -84,6 +92,18 @@ impl Client {
     /// # Errors
     /// When a variable of the environment holds no endpoint.
     pub fn new(url: &Url) -> Result<Arc<Client>, Error> {
+        Client::make(url, None)
+    }
+
+    /// One that knows [`Client::times`].
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub fn watching_the_time(url: &Url) -> Result<Arc<Client>, Error> {
+        Client::make(url, Some(Mutex::default()))
+    }
+
+    fn make(url: &Url, times: Option<Mutex<Option<Times>>>) -> Result<Arc<Client>, Error> {
         let endpoint = url
             .endpoint(|name| std::env::var(name).ok())
             .map_err(|reason| Error::Settings { what: "the endpoint of SQS".into(), source: reason.into() })?;
@@ -101,11 +121,16 @@ impl Client {
             .with_http_client(http);
         let credentials = Credentials::new(&config, endpoint.clone());
         let is_away = AtomicBool::new(false);
-        Ok(Arc::new(Client { connector, credentials, region: url.region.clone(), endpoint, is_away }))
+        Ok(Arc::new(Client { connector, credentials, region: url.region.clone(), endpoint, is_away, times }))
     }
 
     pub fn endpoint(&self) -> &str {
         &self.endpoint
+    }
+
+    /// When the last answer came, by our clock and by the server's.
+    pub fn times(&self) -> Option<(SystemTime, SystemTime)> {
+        *lock(self.times.as_ref()?)
     }
 
     /// Sees that there are credentials.
@@ -164,6 +189,11 @@ impl Client {
         let answering = async {
             let answer =
                 self.connector.call(request).await.map_err(|error| Failed::Unreachable(error.into_source()))?;
+            if let (Some(times), Some(date)) = (&self.times, answer.headers().get("date"))
+                && let Ok(theirs) = DateTime::from_str(date, Format::HttpDate)
+            {
+                *lock(times) = theirs.try_into().ok().map(|theirs| (SystemTime::now(), theirs));
+            }
             let status = answer.status();
             let body = ByteStream::new(answer.into_body()).collect().await;
             let body = body.map_err(|error| Failed::Unreachable(error.into()))?.into_bytes();

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::admin;
 use super::convert::MAX_MESSAGE;
 use super::outbox::Outbox;
 use super::queue::is_fifo;
 use super::terms::{FIFO, LEASE, LONGEST, SYSTEM};
 use super::url::Url;
+use super::{admin, check};
 use crate::broker::adapter::{Adapter, Broker, BrokerKind, Capabilities, Form};
 use crate::broker::admin::Admin;
+use crate::broker::check::{Findings, Settings};
 use crate::broker::error::Error;
 use crate::broker::outbox;
 use crate::broker::scaler::Scaler;
@@ -71,6 +72,10 @@ impl Broker for Url {
 
     fn scaler(&self, queue: &str, of_jobs: bool) -> Option<Scaler> {
         Some(self.scaler_of(queue, of_jobs))
+    }
+
+    async fn check(&self, settings: &Settings) -> Findings {
+        check::check(self, settings).await
     }
 
     fn hint(&self, error: &Error) -> Option<String> {

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use serde::Deserialize;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +14,7 @@ use super::client::Client;
 use super::convert::{Attributes, Incoming, Outgoing, dead_letter};
 use super::error::passes;
 use super::queue::{BATCH, Entry, Order, Queue, Received};
+use super::redrive;
 use super::terms::{LONGEST, RENEWALS, SYSTEM, WAIT};
 use super::url::Url;
 use crate::broker::error::Error;
@@ -82,12 +82,6 @@ impl Lease {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Redrive {
-    max_receive_count: serde_json::Value,
-}
-
 impl Leases for Taker {
     type Place = Place;
     type Lease = Lease;
@@ -97,7 +91,9 @@ impl Leases for Taker {
         let queue = Queue::find(&place.client, &place.url, &options.queue).await?;
         // Not `All`, which needs no other right and brings the policy too.
         let attributes = queue.attributes(&["QueueArn", "RedrivePolicy"]).await?;
-        check_redrive(attributes.get("RedrivePolicy"), options)?;
+        if let Some(caution) = redrive::judged(attributes.get("RedrivePolicy"), options)? {
+            tracing::warn!("{caution}");
+        }
         Ok(Taker {
             deletions: Batches::new(queue.clone()),
             changes: Batches::new(queue.clone()),
@@ -333,30 +329,4 @@ impl Taker {
             sent => sent,
         }
     }
-}
-
-/// A queue's own dead-lettering may come before ours, or be what the worker relies on.
-fn check_redrive(policy: Option<&String>, options: &Options) -> Result<(), Error> {
-    let Some(policy) = policy.and_then(|policy| serde_json::from_str::<Redrive>(policy).ok()) else {
-        if options.rejects {
-            let source = "it has no redrive policy, so that a message would come again for ever";
-            return Err(Error::Mismatch { doing: "--dead-letter-by broker".into(), source: source.into() });
-        }
-        return Ok(());
-    };
-    let number = &policy.max_receive_count;
-    let most = number.as_u64().or_else(|| number.as_str()?.parse().ok()).unwrap_or(u64::MAX);
-    let attempts = u64::from(options.max_attempts);
-    if !options.rejects && most <= attempts {
-        tracing::warn!(
-            "the queue's redrive policy moves a message after {most} hand-overs, restarts of workers included, which is before \
-             wq-run can put it aside with the reason: raise its maxReceiveCount above --max-attempts ({attempts})"
-        );
-    }
-    if options.rejects && most < attempts {
-        tracing::warn!(
-            "the queue's redrive policy moves a message after {most} hand-overs: it is not run {attempts} times (--max-attempts)"
-        );
-    }
-    Ok(())
 }

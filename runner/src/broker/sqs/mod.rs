@@ -6,6 +6,7 @@
 mod adapter;
 pub mod admin;
 mod batches;
+mod check;
 mod client;
 mod convert;
 mod credentials;
@@ -14,5 +15,6 @@ pub mod kind;
 mod leases;
 pub mod outbox;
 mod queue;
+mod redrive;
 mod terms;
 mod url;
