@@ -14,7 +14,7 @@ use crate::sandbox::world::denials::Door;
 use crate::sandbox::world::grants::{Grants, Net};
 use crate::sandbox::world::origins::{HTTP, HTTPS, Host, Origin};
 use crate::task::limits::Limits;
-use exchange::{Bounds, Exchange};
+use exchange::{Bounds, Exchange, Rest};
 use tls::Tls;
 
 /// Requests of one run that may be under way, the reading of their answers included.
@@ -115,9 +115,6 @@ fn rewrite<B>(request: &mut Request<B>, target: &Target) -> Result<(), Error> {
     request.headers_mut().insert(header::HOST, host);
     Ok(())
 }
-
-/// What drives a connection, once its answer has begun.
-type Rest = Box<dyn Future<Output = Result<(), Error>> + Send>;
 
 impl WasiHttpHooks for Http {
     fn send_request(

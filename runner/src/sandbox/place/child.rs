@@ -82,9 +82,7 @@ pub fn serve() -> io::Result<()> {
     let to_parent = replies.clone();
     let names = Names::of_parent(move |id, name| to_parent.send(&Reply::Lookup { id, name }, &[]));
     let to_parent = replies.clone();
-    let denials = Denials::Parent(Arc::new(move |door, what: &str| {
-        to_parent.send(&Reply::Denied { door, what: what.to_owned() }, &[]);
-    }));
+    let denials = Denials::Parent(Arc::new(move |door, what| to_parent.send(&Reply::Denied { door, what }, &[])));
     let outside = Outside { names: Names::Parent(names.clone()), denials };
     let Setup { name, nature, options, parent, told, .. } = *setup;
     let core = match Core::new(name, nature, options, engine, program, room, outside) {

@@ -24,10 +24,19 @@ fn stack(trace: &str) -> Vec<String> {
     let names = trace.lines().filter_map(|line| line.split_once(" - ")?.1.split_once('!'));
     let cut = |name: &str| {
         let visible: String = name.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let visible = without_hash(&visible);
         let end = visible.floor_char_boundary(MAX_NAME);
         format!("{}{}", &visible[..end], if end < visible.len() { "…" } else { "" })
     };
     names.map(|(_, name)| cut(name)).take(FRAMES).collect()
+}
+
+/// A name of Rust's without what tells it from its namesakes in other crates.
+fn without_hash(name: &str) -> &str {
+    match name.rsplit_once("::h") {
+        Some((name, hash)) if hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) => name,
+        _ => name,
+    }
 }
 
 /// What the guest said when it aborted, if it is written in a language that exits with an impossible code then.
@@ -45,6 +54,7 @@ mod tests {
     fn a_stack_is_a_few_short_names_in_one_line() {
         let trace = "error while executing at wasm backtrace:\n    0:   0x5e - g.wasm!abort\n    1: 0x1a2b - <unknown>!<wasm function 7>";
         assert_eq!(stack(trace), ["abort", "<wasm function 7>"]);
+        assert_eq!(stack("0: 0x1 - g!task::parse::h0123456789abcdef\n1: 0x1 - g!a::hash"), ["task::parse", "a::hash"]);
         let line = |number: usize| format!("  {number}: 0x1 - g!{}\n", "ä\u{1b}".repeat(500));
         let many = stack(&(0..50).map(line).collect::<String>());
         assert_eq!(many.len(), FRAMES);

@@ -23,7 +23,7 @@ pub enum Denials {
     /// This process's log.
     Log,
     /// The process that has the log.
-    Parent(Arc<dyn Fn(Door, &str) + Send + Sync>),
+    Parent(Arc<dyn Fn(Door, String) + Send + Sync>),
 }
 
 /// The denials of one run.
@@ -47,7 +47,7 @@ impl Denied {
             let what = &what[..what.floor_char_boundary(MAX_DENIED)];
             match &self.to {
                 Denials::Log => log(door, what),
-                Denials::Parent(tell) => tell(door, what),
+                Denials::Parent(tell) => tell(door, what.to_owned()),
             }
         }
     }
@@ -79,7 +79,7 @@ mod tests {
     fn each_door_is_told_of_once_and_briefly() {
         let told = Arc::new(Mutex::new(Vec::new()));
         let noted = told.clone();
-        let tell = move |door, what: &str| lock(&noted).push((door, what.len()));
+        let tell = move |door, what: String| lock(&noted).push((door, what.len()));
         let denied = Denied::new(Denials::Parent(Arc::new(tell)));
         for _ in 0..3 {
             denied.note(Door::Http, &"ä".repeat(1000));

@@ -20,7 +20,6 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 use wasmtime_wasi_http::io::TokioIo;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
-use super::Rest;
 use super::tls::Tls;
 use crate::sandbox::world::denials::Door;
 use crate::sandbox::world::grants::Net;
@@ -51,6 +50,9 @@ pub struct Exchange<'a> {
     pub bounds: Bounds,
     pub options: RequestOptions,
 }
+
+/// What drives a connection, once its answer has begun.
+pub type Rest = Box<dyn Future<Output = Result<(), Error>> + Send>;
 
 /// A connection of either kind.
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
