@@ -76,6 +76,11 @@ impl Cli {
         Cli::try_read(std::env::args_os()).unwrap_or_else(|error| error.exit())
     }
 
+    /// All commands and flags.
+    pub fn definition() -> clap::Command {
+        Cli::command()
+    }
+
     /// A flag that was typed comes before a variable that says the opposite. Two flags that do are refused.
     fn try_read(line: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
         let mut command = Cli::command();

@@ -84,10 +84,11 @@ fn state(queue: &Queue) -> Vec<String> {
                 lines.sort();
                 lines
             };
-            let columns = ["messages_ready", "messages_unacknowledged", "consumers", "arguments"];
-            let mut state = listed(&[&["--silent", "list_queues", "name"], &columns[..]].concat());
+            let mut state = listed(&["--silent", "list_queues", "name", "arguments"]);
             state.extend(listed(&["--silent", "list_bindings", "destination_name"]));
             state.retain(|line| line.split(['\t', '.']).next() == Some(name));
+            // The list of queues is late with it.
+            state.push(format!("{} ready", queue.depth()));
             state
         }
         Broker::Redis(redis) => {
@@ -341,13 +342,12 @@ fn a_container_that_is_too_small_is_warned_of() {
     let made = roots.iter().find_map(|(root, file)| {
         let folder = Path::new(root).join(&own);
         std::fs::create_dir(&folder).ok()?;
-        match std::fs::write(folder.join(file), "536870912") {
-            Ok(()) => Some(folder),
-            Err(_) => {
-                let _ = std::fs::remove_dir(folder);
-                None
-            }
+        // Another file system takes any file.
+        if folder.join("cgroup.procs").exists() && std::fs::write(folder.join(file), "536870912").is_ok() {
+            return Some(folder);
         }
+        let _ = std::fs::remove_dir(folder);
+        None
     });
     let Some(folder) = required(made, "no cgroup can be made here") else { return };
     let queue = Queue::new(Broker::Sqlite(tempfile::tempdir().unwrap()));
@@ -362,8 +362,8 @@ fn a_container_that_is_too_small_is_warned_of() {
     let small = within(&[]);
     let large = within(&["--max-memory-size", "256MiB"]);
     std::fs::remove_dir(&folder).unwrap();
-    let found = assert_found(small.exits(0), "warning", "memory", "the container's limit is 512.0 MiB");
-    assert!(found["found"].as_str().unwrap().contains("= 720.0 MiB"), "{found}");
+    let found = assert_found(small.exits(0), "warning", "memory", "the container's limit is 512MiB");
+    assert!(found["found"].as_str().unwrap().contains("= 720MiB"), "{found}");
     assert_nothing_found(&large);
 }
 

@@ -73,7 +73,7 @@ fn bash_completes_commands_and_flags() {
     std::fs::write(file.path(), script).unwrap();
     let completed = |words: &[&str]| {
         let line = format!(
-            "source {}; COMP_WORDS=({}); COMP_CWORD={}; _wq-run wq-run '{}' ''; echo \"${{COMPREPLY[@]}}\"",
+            "source {}; COMP_WORDS=({}); COMP_CWORD={}; _wq__run wq-run '{}' ''; echo \"${{COMPREPLY[@]}}\"",
             file.path().display(),
             words.join(" "),
             words.len() - 1,
@@ -102,7 +102,8 @@ fn every_command_has_a_manual_page_that_formats_without_a_complaint() {
     for name in names {
         let page = pages.join(&name);
         assert!(!std::fs::read_to_string(&page).unwrap().contains("s3cret"));
-        let formatted = run(std::process::Command::new(&groff).args(["-man", "-Tutf8", "-ww", "-z"]).arg(page));
+        let formatted =
+            run(std::process::Command::new(&groff).args(["-Kutf8", "-man", "-Tutf8", "-ww", "-z"]).arg(page));
         formatted.exits(0);
         assert_eq!(formatted.stderr, "", "{name}");
     }

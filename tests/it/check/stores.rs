@@ -36,7 +36,7 @@ fn what_is_wrong_with_a_redis_is_found() {
     }
     let place = format!("127.0.0.1:{}", redis.port);
     assert_found(
-        look(&format!("redis://default:wr0ng@{place}"), &queue.name).exits(77),
+        look(&format!("redis://nobody:wr0ng@{place}"), &queue.name).exits(77),
         "error",
         "credentials",
         "password",
@@ -102,13 +102,17 @@ fn a_redis_with_tls_is_told_from_one_without() {
     let queue = Queue::new(Broker::Redis(&redis));
     let look = |url: String| run(check(&queue, &guest("echo"), &[]).env("BROKER_URL", url));
     let ca = redis.folder().join("ca.pem");
-    let good = look(format!("rediss://localhost:{tls_port}?cacertfile={}", ca.display()));
+    let file = |name: &str| redis.folder().join(name).display().to_string();
+    let trusted = format!("rediss://localhost:{tls_port}?cacertfile={}", ca.display());
+    let good = look(format!("{trusted}&certfile={}&keyfile={}", file("client.pem"), file("client.key")));
     assert_nothing_found(&good);
+    // This server wants to know its clients.
+    assert_found(look(trusted).exits(69), "error", "tls", "certfile");
     assert_found(&good, "ok", "tls", "encrypted");
     let unknown = look(format!("rediss://localhost:{tls_port}"));
     assert_found(unknown.exits(69), "error", "tls", "cacertfile");
-    let plain = look(format!("rediss://localhost:{}?cacertfile={}", redis.port, ca.display()));
-    assert_found(plain.exits(69), "error", "tls", "there is no TLS at this port");
+    let plain = look(format!("rediss://localhost:{}?connection_timeout=500&cacertfile={}", redis.port, ca.display()));
+    assert_found(plain.exits(69), "error", "reach", "does it speak TLS at this port");
 }
 
 /// Where libfaketime lies, with which a process has a clock of its own.

@@ -11,6 +11,9 @@ use crate::task::System;
 /// lasts, which must not look like an empty queue.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The default of RabbitMQ's `consumer_timeout`. It looks once a minute whether an acknowledgement is due.
+pub const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+
 /// In traces.
 pub const SYSTEM: System = System {
     name: "rabbitmq",

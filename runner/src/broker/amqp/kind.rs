@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::config::SYSTEM;
+use super::config::{ACKNOWLEDGEMENT_TIMEOUT, SYSTEM};
 use super::outbox::Outbox;
 use super::{Url, admin, check, delays};
 use crate::broker::adapter::{Adapter, Broker, BrokerKind, Capabilities, Form};
@@ -39,9 +39,6 @@ pub static KIND: BrokerKind = BrokerKind {
     dead_letter_queue: |queue| format!("{queue}.dead"),
     parse,
 };
-
-/// The default of `consumer_timeout`. The broker looks once a minute whether an acknowledgement is due.
-pub(super) const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 /// The nodes of a cluster, in the order in which they are tried.
 struct Nodes(Vec<Url>);

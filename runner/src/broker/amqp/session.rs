@@ -20,7 +20,7 @@ use tracing::Instrument as _;
 
 use super::acks::Acks;
 use super::aside::{Aside, Order, Published, What};
-use super::config::Config;
+use super::config::{ACKNOWLEDGEMENT_TIMEOUT, Config};
 use super::connection::{self, LOOK_AFTER, lost, unreceived};
 use super::consumers::{Consumers, Next};
 use super::convert::{self, Received};
@@ -31,9 +31,6 @@ use super::{delays, publisher};
 use crate::broker::bounds::{ABORT_TIMEOUT, ANSWER_TIMEOUT, answered, sleep_until};
 use crate::broker::{Command, Depth, Error, Handed, Link, Options, Tag};
 use crate::task::Settlement;
-
-/// RabbitMQ's own timeout for acknowledgements, below which we do not go.
-const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 /// For what follows a run: writing its result, publishing a retry, the broker's look at the clock once a minute.
 const ACKNOWLEDGEMENT_MARGIN: Duration = Duration::from_secs(5 * 60);
@@ -408,7 +405,8 @@ fn tell(reply: Option<Reply>, answer: Result<(), Error>) {
     }
 }
 
-/// RabbitMQ 4.3 lets each consumer say how long it may have a message. Earlier ones take no notice.
+/// RabbitMQ 4.3 lets each consumer say how long it may have a message. Earlier ones take no notice. We ask for no less than its
+/// default.
 fn arguments(longest_hold: Duration) -> FieldTable {
     let timeout = longest_hold.saturating_add(ACKNOWLEDGEMENT_MARGIN).max(ACKNOWLEDGEMENT_TIMEOUT);
     // In milliseconds, and in 32 bits of them, which a timer of the broker can count: 49 days.

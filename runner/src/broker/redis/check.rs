@@ -16,7 +16,7 @@ use super::keys::Keys;
 use super::queue::require_alone;
 use super::terms::{ANSWER_TIMEOUT, GROUP};
 use super::url::Url;
-use super::value::{count, fields, list, number, text};
+use super::value::{count, list, number, text};
 use crate::broker::check::{Findings, Settings, made_later, there};
 use crate::broker::error::Error;
 use crate::broker::outbox::Address;
@@ -82,7 +82,10 @@ impl Look<'_> {
         findings.good(Topic::Credentials, format!("user `{}`", self.url.user()));
         match info {
             Ok(info) => info.look(findings),
-            Err(_) => findings.note(Topic::Durability, "not looked at: the user may not ask for INFO"),
+            Err(error) if rights::is_refused(&error) => {
+                findings.note(Topic::Durability, "not looked at: the user may not ask for INFO");
+            }
+            Err(error) => return Err(failed(self.url, &self.keys.queue, "look at the server of", error)),
         }
         self.at_clock(findings).await;
         if self.at_queue(findings).await? {
@@ -135,8 +138,8 @@ impl Look<'_> {
         let groups = list(self.request("look at the groups of", &["XINFO", "GROUPS", queue]).await?)?;
         let mut names = Vec::new();
         for group in groups {
-            let name = fields(group)?.into_iter().find(|(name, _)| name == b"name");
-            names.extend(name.map(|(_, name)| String::from_utf8_lossy(&name).into_owned()));
+            // Names and values in turns, of which the first is the name.
+            names.extend(list(group)?.into_iter().nth(1).map(text).transpose()?);
         }
         if !names.iter().any(|name| name == GROUP) {
             findings.refusal(Topic::Queue, missing("the stream has no consumer group `wq-run`"));

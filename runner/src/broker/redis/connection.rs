@@ -65,7 +65,8 @@ impl Connection {
             let mut inner = client.get_multiplexed_async_connection_with_config(&config).await?;
             let names: Vec<String> = match loads {
                 Loads::Scripts => Loaded::loading().query_async(&mut inner).await.map_err(first_of_many)?,
-                Loads::Nothing => Vec::new(),
+                // Something has to be asked: a server that wants a certificate says so with its first answer.
+                Loads::Nothing => redis::cmd("PING").query_async::<Value>(&mut inner).await.map(|_| Vec::new())?,
             };
             Ok((inner, Loaded::new(names)))
         };

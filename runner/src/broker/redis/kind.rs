@@ -80,6 +80,10 @@ impl Broker for Url {
             return Some(hint.into());
         }
         let hint = match error {
+            // It takes the beginning of TLS for a request, and waits for the rest of that.
+            Error::Unreachable { .. } if self.is_encrypted() == Some(true) => {
+                "is it running, and does it speak TLS at this port? Host and port come from --broker (BROKER_URL)"
+            }
             Error::Credentials { .. } => {
                 "user and password come from --broker (BROKER_URL, BROKER_URL_FILE): redis://USER:PASSWORD@HOST:PORT"
             }

@@ -27,7 +27,6 @@ fn memory(config: &Work, findings: &mut Findings<Error>) {
     let waiting = (config.worker.prefetch as u64).saturating_sub(runs);
     let run = limits.memory.saturating_add(limits.message).saturating_add(limits.stdout);
     let needed = runs.saturating_mul(run).saturating_add(waiting.saturating_mul(limits.message)).saturating_add(WORKER);
-    let size = |bytes: u64| ByteSize(bytes).to_string();
     let mut sum = format!(
         "{runs} × ({} --max-memory-size + {} --max-message + {} --max-stdout)",
         size(limits.memory),
@@ -56,6 +55,11 @@ fn memory(config: &Work, findings: &mut Findings<Error>) {
     );
 }
 
+/// As flags have it: `512MiB`.
+fn size(bytes: u64) -> String {
+    ByteSize(bytes).to_string().replace(".0 ", "").replace(' ', "")
+}
+
 /// The memory of the machine, in bytes.
 fn total() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
@@ -80,13 +84,11 @@ fn scratch(config: &Work, findings: &mut Findings<Error>) {
     match folders::free(&folder) {
         Ok(free) if free < needed => findings.caution(
             Topic::Scratch,
-            format!("{shown} has {} left, and --scratch may take {}", ByteSize(free), ByteSize(needed)),
+            format!("{shown} has {} left, and --scratch may take {}", size(free), size(needed)),
             "guests find the disk full before they have reached their limit",
             "TMPDIR names a folder with more room; or lower --scratch or --concurrency (WQ_CONCURRENCY)",
         ),
-        Ok(free) => {
-            findings.good(Topic::Scratch, format!("{shown} has {} left for {}", ByteSize(free), ByteSize(needed)))
-        }
+        Ok(free) => findings.good(Topic::Scratch, format!("{shown} has {} left for {}", size(free), size(needed))),
         Err(error) => {
             findings.note(Topic::Scratch, format!("{shown}: the system does not tell how much room is left: {error}"))
         }

@@ -9,8 +9,9 @@ use lapin::types::FieldTable;
 use super::rights::{self, Right, mismatch};
 use super::server::Server;
 use crate::broker::amqp::arguments::Arguments;
+use crate::broker::amqp::config::ACKNOWLEDGEMENT_TIMEOUT;
+use crate::broker::amqp::connection::LOOK_AFTER;
 use crate::broker::amqp::delays;
-use crate::broker::amqp::kind::ACKNOWLEDGEMENT_TIMEOUT;
 use crate::broker::amqp::looks::{Found, Looks};
 use crate::broker::amqp::publisher::look_over;
 use crate::broker::bounds::answered;
@@ -145,10 +146,17 @@ impl Look<'_> {
         let held = self.settings.options.longest_hold;
         let own = arguments.and_then(|arguments| arguments.number("x-consumer-timeout"));
         let own = own.and_then(|millis| u64::try_from(millis).ok()).map(Duration::from_millis);
-        let is_quorum = arguments.and_then(|arguments| arguments.queue_type.as_deref()) == Some("quorum");
-        if own.is_none() && self.server.is_since(4, 3) && is_quorum {
-            let found = format!("this broker is asked for the {} that a message may be held", format_duration(held));
-            return self.findings.good(Topic::Timeout, found);
+        match arguments.and_then(|arguments| arguments.queue_type.as_deref()) {
+            // Whatever the queue says itself.
+            Some("quorum") if self.server.is_since(4, 3) => {
+                let found =
+                    format!("this broker is asked for the {} that a message may be held", format_duration(held));
+                return self.findings.good(Topic::Timeout, found);
+            }
+            Some("classic") if self.server.is_since(4, 3) => {
+                return self.findings.good(Topic::Timeout, "this broker has no such timeout for classic queues");
+            }
+            _ => {}
         }
         let bound = own.unwrap_or(ACKNOWLEDGEMENT_TIMEOUT);
         let whose = match own {
@@ -240,6 +248,9 @@ impl Look<'_> {
         match rights::to_publish(self.connection, &to).await {
             Ok(Right::Given(_)) => {
                 self.findings.good(Topic::Rights, "messages may be published to queues (the default exchange)");
+                if self.is_blocked().await {
+                    return self.blocked();
+                }
             }
             Ok(Right::Refused(Error::Forbidden { source, .. })) => self.findings.later(
                 Topic::Rights,
@@ -264,6 +275,21 @@ impl Look<'_> {
                 }
                 Ok(Right::Unknown) => self.findings.note(Topic::Results, NOT_KNOWN),
                 Err(error) => return self.unpublished(error),
+            }
+        }
+    }
+
+    /// Whether the broker has stopped reading. It still answers the first thing that is published.
+    async fn is_blocked(&self) -> bool {
+        let asking = self.connection.create_channel();
+        tokio::pin!(asking);
+        loop {
+            tokio::select! {
+                answer = &mut asking => return answer.is_err() && self.connection.status().blocked(),
+                () = tokio::time::sleep(LOOK_AFTER) => {}
+            }
+            if self.connection.status().blocked() || !self.connection.status().connected() {
+                return self.connection.status().blocked();
             }
         }
     }

@@ -9,9 +9,9 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection};
 
+use super::super::arguments::{BOGUS, difference, said};
 use super::super::connection::{Refusal, lost, queue_error, refusal};
 use super::super::publisher::name;
-use super::super::arguments::{BOGUS, difference, said};
 use crate::broker::bounds::answered;
 use crate::broker::error::Error;
 use crate::broker::outbox::Address;

@@ -96,6 +96,6 @@ async fn refused(connection: &Connection, requests: &[Vec<&str>]) -> Result<Opti
     Ok(None)
 }
 
-fn is_refused(error: &RedisError) -> bool {
+pub fn is_refused(error: &RedisError) -> bool {
     error.code() == Some("NOPERM")
 }
