@@ -1,27 +1,32 @@
 //! What can be typed, and its help. No decisions: `config.rs` makes them.
 
+mod dlq;
 mod durations;
 pub mod generated;
 mod guest;
 pub mod kubernetes;
 mod limits;
 pub mod manifest;
+mod publish;
+mod queue;
 mod version;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::PossibleValuesParser;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgGroup, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
+pub use dlq::{DeadLetters, DeadLettersOf, Doing, Filters};
 pub use guest::{Compiling, EmptyOutput, Grants, Guest, Isolation, Wall};
 pub use manifest::Manifest;
+pub use publish::Publish;
+pub use queue::{Arguments, Queue, Which};
 
 use self::durations::{duration, pause};
-use crate::broker::{BrokerKind, kinds};
+use crate::broker::kinds;
 use crate::settle::ExitMap;
 use crate::sink;
 
@@ -62,6 +67,9 @@ pub enum Command {
     /// Write a manual page for each command into a folder
     #[command(hide = true)]
     Man(Man),
+    /// Find messages that died, see why, and send them back or delete them
+    #[command(subcommand, name = "dlq")]
+    DeadLetters(DeadLetters),
     /// The other end of `--isolation process`
     #[command(name = crate::sandbox::CHILD_COMMAND, hide = true)]
     GuestProcess,
@@ -287,36 +295,6 @@ pub struct Inspect {
 }
 
 #[derive(Debug, Args)]
-pub struct Publish {
-    #[command(flatten)]
-    pub broker: Broker,
-
-    /// Messages, one an argument [default: stdin as one message]
-    #[arg(value_name = "MESSAGE", conflicts_with_all = ["file", "lines"])]
-    pub messages: Vec<String>,
-
-    /// A file as one message (- is stdin)
-    #[arg(short, long, value_name = "PATH", conflicts_with = "lines")]
-    pub file: Option<PathBuf>,
-
-    /// A file with one message a line (- is stdin)
-    #[arg(short, long, value_name = "PATH")]
-    pub lines: Option<PathBuf>,
-
-    /// Property of every message
-    #[arg(long, value_name = "TYPE")]
-    pub content_type: Option<String>,
-
-    /// Property of every message
-    #[arg(long, value_name = "ID")]
-    pub correlation_id: Option<String>,
-
-    /// Property of every message: the queue for answers
-    #[arg(long, value_name = "QUEUE")]
-    pub reply_to: Option<String>,
-}
-
-#[derive(Debug, Args)]
 pub struct Completions {
     /// The shell
     pub shell: generated::Shell,
@@ -326,44 +304,6 @@ pub struct Completions {
 pub struct Man {
     /// The folder; made if it is not there
     pub folder: PathBuf,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum Queue {
-    /// Make a durable queue; leaves one alone that is there
-    Declare {
-        #[command(flatten)]
-        broker: Broker,
-        #[arg(long = "type", value_name = "TYPE", value_parser = PossibleValuesParser::new(kinds::queue_types()), help = type_help())]
-        queue_type: Option<String>,
-    },
-    /// Say what is in a queue
-    Status {
-        #[command(flatten)]
-        broker: Broker,
-    },
-    /// Take messages out of a queue, results for example: their bodies go to stdout as they are
-    Get {
-        #[command(flatten)]
-        broker: Broker,
-        /// Take N messages
-        #[arg(short, long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "all")]
-        count: u64,
-        /// Take all that are ready
-        #[arg(short, long)]
-        all: bool,
-        /// A line of JSON for each message, with its properties and headers; the body is text, or base64
-        #[arg(short, long)]
-        json: bool,
-        /// What it means that no message was there
-        #[arg(long, value_name = "RESULT", default_value = "fail")]
-        on_empty: OnEmpty,
-    },
-    /// Delete the messages that no worker has
-    Purge {
-        #[command(flatten)]
-        broker: Broker,
-    },
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -395,12 +335,6 @@ fn broker_help() -> String {
 
 fn result_help() -> String {
     format!("Where results go: {}; may be repeated, or listed with commas", sink::kinds::forms())
-}
-
-fn type_help() -> String {
-    let of = |kind: &&BrokerKind| format!("{} on {}", kind.queue_types[0], kind.name);
-    let defaults: Vec<String> = kinds::KINDS.iter().filter(|kind| !kind.queue_types.is_empty()).map(of).collect();
-    format!("The type of the queue, on brokers that have several [default: {}]", defaults.join(", "))
 }
 
 fn factor(text: &str) -> Result<f64, String> {

@@ -3,17 +3,21 @@
 //! Below this, nothing validates.
 
 mod ability;
+mod dlq;
 mod guest;
 mod manifest;
 mod metadata;
 mod mode;
+mod publish;
 mod results;
 mod retries;
 mod target;
 
-pub use ability::queue_type_on;
+pub use ability::{queue_arguments_on, queue_type_on};
+pub use dlq::{DeadLetters, Filters};
 pub use guest::bounds;
 pub use manifest::{GUEST_FOLDER, Guest, Job, Load, Manifest, Mount, Scaled, Workload};
+pub use publish::{From, Publish, Stamp};
 pub use target::Target;
 
 use std::time::Duration;

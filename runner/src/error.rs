@@ -90,9 +90,9 @@ pub enum Error {
     /// An error of a broker whose kind knows what helps.
     #[error(transparent)]
     Hinted(Box<Hinted>),
-    /// Some messages were sent, and then one was not.
-    #[error("published {confirmed} of {total} messages, and then failed")]
-    Unpublished { confirmed: usize, total: usize, source: broker::Error },
+    /// A part of the work is done. What that is.
+    #[error("{done}")]
+    Partly { done: String, source: broker::Error },
 }
 
 /// An error with the hint of another one who knows better.
@@ -135,7 +135,9 @@ impl Error {
             ) => ExitStatus::Configuration,
             Error::Guest(sandbox::Error::Panic(_)) => ExitStatus::Bug,
             Error::Guest(_) | Error::RefusedGuest { .. } => ExitStatus::NoGuest,
-            Error::Broker(error) | Error::Unpublished { source: error, .. } => broker_status(error),
+            Error::Broker(error) | Error::Unpublished { source: error, .. } | Error::Partly { source: error, .. } => {
+                broker_status(error)
+            }
             Error::Sink(error) => error.broker().map_or(ExitStatus::Configuration, broker_status),
             Error::Io { .. } | Error::Unreported { .. } => ExitStatus::NotDelivered,
             Error::Hinted(hinted) => hinted.error.exit_status(),
@@ -147,7 +149,9 @@ impl Error {
             Error::Configuration { hint, .. } => hint.clone(),
             Error::Guest(error) => Some(error.hint()),
             Error::RefusedGuest { hint, .. } => Some(hint.clone()),
-            Error::Broker(error) | Error::Unpublished { source: error, .. } => error.hint(),
+            Error::Broker(error) | Error::Unpublished { source: error, .. } | Error::Partly { source: error, .. } => {
+                error.hint()
+            }
             Error::Sink(error) => error.hint(),
             Error::Io { .. } | Error::Unreported { .. } => None,
             Error::Hinted(hinted) => Some(hinted.hint.clone()),
@@ -157,7 +161,7 @@ impl Error {
     /// With the hint that this kind of broker has for it, if it has one.
     pub fn on(self, broker: &broker::Url) -> Error {
         let cause = match &self {
-            Error::Broker(error) | Error::Unpublished { source: error, .. } => Some(error),
+            Error::Broker(error) | Error::Partly { source: error, .. } => Some(error),
             Error::Sink(error) => error.broker(),
             _ => None,
         };

@@ -52,6 +52,17 @@ pub fn can_write() -> Result<(), Unusable> {
     usable(1, io::stdout().as_fd(), OFlags::RDONLY).map_err(|closed| closed.unwrap_or(Unusable::NotForWriting))
 }
 
+/// Whether people read stdout.
+pub fn out_is_terminal() -> bool {
+    io::IsTerminal::is_terminal(&io::stdout())
+}
+
+/// How many columns the terminal has that stdout is; `None` if it does not tell.
+pub fn out_width() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    (size.ws_col > 0).then(|| size.ws_col.into())
+}
+
 fn usable(number: u8, descriptor: BorrowedFd<'_>, useless: OFlags) -> Result<(), Option<Unusable>> {
     if CLOSED.load(Ordering::Relaxed) & (1 << number) != 0 {
         return Err(Some(Unusable::Closed));

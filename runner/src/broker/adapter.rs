@@ -16,6 +16,7 @@ use super::link::{Ended, Link};
 use super::outbox::{self, Outbox};
 use super::scaler::Scaler;
 use super::subscription::Options;
+use super::walk::{HandOvers, Walk};
 use crate::task::System;
 
 /// A kind of broker, as far as it is the same for all of its addresses.
@@ -30,6 +31,8 @@ pub struct BrokerKind {
     pub capabilities: Capabilities,
     /// What `queue declare --type` takes, the default first. Empty if its queues are all of one type.
     pub queue_types: &'static [&'static str],
+    /// What else `queue declare` takes.
+    pub queue_arguments: &'static [QueueArgument],
     /// Where dead letters of a queue go if nothing else is said: a name that the broker takes.
     pub dead_letter_queue: fn(&str) -> String,
     /// Reads an address that starts with one of the prefixes. The reason of a refusal never holds a part of the address,
@@ -68,6 +71,21 @@ pub struct Capabilities {
     pub longest_hold: Option<Duration>,
     /// The longest pause before a retry; `None` if there is no such bound.
     pub longest_pause: Option<Duration>,
+    /// The longest delay of a message that is published; `None` if there is no such bound.
+    pub longest_delay: Option<Duration>,
+    /// A message can go away by itself after a time.
+    pub expiration: bool,
+    /// How many messages one look at a queue can see, where a broker only hands them over; `None` if it lets anybody look.
+    pub most_seen: Option<u64>,
+}
+
+/// An argument that a queue can be made with.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueArgument {
+    /// Without its hyphens.
+    pub flag: &'static str,
+    /// The only type of queue that has it, where others have not.
+    pub only_for: Option<&'static str>,
 }
 
 /// A broker at its address. Never shows a password.
@@ -83,6 +101,9 @@ pub(crate) trait Broker: fmt::Display + Send + Sync {
 
     /// What commands do with its queues. Connects when it has something to do.
     fn admin(&self) -> Box<dyn Admin>;
+
+    /// A walk through one of its queues. Connects when it begins.
+    fn walk(&self, queue: &str, hand_overs: HandOvers) -> Box<dyn Walk>;
 
     /// Opens a way out for results.
     async fn outbox(&self, options: outbox::Options) -> Result<Arc<dyn Outbox>, Error>;

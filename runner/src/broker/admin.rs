@@ -2,15 +2,16 @@
 
 use std::fmt;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
-use bytes::Bytes;
 
 use super::error::Error;
 use super::failure;
-use crate::task::{Message, Origin, Properties};
+use crate::task::{Message, Origin};
 
 /// What is in a queue; `None` where the broker does not tell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Status {
     pub ready: u64,
     /// With a worker, not settled.
@@ -19,6 +20,31 @@ pub struct Status {
     pub delayed: Option<u64>,
     /// Workers that are subscribed.
     pub workers: Option<u64>,
+    /// Where to ask for what the broker does not tell here.
+    pub elsewhere: Option<&'static str>,
+}
+
+/// What a queue can be made with beside its type. A kind says in its table which of these it knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Arguments {
+    /// Where the broker itself puts dead letters.
+    pub dead_letter_exchange: Option<String>,
+    /// Hand-overs after which the broker itself puts a message aside; -1 is no limit.
+    pub delivery_limit: Option<i64>,
+    pub max_priority: Option<u8>,
+    /// Messages that it holds at most.
+    pub max_length: Option<u64>,
+    /// How long a message stays that nobody takes.
+    pub message_ttl: Option<Duration>,
+}
+
+/// Which of several messages are known to have arrived.
+#[derive(Debug, Default)]
+pub struct Confirmed {
+    /// In their order.
+    pub each: Vec<bool>,
+    /// There if one of them is not. It may have arrived all the same.
+    pub failed: Option<Error>,
 }
 
 /// A message that was taken out of a queue.
@@ -55,18 +81,16 @@ pub(super) trait Held: fmt::Debug + Send + Sync {
 
 #[async_trait]
 pub trait Admin: Send {
-    /// Puts a message into a queue, and returns when the broker has confirmed it.
-    ///
-    /// # Errors
-    /// When the message is not known to be in the queue.
-    async fn publish(&mut self, queue: &str, properties: Properties, body: Bytes) -> Result<(), Error>;
+    /// Puts messages into a queue, in their order, and returns when the broker has answered for all of them. They can be
+    /// taken after `delay`.
+    async fn publish(&mut self, queue: &str, messages: Vec<Message>, delay: Duration) -> Confirmed;
 
     /// Makes a durable queue; one that is there already stays as it is. `queue_type` is one of its kind's, or
     /// `None` where that has none.
     ///
     /// # Errors
-    /// When there is a queue of that name and another type, or the right is missing.
-    async fn declare(&mut self, queue: &str, queue_type: Option<&str>) -> Result<(), Error>;
+    /// When there is a queue of that name with another type or other arguments, or the right is missing.
+    async fn declare(&mut self, queue: &str, queue_type: Option<&str>, arguments: &Arguments) -> Result<(), Error>;
 
     /// # Errors
     /// When there is no such queue.
@@ -88,6 +112,39 @@ pub trait Admin: Send {
     /// # Errors
     /// When something may not have arrived.
     async fn close(self: Box<Self>) -> Result<(), Error>;
+}
+
+impl Arguments {
+    /// The flags of those that are given, as they are typed.
+    pub fn given(&self) -> Vec<&'static str> {
+        let Arguments { dead_letter_exchange, delivery_limit, max_priority, max_length, message_ttl } = self;
+        let all = [
+            ("dead-letter-exchange", dead_letter_exchange.is_some()),
+            ("delivery-limit", delivery_limit.is_some()),
+            ("max-priority", max_priority.is_some()),
+            ("max-length", max_length.is_some()),
+            ("message-ttl", message_ttl.is_some()),
+        ];
+        all.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag).collect()
+    }
+}
+
+impl Confirmed {
+    pub fn all(count: usize) -> Confirmed {
+        Confirmed { each: vec![true; count], failed: None }
+    }
+
+    pub fn none(count: usize, error: Error) -> Confirmed {
+        Confirmed { each: vec![false; count], failed: Some(error) }
+    }
+
+    /// Adds the answer for the next message. The first error is kept.
+    pub fn push(&mut self, answer: Result<(), Error>) {
+        self.each.push(answer.is_ok());
+        if let Err(error) = answer {
+            self.failed.get_or_insert(error);
+        }
+    }
 }
 
 impl Changes {

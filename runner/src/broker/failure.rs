@@ -7,16 +7,16 @@ use crate::task::Failure;
 /// The number of the run that failed last.
 pub const ATTEMPT: &str = "x-wq-attempt";
 /// The queue in which it failed.
-const QUEUE: &str = "x-wq-queue";
+pub const QUEUE: &str = "x-wq-queue";
 /// The settlement that followed: `retry` or `dead-letter`.
 const SETTLEMENT: &str = "x-wq-settlement";
-const OUTCOME: &str = "x-wq-outcome";
+pub const OUTCOME: &str = "x-wq-outcome";
 pub const EXIT_CODE: &str = "x-wq-exit-code";
-const ERROR: &str = "x-wq-error";
+pub const ERROR: &str = "x-wq-error";
 pub const LAST_FAILED_AT: &str = "x-wq-last-failed-at";
 pub const FIRST_FAILED_AT: &str = "x-wq-first-failed-at";
-const GUEST: &str = "x-wq-guest";
-const STDERR: &str = "x-wq-stderr";
+pub const GUEST: &str = "x-wq-guest";
+pub const STDERR: &str = "x-wq-stderr";
 
 /// All of them. Values of an earlier failure are not true of the next one.
 pub const NAMES: [&str; 10] =
@@ -135,6 +135,11 @@ pub fn failed_runs(headers: &Map<String, Value>, queue: &str, unmarked: Unmarked
         (Some(settlement), _) if settlement == Next::Retry.name() => number.unwrap_or(0),
         (Some(_), _) => 0,
     }
+}
+
+/// Whether it was us who put this message aside.
+pub fn is_dead_letter(headers: &Map<String, Value>) -> bool {
+    headers.get(SETTLEMENT).is_some_and(|settlement| settlement == Next::DeadLetter.name())
 }
 
 impl Next {

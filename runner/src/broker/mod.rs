@@ -41,12 +41,13 @@ mod subscription;
 mod supervise;
 mod tls;
 mod url;
+pub mod walk;
 
 use std::sync::atomic::Ordering;
 
 use tokio::sync::watch;
 
-pub use adapter::{BrokerKind, Capabilities};
+pub use adapter::{BrokerKind, Capabilities, QueueArgument};
 pub(crate) use command::{Command, Tag};
 pub use error::{Error, Kind};
 pub use kinds::KINDS;

@@ -10,6 +10,7 @@ use super::check::{Findings, Settings};
 use super::error::Error;
 use super::kinds::{self, KINDS};
 use super::outbox::{self, Outbox};
+use super::walk::{HandOvers, Walk};
 
 /// `--broker`: its beginning says which kind of broker it is. Never shows a password.
 #[derive(Clone)]
@@ -63,6 +64,11 @@ impl Url {
     /// Looks whether a worker with these settings can do its work here. Makes, takes and changes nothing.
     pub async fn check(&self, settings: &Settings) -> Findings {
         self.broker.check(settings).await
+    }
+
+    /// A walk through one of the broker's queues. It connects when it begins.
+    pub fn walk(&self, queue: &str, hand_overs: HandOvers) -> Box<dyn Walk> {
+        self.broker.walk(queue, hand_overs)
     }
 
     /// Opens the way to the broker for results, for as long as `connect_timeout` lets it try.

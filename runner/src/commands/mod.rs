@@ -3,9 +3,13 @@
 mod check;
 mod compile;
 mod completions;
+mod describe;
+mod dlq;
 mod exec;
+mod input;
 mod inspect;
 mod manifest;
+mod pick;
 mod process;
 mod publish;
 mod queue;
@@ -38,6 +42,7 @@ pub fn run(command: Command) -> Result<u8, Error> {
         Command::Queue(args) => block_on(queue::run(args)),
         Command::Completions(args) => completions::completions(&args),
         Command::Man(args) => completions::man(&args),
+        Command::DeadLetters(args) => block_on(dlq::run(args)),
         Command::GuestProcess => guest_process(),
         Command::GuestCompiler => guest_compiler(),
     }

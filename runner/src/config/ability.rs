@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::broker::{Address, BrokerKind};
+use crate::broker::admin::Arguments;
+use crate::broker::{Address, BrokerKind, QueueArgument};
+use crate::cli;
 use crate::error::Error;
 use crate::settle::Policy;
 use crate::sink::{self, Needs};
@@ -69,6 +71,32 @@ pub fn queue_type_on(kind: &BrokerKind, typed: Option<&str>) -> Result<Option<&'
     })
 }
 
+/// What a queue of this type is to be made with.
+///
+/// # Errors
+/// When this kind of broker does not know one of the arguments.
+pub fn queue_arguments_on(
+    kind: &BrokerKind,
+    queue_type: Option<&str>,
+    typed: cli::Arguments,
+) -> Result<Arguments, Error> {
+    let cli::Arguments { dead_letter_exchange, delivery_limit, max_priority, max_length, message_ttl } = typed;
+    let arguments = Arguments { dead_letter_exchange, delivery_limit, max_priority, max_length, message_ttl };
+    for flag in arguments.given() {
+        let known = kind.queue_arguments.iter().find(|known| known.flag == flag);
+        let (message, hint) = match known {
+            None => (format!("a queue of {} has no such argument", kind.name), format!("leave --{flag} out")),
+            Some(QueueArgument { only_for: Some(only), .. }) if queue_type != Some(only) => {
+                let queue_type = queue_type.unwrap_or_default();
+                (format!("a {queue_type} queue has no such argument"), format!("--{flag} needs --type {only}, or leave it out"))
+            }
+            Some(_) => continue,
+        };
+        return Err(Error::configuration(format!("--{flag}: {message}"), hint));
+    }
+    Ok(arguments)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,8 +118,16 @@ mod tests {
             lease: None,
             longest_hold: Some(12 * HOUR),
             longest_pause: Some(HOUR),
+            longest_delay: Some(HOUR),
+            expiration: false,
+            most_seen: Some(1),
         };
-        BrokerKind { name: "the poor one", capabilities, queue_types: &["standard", "fifo"], ..*KINDS[0] }
+        let queue_arguments = &[
+            QueueArgument { flag: "message-ttl", only_for: None },
+            QueueArgument { flag: "max-length", only_for: Some("fifo") },
+        ];
+        let queue_types = &["standard", "fifo"];
+        BrokerKind { name: "the poor one", capabilities, queue_types, queue_arguments, ..*KINDS[0] }
     }
 
     fn policy() -> Policy {
@@ -133,5 +169,25 @@ mod tests {
         let plain = BrokerKind { queue_types: &[], ..poor() };
         assert_eq!(queue_type_on(&plain, None).unwrap(), None);
         assert!(queue_type_on(&plain, Some("fifo")).unwrap_err().hint().unwrap().contains("--type"));
+    }
+
+    #[test]
+    fn an_argument_of_a_queue_is_one_that_its_broker_knows_for_its_type() {
+        let none = || cli::Arguments {
+            dead_letter_exchange: None,
+            delivery_limit: None,
+            max_priority: None,
+            max_length: None,
+            message_ttl: None,
+        };
+        let with = |typed, queue_type| queue_arguments_on(&poor(), Some(queue_type), typed);
+        let hint = |typed, queue_type| with(typed, queue_type).unwrap_err().hint().unwrap();
+        let ttl = cli::Arguments { message_ttl: Some(HOUR), ..none() };
+        assert_eq!(with(ttl, "standard").unwrap().message_ttl, Some(HOUR));
+        let length = || cli::Arguments { max_length: Some(1), ..none() };
+        assert!(with(length(), "fifo").is_ok());
+        assert!(hint(length(), "standard").contains("--type fifo"));
+        let limit = cli::Arguments { delivery_limit: Some(1), ..none() };
+        assert!(hint(limit, "fifo").contains("--delivery-limit"));
     }
 }

@@ -22,21 +22,26 @@ impl Target {
 
     pub fn resolve(typed: &cli::Broker) -> Result<Target, Error> {
         let broker = broker_url(typed)?;
-        let queue = match typed.queue.as_deref().filter(|queue| !queue.is_empty()).or(broker.queue()) {
-            None => {
-                return Err(Error::configuration("no queue is named", "name it with --queue (QUEUE)"));
-            }
-            Some(queue) if queue.len() > MAX_NAME => {
-                return Err(Error::configuration("the queue's name is longer than 255 bytes", "see --queue (QUEUE)"));
-            }
-            Some(queue) => queue.to_owned(),
-        };
-        Ok(Target { queue, broker })
+        let typed = typed.queue.as_deref().filter(|queue| !queue.is_empty());
+        match named_queue(typed.or(broker.queue()), "--queue (QUEUE)")? {
+            None => Err(Error::configuration("no queue is named", "name it with --queue (QUEUE)")),
+            Some(queue) => Ok(Target { queue, broker }),
+        }
+    }
+}
+
+/// A queue that a flag names, if it does. An empty variable is one that is not set.
+pub fn named_queue(typed: Option<&str>, flag: &str) -> Result<Option<String>, Error> {
+    match typed.filter(|queue| !queue.is_empty()) {
+        Some(queue) if queue.len() > MAX_NAME => {
+            Err(Error::configuration("the queue's name is longer than 255 bytes", format!("see {flag}")))
+        }
+        queue => Ok(queue.map(str::to_owned)),
     }
 }
 
 /// The flag and its variable first, then the variable's other name, then a file.
-fn broker_url(typed: &cli::Broker) -> Result<Url, Error> {
+pub fn broker_url(typed: &cli::Broker) -> Result<Url, Error> {
     let hint = || format!("set --broker (BROKER_URL, or BROKER_URL_FILE): {}", kinds::addresses());
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let text = if let Some(url) = typed.broker.clone().filter(|url| !url.is_empty()) {

@@ -1,5 +1,6 @@
 //! What `wq-run publish` and `wq-run queue` do on an AMQP broker.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,26 +13,44 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Acker, BasicProperties, Channel, Connection};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::Url;
 use super::connection::{self, lost, queue_error};
 use super::convert::{self, Received};
 use super::held::{GIVE_BACK, sent};
+use super::looks::{Looks, look_at};
 use super::publisher::{Deadline, Publisher, name};
-use crate::broker::admin::{self, Changes, Got, Status};
+use super::{delays, letters};
+use crate::broker::admin::{self, Arguments, Changes, Confirmed, Got, Status};
 use crate::broker::bounds::answered_within;
 use crate::broker::error::Error;
 use crate::broker::outbox::Address;
 use crate::causes::chain;
-use crate::task::Properties;
+use crate::task::Message;
 
-/// For each message; what a worker has `--publish-timeout` for.
-const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
+/// For each batch of messages; what a worker has `--publish-timeout` for.
+pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long it is believed that a delay queue is not there: each look for one that is missing leaves a line in the broker's
+/// log.
+const BELIEVED: Duration = Duration::from_secs(60);
 
 pub struct Admin {
     way_in: Arc<WayIn>,
     /// Opened for the first message that is taken.
     getter: Option<(Connection, Channel)>,
+    /// Opened for the first look at a queue.
+    looking: Option<Looking>,
+}
+
+/// A connection that looks at queues.
+struct Looking {
+    connection: Connection,
+    channel: Channel,
+    delay_queues: Looks,
+    /// Delay queues that were not there, and when that was seen.
+    missing: HashMap<String, Instant>,
 }
 
 /// The way into queues. What was taken shares it, to be published again.
@@ -73,7 +92,7 @@ impl WayIn {
 
 impl Admin {
     pub fn new(nodes: Vec<Url>) -> Admin {
-        Admin { way_in: Arc::new(WayIn { nodes, publisher: Mutex::default() }), getter: None }
+        Admin { way_in: Arc::new(WayIn { nodes, publisher: Mutex::default() }), getter: None, looking: None }
     }
 
     async fn open(&self) -> Result<(Connection, Channel), Error> {
@@ -86,11 +105,22 @@ impl Admin {
 
 #[async_trait]
 impl admin::Admin for Admin {
-    async fn publish(&mut self, queue: &str, properties: Properties, body: Bytes) -> Result<(), Error> {
-        let stamped = Properties { timestamp: properties.timestamp.or_else(|| Some(convert::now())), ..properties };
-        let native =
-            convert::native(&stamped, FieldTable::default()).map_err(|reason| Error::Unpublished { reason })?;
-        self.way_in.publish(queue, native, &body).await
+    async fn publish(&mut self, queue: &str, messages: Vec<Message>, delay: Duration) -> Confirmed {
+        let count = messages.len();
+        let native = |message: Message| Ok((letters::native(&message.properties, &message.headers)?, message.body));
+        let items = match messages.into_iter().map(native).collect::<Result<Vec<_>, String>>() {
+            Ok(items) => items,
+            Err(reason) => return Confirmed::none(count, Error::Unpublished { reason }),
+        };
+        let publisher = match self.way_in.publisher().await {
+            Ok(publisher) => publisher,
+            Err(error) => return Confirmed::none(count, error),
+        };
+        let deadline = Deadline::after(PUBLISH_TIMEOUT);
+        match delay {
+            Duration::ZERO => publisher.publish_all(queue, items, deadline).await,
+            delay => publisher.publish_all_delayed(queue, delay, items, deadline).await,
+        }
     }
 
     async fn close(self: Box<Self>) -> Result<(), Error> {
@@ -98,6 +128,9 @@ impl admin::Admin for Admin {
             // Answered in order, after the acknowledgements. What was taken and not acknowledged is ready again.
             connection::close_channel(&channel).await?;
             let _ = connection::close(&connection).await;
+        }
+        if let Some(looking) = self.looking {
+            let _ = connection::close(&looking.connection).await;
         }
         if let Some(publisher) = self.way_in.publisher.lock().await.take() {
             // Everything is confirmed by now.
@@ -121,30 +154,35 @@ impl admin::Admin for Admin {
         Ok(taken)
     }
 
-    async fn declare(&mut self, queue: &str, queue_type: Option<&str>) -> Result<(), Error> {
+    async fn declare(&mut self, queue: &str, queue_type: Option<&str>, arguments: &Arguments) -> Result<(), Error> {
         let (connection, channel) = self.open().await?;
-        let mut arguments = FieldTable::default();
-        if let Some(queue_type) = queue_type {
-            arguments.insert("x-queue-type".into(), AMQPValue::LongString(queue_type.into()));
-        }
+        let arguments = native_arguments(queue_type, arguments);
         let declaring = channel.queue_declare(name(queue)?, QueueDeclareOptions::durable(), arguments);
         answered(&channel, "make a queue", queue, declaring, "declare").await?;
         connection::close(&connection).await
     }
 
     async fn status(&mut self, queue: &str) -> Result<Status, Error> {
-        let (connection, channel) = self.open().await?;
-        let options = QueueDeclareOptions::durable().passive();
-        let looking = channel.queue_declare(name(queue)?, options, FieldTable::default());
-        let declared = answered(&channel, "look at a queue", queue, looking, "look at").await?;
-        let status = Status {
-            ready: declared.message_count().into(),
-            workers: Some(declared.consumer_count().into()),
-            delayed: None,
-            running: None,
+        let looking = match self.looking.take().filter(|looking| looking.channel.status().connected()) {
+            Some(looking) => looking,
+            None => {
+                let (connection, channel) = self.open().await?;
+                Looking { connection, channel, delay_queues: Looks::default(), missing: HashMap::new() }
+            }
         };
-        connection::close(&connection).await?;
-        Ok(status)
+        let looking = self.looking.insert(looking);
+        let channel = &looking.channel;
+        let found = in_time(|| channel.status().connected(), "look at a queue", look_at(channel, queue)).await?;
+        Ok(Status {
+            ready: found.messages,
+            workers: Some(found.consumers),
+            delayed: Some(looking.delayed(queue).await?),
+            running: None,
+            elsewhere: Some(
+                "AMQP does not tell how many messages are with workers: `rabbitmqctl list_queues name messages_unacknowledged` \
+                 does",
+            ),
+        })
     }
 
     async fn purge(&mut self, queue: &str) -> Result<u64, Error> {
@@ -156,8 +194,48 @@ impl admin::Admin for Admin {
     }
 }
 
+impl Looking {
+    /// What waits in the delay queues of a queue.
+    async fn delayed(&mut self, queue: &str) -> Result<u64, Error> {
+        let mut delayed = 0;
+        for delay_queue in delays::LIVES.into_iter().map(|life| delays::name(queue, life)) {
+            if self.missing.get(&delay_queue).is_some_and(|seen| seen.elapsed() < BELIEVED) {
+                continue;
+            }
+            let Looking { connection, delay_queues, .. } = self;
+            let looking = delay_queues.at(connection, &delay_queue);
+            match in_time(|| connection.status().connected(), "look at a queue", looking).await? {
+                Some(found) => delayed += found.messages,
+                None => drop(self.missing.insert(delay_queue, Instant::now())),
+            }
+        }
+        Ok(delayed)
+    }
+}
+
+fn native_arguments(queue_type: Option<&str>, arguments: &Arguments) -> FieldTable {
+    let Arguments { dead_letter_exchange, delivery_limit, max_priority, max_length, message_ttl } = arguments;
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    let number = |number: u64| AMQPValue::LongLongInt(number.try_into().unwrap_or(i64::MAX));
+    let all = [
+        ("x-queue-type", queue_type.map(text)),
+        ("x-dead-letter-exchange", dead_letter_exchange.as_deref().map(text)),
+        ("x-delivery-limit", delivery_limit.map(AMQPValue::LongLongInt)),
+        ("x-max-priority", max_priority.map(|most| number(most.into()))),
+        ("x-max-length", max_length.map(number)),
+        ("x-message-ttl", message_ttl.map(|ttl| number(ttl.as_millis().try_into().unwrap_or(u64::MAX)))),
+    ];
+    let mut table = FieldTable::default();
+    for (name, value) in all {
+        if let Some(value) = value {
+            table.insert(name.into(), value);
+        }
+    }
+    table
+}
+
 /// The broker's answer to a request about a queue.
-async fn answered<T>(
+pub async fn answered<T>(
     channel: &Channel,
     asked: &str,
     queue: &str,
@@ -169,7 +247,7 @@ async fn answered<T>(
 }
 
 /// Bounds a request by [`ANSWER_TIMEOUT`], and by the life of what it is made over.
-async fn in_time<T>(
+pub async fn in_time<T>(
     is_there: impl Fn() -> bool,
     asked: &str,
     request: impl Future<Output = Result<T, Error>>,

@@ -20,7 +20,7 @@ const DEATHS: &str = "x-death";
 
 /// Headers that would be wrong on a message that is published again: the broker's counters start anew, and `CC`
 /// would send copies to the other queues once more.
-const NOT_REPUBLISHED: [&str; 4] = [DELIVERY_COUNT, "x-acquired-count", "CC", "BCC"];
+pub const NOT_REPUBLISHED: [&str; 4] = [DELIVERY_COUNT, "x-acquired-count", "CC", "BCC"];
 
 /// A delivery in our own vocabulary, and what its settlement needs.
 pub struct Received {
@@ -78,6 +78,11 @@ pub fn attempt(headers: &Map<String, Value>, redelivered: bool, queue: &str) -> 
     let failed =
         if was_dead_lettered(headers, queue) { 0 } else { failure::failed_runs(headers, queue, Unmarked::Next) };
     (failed.saturating_add(unfinished).saturating_add(1), unfinished)
+}
+
+/// How often this message was handed over before, as far as its broker counts that.
+pub fn hand_overs(headers: &Map<String, Value>) -> u64 {
+    headers.get(DELIVERY_COUNT).and_then(Value::as_u64).unwrap_or(0)
 }
 
 /// Whether the broker itself dead-lettered the message out of this queue since its last retry, and somebody moved it back.

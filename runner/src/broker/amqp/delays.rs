@@ -26,6 +26,12 @@ pub fn name(queue: &str, life: u64) -> String {
     format!("{queue}.delay.{life}s")
 }
 
+/// Whether this can be the name of such a queue.
+pub fn is_name(queue: &str) -> bool {
+    let life = queue.rsplit_once(".delay.").and_then(|(_, life)| life.strip_suffix('s')?.parse().ok());
+    life.is_some_and(|life| LIVES.contains(&life))
+}
+
 /// The name of the queue in which a retry waits for this long.
 pub fn delay_queue_for(queue: &str, pause: Duration) -> String {
     name(queue, lives(pause).next().unwrap_or_default())
@@ -63,6 +69,12 @@ mod tests {
             prop_assert!(life >= millis);
             prop_assert!(life - millis <= 1_000.max(millis / 2), "{millis} waits for {life}");
         }
+    }
+
+    #[test]
+    fn a_delay_queue_is_known_by_its_name() {
+        assert!(LIVES.iter().all(|life| is_name(&name("q", *life))));
+        assert!(["q", "q.delay.1", "q.delay.5s", ".delay.s", "delay.1s"].iter().all(|other| !is_name(other)));
     }
 
     #[test]

@@ -8,8 +8,9 @@ use async_trait::async_trait;
 
 use super::config::{ACKNOWLEDGEMENT_TIMEOUT, SYSTEM};
 use super::outbox::Outbox;
+use super::walk::Walk;
 use super::{Url, admin, check, delays};
-use crate::broker::adapter::{Adapter, Broker, BrokerKind, Capabilities, Form};
+use crate::broker::adapter::{Adapter, Broker, BrokerKind, Capabilities, Form, QueueArgument};
 use crate::broker::admin::Admin;
 use crate::broker::check::{Findings, Settings};
 use crate::broker::error::Error;
@@ -17,6 +18,7 @@ use crate::broker::outbox;
 use crate::broker::scaler::{Login, Scaler, Trigger};
 use crate::broker::subscription::Options;
 use crate::broker::tls::{self, TlsFault};
+use crate::broker::walk::{self, HandOvers};
 
 pub static KIND: BrokerKind = BrokerKind {
     name: "RabbitMQ",
@@ -34,8 +36,20 @@ pub static KIND: BrokerKind = BrokerKind {
         lease: None,
         longest_hold: None,
         longest_pause: None,
+        // That of the longest delay queue.
+        longest_delay: Some(Duration::from_secs(24 * 3600)),
+        expiration: true,
+        // They are with us for so long.
+        most_seen: Some(100_000),
     },
     queue_types: &["quorum", "classic"],
+    queue_arguments: &[
+        QueueArgument { flag: "dead-letter-exchange", only_for: None },
+        QueueArgument { flag: "delivery-limit", only_for: Some("quorum") },
+        QueueArgument { flag: "max-priority", only_for: Some("classic") },
+        QueueArgument { flag: "max-length", only_for: None },
+        QueueArgument { flag: "message-ttl", only_for: None },
+    ],
     dead_letter_queue: |queue| format!("{queue}.dead"),
     parse,
 };
@@ -62,6 +76,10 @@ impl Broker for Nodes {
 
     fn admin(&self) -> Box<dyn Admin> {
         Box::new(admin::Admin::new(self.0.clone()))
+    }
+
+    fn walk(&self, queue: &str, hand_overs: HandOvers) -> Box<dyn walk::Walk> {
+        Box::new(Walk::new(self.0.clone(), queue, hand_overs))
     }
 
     async fn outbox(&self, options: outbox::Options) -> Result<Arc<dyn outbox::Outbox>, Error> {

@@ -5,16 +5,19 @@ pub mod admin;
 mod arguments;
 mod aside;
 mod check;
+mod batch;
 mod config;
 mod connection;
 mod consumers;
 mod convert;
+mod death;
 mod delays;
 pub mod filter;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod held;
 pub mod kind;
+mod letters;
 mod looks;
 pub mod outbox;
 mod publisher;
@@ -23,6 +26,7 @@ mod session;
 mod size;
 mod transport;
 mod url;
+mod walk;
 
 use std::sync::Arc;
 

@@ -34,8 +34,8 @@ const SAY_BLOCKED_AFTER: Duration = Duration::from_secs(1);
 const DELAY_QUEUES_TRIED: usize = 3;
 
 /// Pauses before a message is published again to a queue that may be too new to take one. About three seconds in all.
-const NEW_QUEUE_PAUSE: Duration = Duration::from_millis(50);
-const NEW_QUEUE_PAUSE_MAX: Duration = Duration::from_secs(3);
+pub const NEW_QUEUE_PAUSE: Duration = Duration::from_millis(50);
+pub const NEW_QUEUE_PAUSE_MAX: Duration = Duration::from_secs(3);
 
 /// Until when a message has to be known to have arrived: one bound for all that this takes, be it a connection, a channel, a
 /// declaration or the confirmation.
@@ -110,6 +110,10 @@ impl Publisher {
         connection::close(&self.connection).await
     }
 
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
     /// Publishes a message, and returns when the broker has taken responsibility for it.
     ///
     /// # Errors
@@ -125,7 +129,7 @@ impl Publisher {
     }
 
     /// Bounds all that publishing a message takes. The connection of one that is given up is not used again.
-    async fn by<T>(&self, deadline: Deadline, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    pub async fn by<T>(&self, deadline: Deadline, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let work = self.while_blocked(work, deadline);
         tokio::time::timeout_at(deadline.at, work).await.unwrap_or_else(|_| {
             self.given_up.store(true, Ordering::Relaxed);
@@ -167,7 +171,7 @@ impl Publisher {
         look_over(&self.connection, to, || self.usable()).await
     }
 
-    async fn channel(&self) -> Result<Channel, Error> {
+    pub async fn channel(&self) -> Result<Channel, Error> {
         let idle = lock(&self.idle).pop();
         if let Some(channel) = idle {
             return Ok(channel);
@@ -178,7 +182,7 @@ impl Publisher {
     }
 
     /// After the answer for its message, so that no late one is taken for the next message's.
-    fn put_back(&self, channel: Channel) {
+    pub fn put_back(&self, channel: Channel) {
         if channel.status().connected() {
             lock(&self.idle).push(channel);
         }
@@ -253,22 +257,31 @@ impl Publisher {
         if pause.as_millis() == 0 {
             return Ok(None);
         }
-        let mut refused = None;
+        match self.make_delay_queue(queue, pause).await {
+            Err(error @ (Error::Mismatch { .. } | Error::Forbidden { .. })) => {
+                let error = chain(&error);
+                tracing::warn!(error, "cannot make a delay queue: the message comes again without a pause");
+                Ok(None)
+            }
+            made => made.map(Some),
+        }
+    }
+
+    /// Makes a queue in which messages wait for so long, and returns its life in seconds.
+    ///
+    /// # Errors
+    /// When there is none that would do.
+    pub async fn make_delay_queue(&self, queue: &str, pause: Duration) -> Result<u64, Error> {
+        let mut mismatch = Error::Lost { source: None };
         // One that somebody made with other arguments may lose what expires in it; the next one is a longer pause.
         for life in delays::lives(pause).take(DELAY_QUEUES_TRIED) {
             match self.declare(&delays::name(queue, life), delays::arguments(queue, life)).await {
-                Ok(()) => return Ok(Some(life)),
-                Err(error @ Error::Mismatch { .. }) => refused = Some(error),
-                Err(error @ Error::Forbidden { .. }) => {
-                    refused = Some(error);
-                    break;
-                }
+                Ok(()) => return Ok(life),
+                Err(error @ Error::Mismatch { .. }) => mismatch = error,
                 Err(error) => return Err(error),
             }
         }
-        let error = refused.map(|error| chain(&error));
-        tracing::warn!(error, "cannot make a delay queue: the message comes again without a pause");
-        Ok(None)
+        Err(mismatch)
     }
 
     /// Publishes a dead letter, into a queue that is made if there is none.
@@ -381,14 +394,14 @@ pub fn can_be_retried(connection: &Connection, properties: &BasicProperties, que
 }
 
 /// The value that both sides agreed upon; 0 is no limit.
-fn frame_max(connection: &Connection) -> usize {
+pub fn frame_max(connection: &Connection) -> usize {
     match connection.configuration().frame_max() {
         0 => usize::MAX,
         size => size as usize,
     }
 }
 
-fn confirmed(to: &Address, confirmation: &Confirmation) -> Result<(), Error> {
+pub fn confirmed(to: &Address, confirmation: &Confirmation) -> Result<(), Error> {
     match confirmation {
         Confirmation::Ack(None) => Ok(()),
         Confirmation::Ack(Some(_)) => Err(match to {
@@ -406,7 +419,7 @@ fn confirmed(to: &Address, confirmation: &Confirmation) -> Result<(), Error> {
 
 /// The meaning of an error that answers a message, or a look at where it should go. `connected` says whether the connection
 /// outlived it.
-fn refused(to: &Address, error: lapin::Error, connected: bool) -> Error {
+pub fn refused(to: &Address, error: lapin::Error, connected: bool) -> Error {
     match (refusal(&error), to) {
         // `max_message_size`: it closes the channel. A connection that ends with the same code ends for each message that is
         // under way on it, and says nothing of this one.

@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use serde_json::Map;
+use futures_util::future::join_all;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -18,14 +17,14 @@ use super::queue::{self, Counts};
 use super::store::{Lease, Store, Taken, lost};
 use super::terms::{RENEW, SYSTEM};
 use super::url::Url;
-use crate::broker::admin::{self, Changes, Got, Status};
+use crate::broker::admin::{self, Arguments, Changes, Confirmed, Got, Status};
 use crate::broker::error::Error;
 use crate::causes::chain;
 use crate::locks::lock;
-use crate::task::{Origin, Properties};
+use crate::task::{Message, Origin, Properties};
 
 /// For the answer to each request: what a worker has `--publish-timeout` for.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub struct Admin {
     url: Url,
@@ -83,18 +82,36 @@ impl Admin {
 
 #[async_trait]
 impl admin::Admin for Admin {
-    async fn publish(&mut self, queue: &str, properties: Properties, body: Bytes) -> Result<(), Error> {
-        let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs());
-        let stamped = Properties { timestamp: properties.timestamp.or_else(now), ..properties };
-        let connection = self.connection(queue).await?;
-        match queue::publish(connection, queue, &stamped, &Map::new(), body).await? {
-            true => Ok(()),
-            false => Err(Error::MissingQueue { queue: queue.to_owned(), source: None }),
+    /// Requests of one connection are carried out in the order in which they are made, which is that of the messages.
+    async fn publish(&mut self, queue: &str, messages: Vec<Message>, delay: Duration) -> Confirmed {
+        let keys = self.keys(queue);
+        let connection = match self.connection(queue).await {
+            Ok(connection) => connection,
+            Err(error) => return Confirmed::none(messages.len(), error),
+        };
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs());
+        let publish_one = |Message { body, properties, headers }: Message| {
+            let keys = &keys;
+            let properties = Properties { timestamp: properties.timestamp.or(now), ..properties };
+            async move {
+                let is_there = match delay {
+                    Duration::ZERO => queue::publish(connection, queue, &properties, &headers, body).await?,
+                    delay => {
+                        queue::publish_delayed(connection, keys, delay, &properties, &headers, body).await?
+                    }
+                };
+                if is_there { Ok(()) } else { Err(Error::MissingQueue { queue: queue.to_owned(), source: None }) }
+            }
+        };
+        let mut confirmed = Confirmed::default();
+        for answer in join_all(messages.into_iter().map(publish_one)).await {
+            confirmed.push(answer);
         }
+        confirmed
     }
 
     /// All of its queues are of one type.
-    async fn declare(&mut self, queue: &str, _queue_type: Option<&str>) -> Result<(), Error> {
+    async fn declare(&mut self, queue: &str, _queue_type: Option<&str>, _arguments: &Arguments) -> Result<(), Error> {
         let connection = self.connection(queue).await?;
         queue::declare(connection, queue).await?;
         queue::warn_of_eviction(connection, queue).await;
@@ -104,7 +121,7 @@ impl admin::Admin for Admin {
     async fn status(&mut self, queue: &str) -> Result<Status, Error> {
         let keys = self.keys(queue);
         let Counts { ready, delayed, running } = queue::counts(self.connection(queue).await?, &keys).await?;
-        Ok(Status { ready, delayed: Some(delayed), running: Some(running), workers: None })
+        Ok(Status { ready, delayed: Some(delayed), running: Some(running), ..Status::default() })
     }
 
     async fn purge(&mut self, queue: &str) -> Result<u64, Error> {

@@ -8,6 +8,7 @@ use super::outbox::Outbox;
 use super::queue::MAX_MESSAGE;
 use super::terms::{LEASE, SYSTEM};
 use super::url::Url;
+use super::walk::Walk;
 use super::{adapter, admin, check};
 use crate::broker::adapter::{Adapter, Broker, BrokerKind, Capabilities, Form};
 use crate::broker::admin::Admin;
@@ -17,6 +18,7 @@ use crate::broker::outbox;
 use crate::broker::scaler::Scaler;
 use crate::broker::subscription::Options;
 use crate::broker::tls;
+use crate::broker::walk::{self, HandOvers};
 
 pub static KIND: BrokerKind = BrokerKind {
     name: "Redis",
@@ -39,8 +41,12 @@ pub static KIND: BrokerKind = BrokerKind {
         lease: Some(LEASE),
         longest_hold: None,
         longest_pause: None,
+        longest_delay: None,
+        expiration: false,
+        most_seen: None,
     },
     queue_types: &[],
+    queue_arguments: &[],
     dead_letter_queue: |queue| format!("{queue}.dead"),
     parse,
 };
@@ -57,6 +63,10 @@ impl Broker for Url {
 
     fn admin(&self) -> Box<dyn Admin> {
         Box::new(admin::Admin::new(self.clone()))
+    }
+
+    fn walk(&self, queue: &str, _hand_overs: HandOvers) -> Box<dyn walk::Walk> {
+        Box::new(Walk::new(self.clone(), queue))
     }
 
     async fn outbox(&self, options: outbox::Options) -> Result<Arc<dyn outbox::Outbox>, Error> {

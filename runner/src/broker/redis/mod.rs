@@ -18,3 +18,4 @@ mod store;
 mod terms;
 mod url;
 mod value;
+mod walk;

@@ -1,5 +1,7 @@
 //! A queue from the outside: what needs no consumer.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use redis::Value;
 use serde_json::{Map, Value as Json};
@@ -42,6 +44,35 @@ pub async fn publish(
         add.arg(name).arg(&value[..]);
     }
     Ok(connection.request("publish to", stream, add).await? != Value::Nil)
+}
+
+/// Adds a message that comes into its queue after a delay. Returns whether the queue is there.
+///
+/// # Errors
+/// When it is not known that the message is there.
+pub async fn publish_delayed(
+    connection: &Connection,
+    keys: &Keys,
+    delay: Duration,
+    properties: &Properties,
+    headers: &Map<String, Json>,
+    body: Bytes,
+) -> Result<bool, Error> {
+    require_size(&body)?;
+    let fields = convert::written(properties, headers, body);
+    if fields.len() > convert::MAX_FIELDS {
+        return Err(Error::TooLarge { reason: format!("it has more than {} headers", convert::MAX_FIELDS) });
+    }
+    let names = [&*keys.queue, &*keys.delayed, &*keys.bodies];
+    let added = connection
+        .run("publish to", Script::Delay, &names, |call| {
+            call.arg(millis(delay));
+            for (name, value) in &fields {
+                call.arg(name).arg(&value[..]);
+            }
+        })
+        .await?;
+    Ok(count(added)? == 1)
 }
 
 /// # Errors

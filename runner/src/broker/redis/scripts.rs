@@ -18,6 +18,10 @@ pub enum Script {
     Leave,
     Declare,
     Depth,
+    Look,
+    Move,
+    Remove,
+    Delay,
     Purge,
 }
 
@@ -45,6 +49,10 @@ sources! {
     Leave "leave",
     Declare "declare",
     Depth "depth",
+    Look "look",
+    Move "move",
+    Remove "remove",
+    Delay "delay",
     Purge "purge",
 }
 

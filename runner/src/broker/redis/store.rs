@@ -231,7 +231,7 @@ impl Store {
         let Keys { queue, delayed, bodies, .. } = &self.keys;
         self.settle("retry a message of", Script::Retry, &[queue, delayed, bodies], lease, |call| {
             call.arg(millis(after));
-            add_changes(call, lease, &failure::NAMES, &added);
+            add_changes(call, lease.rewritten.as_deref(), &failure::NAMES, &added);
         })
         .await
     }
@@ -240,7 +240,7 @@ impl Store {
     pub async fn dead_letter(&self, lease: &Lease, to: &str, failure: &Failure) -> Result<bool, Error> {
         let added = self.failure_fields(lease, failure, Next::DeadLetter);
         self.settle("put aside a message of", Script::DeadLetter, &[&self.keys.queue, to], lease, |call| {
-            add_changes(call, lease, &failure::NAMES, &added);
+            add_changes(call, lease.rewritten.as_deref(), &failure::NAMES, &added);
         })
         .await
     }
@@ -251,7 +251,7 @@ impl Store {
         let copied = self
             .run("copy a message of", Script::Copy, keys, |call| {
                 call.arg(GROUP).arg(&self.consumer).arg(&lease.id).arg(lease.deliveries);
-                add_changes(call, lease, without, &[]);
+                add_changes(call, lease.rewritten.as_deref(), without, &[]);
             })
             .await?;
         match number(copied)? {
@@ -336,9 +336,9 @@ pub fn lost() -> Error {
     Error::Lost { source: Some("the lease ran out, and somebody else has the message".into()) }
 }
 
-/// The fields that a script is to drop, those that it is to add, and whether these are all.
-fn add_changes(call: &mut Cmd, lease: &Lease, dropped: &[&str], added: &[Field]) {
-    let rewritten = lease.rewritten.as_deref();
+/// The fields that a script is to drop, those that it is to add, and whether these are all: those of a message that is written
+/// anew.
+pub fn add_changes(call: &mut Cmd, rewritten: Option<&[Field]>, dropped: &[&str], added: &[Field]) {
     call.arg(dropped.len()).arg(dropped);
     call.arg(2 * (rewritten.map_or(0, <[Field]>::len) + added.len()));
     for (name, value) in rewritten.unwrap_or_default().iter().chain(added) {

@@ -8,19 +8,17 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use serde_json::Map;
 
 use super::store::{self, Lease, Store, Taken};
 use super::{LEASE, RENEW, SYSTEM};
-use crate::broker::admin::{self, Changes, Got, Status};
+use crate::broker::admin::{self, Arguments, Changes, Confirmed, Got, Status};
 use crate::broker::error::Error;
 use crate::causes::chain;
 use crate::locks::lock;
-use crate::task::{Origin, Properties};
+use crate::task::{Message, Origin};
 
 /// How long a command waits for processes that write.
-const BUSY: Duration = Duration::from_secs(30);
+pub const BUSY: Duration = Duration::from_secs(30);
 
 pub struct Admin {
     path: PathBuf,
@@ -70,15 +68,20 @@ impl Admin {
 
 #[async_trait]
 impl admin::Admin for Admin {
-    async fn publish(&mut self, queue: &str, properties: Properties, body: Bytes) -> Result<(), Error> {
-        let opened = self.opened(queue)?;
-        let store = &mut opened.lock().store;
-        store.publish(queue, &properties, &Map::new(), &body)?;
-        // Only what is in the file that everybody sees is published.
-        store.require_in_place()
+    async fn publish(&mut self, queue: &str, messages: Vec<Message>, delay: Duration) -> Confirmed {
+        let published = self.opened(queue).and_then(|opened| {
+            let store = &mut opened.lock().store;
+            store.publish_all(queue, &messages, delay)?;
+            // Only what is in the file that everybody sees is published.
+            store.require_in_place()
+        });
+        match published {
+            Ok(()) => Confirmed::all(messages.len()),
+            Err(error) => Confirmed::none(messages.len(), error),
+        }
     }
 
-    async fn declare(&mut self, queue: &str, _queue_type: Option<&str>) -> Result<(), Error> {
+    async fn declare(&mut self, queue: &str, _queue_type: Option<&str>, _arguments: &Arguments) -> Result<(), Error> {
         let mut store = Store::create(&self.path, queue, BUSY)?;
         store.declare(queue)?;
         store.require_in_place()
@@ -88,7 +91,7 @@ impl admin::Admin for Admin {
         let mut store = self.open(queue)?;
         let depth = store.depth(queue)?;
         let running = Some(store.running(queue)?);
-        Ok(Status { ready: depth.ready, delayed: Some(depth.delayed), running, workers: None })
+        Ok(Status { ready: depth.ready, delayed: Some(depth.delayed), running, ..Status::default() })
     }
 
     async fn purge(&mut self, queue: &str) -> Result<u64, Error> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::outbox::Outbox;
+use super::walk::Walk;
 use super::{LEASE, SYSTEM, admin, check};
 use crate::broker::adapter::{Adapter, Broker, BrokerKind, Capabilities, Form};
 use crate::broker::admin::Admin;
@@ -14,6 +15,7 @@ use crate::broker::check::{Findings, Settings};
 use crate::broker::error::Error;
 use crate::broker::outbox;
 use crate::broker::subscription::Options;
+use crate::broker::walk::{self, HandOvers};
 
 pub static KIND: BrokerKind = BrokerKind {
     name: "the embedded queue",
@@ -31,8 +33,12 @@ pub static KIND: BrokerKind = BrokerKind {
         lease: Some(LEASE),
         longest_hold: None,
         longest_pause: None,
+        longest_delay: None,
+        expiration: false,
+        most_seen: None,
     },
     queue_types: &[],
+    queue_arguments: &[],
     dead_letter_queue: |queue| format!("{queue}.dead"),
     parse,
 };
@@ -56,6 +62,10 @@ impl Broker for File {
 
     fn admin(&self) -> Box<dyn Admin> {
         Box::new(admin::Admin::new(self.0.clone()))
+    }
+
+    fn walk(&self, queue: &str, _hand_overs: HandOvers) -> Box<dyn walk::Walk> {
+        Box::new(Walk::new(self.0.clone(), queue))
     }
 
     async fn outbox(&self, options: outbox::Options) -> Result<Arc<dyn outbox::Outbox>, Error> {

@@ -15,6 +15,7 @@ pub mod kind;
 pub mod outbox;
 mod row;
 mod store;
+mod walk;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod damage;
+mod many;
 #[cfg(test)]
 mod tests;
 
@@ -91,11 +92,7 @@ impl Store {
             if !has_queue(db, queue)? {
                 return Ok(false);
             }
-            db.prepare_cached(
-                "INSERT INTO message (queue, properties, headers, available_at) VALUES (?1, ?2, ?3, ?4)",
-            )?
-            .execute(params![queue, json(properties)?, json(headers)?, now])?;
-            write_body(db, db.last_insert_rowid(), body)?;
+            insert(db, queue, properties, headers, body, now)?;
             Ok(true)
         })?;
         if published { Ok(()) } else { Err(Error::MissingQueue { queue: queue.to_owned(), source: None }) }
@@ -408,6 +405,19 @@ fn take_one(db: &Connection, id: i64, queue: &str, lease: i64, until: i64) -> ru
     let failed = failure::failed_runs(&message.headers, queue, Unmarked::Failed);
     let unfinished = attempts.saturating_sub(failed);
     Ok(Taken { id, message, attempt: attempts + 1, unfinished, redelivered: handovers > 0, unreadable })
+}
+
+fn insert(
+    db: &Connection,
+    queue: &str,
+    properties: &Properties,
+    headers: &Map<String, Value>,
+    body: &[u8],
+    available_at: i64,
+) -> rusqlite::Result<()> {
+    db.prepare_cached("INSERT INTO message (queue, properties, headers, available_at) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![queue, json(properties)?, json(headers)?, available_at])?;
+    write_body(db, db.last_insert_rowid(), body)
 }
 
 fn declare(db: &Connection, queue: &str) -> rusqlite::Result<()> {

@@ -2,30 +2,24 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use serde_json::Map;
-use tokio::sync::Notify;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
 use super::client::Client;
 use super::convert::{Attributes, Incoming, Outgoing};
+use super::kept::{Keeping, Kept};
 use super::queue::{BATCH, Counts, Entry, Order, Queue, Received, is_fifo};
-use super::terms::{RENEWALS, SYSTEM};
+use super::terms::SYSTEM;
 use super::url::Url;
-use crate::broker::admin::{self, Changes, Got, Status};
+use crate::broker::admin::{self, Arguments, Changes, Confirmed, Got, Status};
 use crate::broker::error::Error;
 use crate::broker::leased::Held as StillHeld;
-use crate::causes::chain;
-use crate::locks::lock;
-use crate::task::{Message, Origin, Properties};
+use crate::task::{Message, Origin};
 
 /// How long a look for messages waits for one: shorter ones ask only some of SQS's servers.
-const LOOK: Duration = Duration::from_secs(1);
+pub const LOOK: Duration = Duration::from_secs(1);
 
 /// What is published by hand stays in order on a FIFO queue.
 const GROUP: &str = "wq-run";
@@ -38,39 +32,19 @@ pub struct Admin {
     keeping: Option<Keeping>,
 }
 
-struct Keeping {
-    kept: Arc<Kept>,
-    task: JoinHandle<Result<(), Error>>,
-}
-
-/// What was taken, until it is forgotten or given back.
-struct Kept {
-    lease: Duration,
-    state: Mutex<State>,
-    /// Something was dropped.
-    dropped: Notify,
-    ends: CancellationToken,
-}
-
-#[derive(Default)]
-struct State {
-    /// By receipt handle: with us, and renewed.
-    held: HashMap<String, Queue>,
-    /// To be given back.
-    dropped: Vec<(String, Queue)>,
-}
-
 /// A message that is hidden from all others for us, so that it comes again if we die before it is forgotten.
-struct Held {
+pub struct Held {
     kept: Arc<Kept>,
-    queue: Queue,
-    url: Url,
+    pub queue: Queue,
+    pub url: Url,
     id: String,
-    handle: String,
+    pub handle: String,
     group: Option<String>,
     message: Message,
     attributes: Attributes,
     raw: Option<String>,
+    /// It is given back at the end, and not when this is dropped.
+    until_the_end: bool,
 }
 
 impl Admin {
@@ -93,38 +67,38 @@ impl Admin {
 
     fn kept(&mut self) -> Arc<Kept> {
         let lease = self.url.lease();
-        let keeping = self.keeping.get_or_insert_with(|| {
-            let (state, dropped, ends) = (Mutex::default(), Notify::new(), CancellationToken::new());
-            let kept = Arc::new(Kept { lease, state, dropped, ends });
-            // A task of its own: a command may block while it prints.
-            Keeping { task: tokio::spawn(kept.clone().keep()), kept }
-        });
-        keeping.kept.clone()
+        self.keeping.get_or_insert_with(|| Keeping::start(lease)).kept.clone()
     }
 }
 
 #[async_trait]
 impl admin::Admin for Admin {
-    async fn publish(&mut self, queue: &str, properties: Properties, body: Bytes) -> Result<(), Error> {
-        let queue = self.queue(queue).await?;
-        let outgoing = Outgoing::new(&properties, &Map::new(), &body);
-        let id = properties.message_id.unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
-        queue.send(&outgoing, Order::new(GROUP, &id)).await
+    async fn publish(&mut self, queue: &str, messages: Vec<Message>, delay: Duration) -> Confirmed {
+        let queue = match self.queue(queue).await {
+            Ok(queue) => queue,
+            Err(error) => return Confirmed::none(messages.len(), error),
+        };
+        let outgoing = |Message { body, properties, headers }: Message| {
+            let outgoing = Outgoing::new(&properties, &headers, &body);
+            let id = properties.message_id.unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+            (outgoing, Order::new(GROUP, &id))
+        };
+        queue.send_all(messages.into_iter().map(outgoing).collect(), delay).await
     }
 
-    async fn declare(&mut self, queue: &str, queue_type: Option<&str>) -> Result<(), Error> {
+    async fn declare(&mut self, queue: &str, queue_type: Option<&str>, arguments: &Arguments) -> Result<(), Error> {
         if queue_type == Some("fifo") && !is_fifo(queue) {
             return Err(Error::Settings {
                 what: format!("the queue's name `{queue}`"),
                 source: "that of a FIFO queue ends in `.fifo`".into(),
             });
         }
-        Queue::declare(&self.client()?, &self.url, queue).await.map(drop)
+        Queue::declare(&self.client()?, &self.url, queue, arguments.message_ttl).await.map(drop)
     }
 
     async fn status(&mut self, queue: &str) -> Result<Status, Error> {
         let Counts { ready, hidden, delayed } = self.queue(queue).await?.counts().await?;
-        Ok(Status { ready, running: Some(hidden), delayed: Some(delayed), workers: None })
+        Ok(Status { ready, running: Some(hidden), delayed: Some(delayed), ..Status::default() })
     }
 
     /// One message after the other: SQS's own way to purge takes along what is with workers, and is slower than its answer.
@@ -152,27 +126,34 @@ impl admin::Admin for Admin {
             if received.is_empty() {
                 break;
             }
-            taken.extend(received.into_iter().map(|received| got(received, &queue, &self.url, &kept)));
+            taken.extend(received.into_iter().map(|received| {
+                let (message, origin, unreadable, held) = held(received, &queue, &self.url, &kept, false);
+                Got { message, origin, unreadable, held: Box::new(held) }
+            }));
         }
         Ok(taken)
     }
 
     async fn close(self: Box<Self>) -> Result<(), Error> {
-        let Some(Keeping { kept, task }) = self.keeping else { return Ok(()) };
-        kept.ends.cancel();
-        match task.await.map_err(tokio::task::JoinError::try_into_panic) {
-            Ok(ended) => ended,
-            Err(Ok(panic)) => std::panic::resume_unwind(panic),
-            Err(Err(_)) => Err(Error::Lost { source: None }),
+        match self.keeping {
+            Some(keeping) => keeping.end().await,
+            None => Ok(()),
         }
     }
 }
 
-fn got(received: Received, queue: &Queue, url: &Url, kept: &Arc<Kept>) -> Got {
+/// A message that was received, in our own vocabulary, and what is held of it.
+pub fn held(
+    received: Received,
+    queue: &Queue,
+    url: &Url,
+    kept: &Arc<Kept>,
+    until_the_end: bool,
+) -> (Message, Origin, Option<String>, Held) {
     let (count, sent, group) = (received.count(), received.sent(), received.group().cloned());
     let Received { message_id, receipt_handle, body, message_attributes, .. } = received;
     let Incoming { mut message, unreadable } = Incoming::read(body, &message_attributes, &message_id, sent);
-    kept.state().held.insert(receipt_handle.clone(), queue.clone());
+    kept.hold(&receipt_handle, queue);
     let held = Held {
         kept: kept.clone(),
         queue: queue.clone(),
@@ -183,67 +164,34 @@ fn got(received: Received, queue: &Queue, url: &Url, kept: &Arc<Kept>) -> Got {
         message: message.clone(),
         attributes: message_attributes,
         raw: unreadable.is_some().then(|| String::from_utf8_lossy(&message.body).into_owned()),
+        until_the_end,
     };
     if let Some(reason) = &unreadable {
         message.headers.insert("x-wq-error".into(), reason.as_str().into());
     }
-    Got { message, origin: Origin::of_queue(&queue.name, count > 1, SYSTEM), unreadable, held: Box::new(held) }
+    (message, Origin::of_queue(&queue.name, count > 1, SYSTEM), unreadable, held)
 }
 
-impl Kept {
-    /// Renews what is held and gives back what was dropped, until the end.
-    async fn keep(self: Arc<Self>) -> Result<(), Error> {
-        loop {
-            let kept = tokio::select! {
-                () = self.ends.cancelled() => return self.give_back().await,
-                () = self.dropped.notified() => self.give_back().await,
-                () = tokio::time::sleep(self.lease / RENEWALS) => self.renew().await,
-            };
-            if let Err(error) = kept {
-                tracing::warn!(error = %chain(&error), "what is taken comes again when its lease ends");
-            }
-        }
+impl Held {
+    /// A copy for another queue.
+    pub fn copy(&self, without: &[&str]) -> (Outgoing, Order) {
+        let copy = Outgoing::copy(&self.attributes, &self.message, self.raw.as_deref(), |headers| {
+            headers.retain(|name, _| !without.contains(&name.as_str()));
+        });
+        (copy, Order::new(self.group.as_deref().unwrap_or(&self.id), &format!("{}-again", self.id)))
     }
 
-    async fn give_back(&self) -> Result<(), Error> {
-        let dropped = std::mem::take(&mut self.state().dropped);
-        // One that is lost already is no longer ours to give back.
-        change(&dropped, Duration::ZERO).await
+    /// Notes that it is gone, or will come again by itself.
+    pub fn forgotten(&self) {
+        self.kept.forget(&self.handle);
     }
-
-    async fn renew(&self) -> Result<(), Error> {
-        let held: Vec<_> = self.state().held.iter().map(|(handle, queue)| (handle.clone(), queue.clone())).collect();
-        // What is lost is told when it is to be forgotten.
-        change(&held, self.lease).await
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
-    }
-}
-
-/// Hides messages for so long from now.
-async fn change(held: &[(String, Queue)], time: Duration) -> Result<(), Error> {
-    let mut rest = held;
-    while let Some((_, queue)) = rest.first() {
-        // A request is about one queue.
-        let batch = rest.iter().take(BATCH).take_while(|(_, other)| other.name == queue.name).count();
-        let (batch, others) = rest.split_at(batch);
-        let entries: Vec<Entry> = batch.iter().map(|(handle, _)| Entry::hide(handle, time)).collect();
-        for answer in queue.batch(&entries).await? {
-            let _: StillHeld = answer?;
-        }
-        rest = others;
-    }
-    Ok(())
 }
 
 #[async_trait]
 impl admin::Held for Held {
     async fn forget(self: Box<Self>) -> Result<(), Error> {
         let forgotten = self.queue.settle(Entry::delete(&self.handle)).await;
-        // There is nothing left to give back: it is gone, or its lease ends.
-        self.kept.state().held.remove(&self.handle);
+        self.forgotten();
         match forgotten? {
             StillHeld::Yes => Ok(()),
             StillHeld::Lost => {
@@ -253,21 +201,16 @@ impl admin::Held for Held {
     }
 
     async fn publish_again(&self, queue: &str, changes: Changes) -> Result<(), Error> {
-        let copy = Outgoing::copy(&self.attributes, &self.message, self.raw.as_deref(), |headers| {
-            headers.retain(|name, _| !changes.without_headers.contains(&name.as_str()));
-        });
-        let order = Order::new(self.group.as_deref().unwrap_or(&self.id), &format!("{}-again", self.id));
+        let (copy, order) = self.copy(changes.without_headers);
         Queue::find(&self.queue.client, &self.url, queue).await?.send(&copy, order).await
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let mut state = self.kept.state();
-        let held = state.held.remove_entry(&self.handle);
-        state.dropped.extend(held);
-        drop(state);
-        self.kept.dropped.notify_one();
+        if !self.until_the_end {
+            self.kept.give_back_soon(&self.handle);
+        }
     }
 }
 

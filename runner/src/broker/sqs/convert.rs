@@ -10,6 +10,7 @@ use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::broker::error::Error;
 use crate::broker::failure;
 use crate::task::{Message, Properties};
 
@@ -250,6 +251,11 @@ impl Incoming {
         };
         Incoming { message: Message { body, properties, headers }, unreadable }
     }
+}
+
+/// The refusal of a message of this many bytes.
+pub fn too_large(size: usize) -> Error {
+    Error::TooLarge { reason: format!("SQS takes {MAX_MESSAGE} bytes with all attributes, and this has {size}") }
 }
 
 /// The dead letter of a message: a copy with as much of the failure as there is room for.

@@ -1,6 +1,7 @@
 //! SQS in the table of kinds, and what can be done at one of its addresses.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -9,15 +10,20 @@ use super::outbox::Outbox;
 use super::queue::is_fifo;
 use super::terms::{FIFO, LEASE, LONGEST, SYSTEM};
 use super::url::Url;
+use super::walk::Walk;
 use super::{admin, check};
-use crate::broker::adapter::{Adapter, Broker, BrokerKind, Capabilities, Form};
+use crate::broker::adapter::{Adapter, Broker, BrokerKind, Capabilities, Form, QueueArgument};
 use crate::broker::admin::Admin;
 use crate::broker::check::{Findings, Settings};
 use crate::broker::error::Error;
 use crate::broker::outbox;
 use crate::broker::scaler::Scaler;
 use crate::broker::subscription::Options;
+use crate::broker::walk::{self, HandOvers};
 use crate::causes::chain;
+
+/// `DelaySeconds`, the most that SQS takes.
+const LONGEST_DELAY: Duration = Duration::from_secs(15 * 60);
 
 pub static KIND: BrokerKind = BrokerKind {
     name: "SQS",
@@ -38,8 +44,13 @@ pub static KIND: BrokerKind = BrokerKind {
         // A claim ends before its lease does, by our own clock.
         longest_hold: Some(LONGEST.saturating_sub(LEASE)),
         longest_pause: Some(LONGEST.saturating_sub(LEASE)),
+        longest_delay: Some(LONGEST_DELAY),
+        expiration: false,
+        // Half of what a FIFO queue lets be hidden at the same time.
+        most_seen: Some(10_000),
     },
     queue_types: &["standard", "fifo"],
+    queue_arguments: &[QueueArgument { flag: "message-ttl", only_for: None }],
     // No name has a dot.
     dead_letter_queue: |queue| match queue.strip_suffix(FIFO) {
         Some(stem) => format!("{stem}-dead{FIFO}"),
@@ -64,6 +75,10 @@ impl Broker for Url {
 
     fn admin(&self) -> Box<dyn Admin> {
         Box::new(admin::Admin::new(self.clone()))
+    }
+
+    fn walk(&self, queue: &str, _hand_overs: HandOvers) -> Box<dyn walk::Walk> {
+        Box::new(Walk::new(self.clone(), queue))
     }
 
     async fn outbox(&self, options: outbox::Options) -> Result<Arc<dyn outbox::Outbox>, Error> {

@@ -316,14 +316,14 @@ impl Taker {
         let (client, url) = (&self.queue.client, &self.url);
         let found = self.dead_letters.get_or_try_init(|| async {
             match Queue::find(client, url, name).await {
-                Err(Error::MissingQueue { .. }) => Queue::declare(client, url, name).await,
+                Err(Error::MissingQueue { .. }) => Queue::declare(client, url, name, None).await,
                 found => found,
             }
         });
         let queue = found.await?;
         match queue.send(copy, order.clone()).await {
             Err(Error::MissingQueue { .. }) => {
-                Queue::declare(client, url, name).await?;
+                Queue::declare(client, url, name, None).await?;
                 queue.send(copy, order).await
             }
             sent => sent,

@@ -9,7 +9,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::client::{Call, Client};
-use super::convert::{Attributes, MAX_MESSAGE, Outgoing};
+use super::convert::{Attributes, MAX_MESSAGE, Outgoing, too_large};
 use super::error::{Refusal, Sort};
 use super::terms::FIFO;
 use super::url::Url;
@@ -107,6 +107,11 @@ impl Received {
     pub fn group(&self) -> Option<&String> {
         self.attributes.get("MessageGroupId")
     }
+
+    /// The queue whose redrive policy moved it here.
+    pub fn redriven_from(&self) -> Option<&str> {
+        self.attributes.get("DeadLetterQueueSourceArn")?.rsplit(':').next()
+    }
 }
 
 impl Entry {
@@ -172,8 +177,14 @@ impl Queue {
         }
     }
 
-    /// Makes a queue; one that is there already stays as it is.
-    pub async fn declare(client: &Arc<Client>, at: &Url, name: &str) -> Result<Queue, Error> {
+    /// Makes a queue that keeps what nobody takes for so long, or for as long as SQS can. One that is there already stays as it
+    /// is.
+    pub async fn declare(
+        client: &Arc<Client>,
+        at: &Url,
+        name: &str,
+        retention: Option<Duration>,
+    ) -> Result<Queue, Error> {
         check_name(name)?;
         let queue = match Queue::find(client, at, name).await {
             Ok(queue) => queue.attributes(&["QueueArn"]).await.map(|_| queue),
@@ -183,7 +194,8 @@ impl Queue {
             Err(Error::MissingQueue { .. }) => {}
             decided => return decided,
         }
-        let mut attributes = json!({ "MessageRetentionPeriod": RETENTION });
+        let retention = retention.map_or(RETENTION.into(), |time| time.as_secs().to_string());
+        let mut attributes = json!({ "MessageRetentionPeriod": retention });
         if is_fifo(name) {
             attributes["FifoQueue"] = "true".into();
         }
@@ -199,6 +211,11 @@ impl Queue {
 
     pub fn is_fifo(&self) -> bool {
         is_fifo(&self.name)
+    }
+
+    /// How requests name it.
+    pub fn url(&self) -> &str {
+        &self.url
     }
 
     fn call(&self, action: &'static str, doing: &'static str) -> Call<'_> {
@@ -302,8 +319,7 @@ impl Queue {
     pub async fn send(&self, outgoing: &Outgoing, order: Order) -> Result<(), Error> {
         let size = outgoing.size();
         if size > MAX_MESSAGE {
-            let reason = format!("SQS takes {MAX_MESSAGE} bytes with all attributes, and this has {size}");
-            return Err(Error::TooLarge { reason });
+            return Err(too_large(size));
         }
         let mut input = json!({
             "QueueUrl": self.url,

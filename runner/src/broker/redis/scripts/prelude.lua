@@ -34,6 +34,12 @@ local function holds(queue, group, consumer, id, deliveries)
     return pending ~= nil and pending[4] == tonumber(deliveries)
 end
 
+-- Whether any consumer has a message under a lease that has not ended.
+local function is_held(queue, group, id, lease)
+    local pending = call('XPENDING', queue, group, id, id, 1)[1]
+    return pending ~= nil and pending[3] < tonumber(lease)
+end
+
 -- The server's time in milliseconds: the clocks of workers may differ.
 local function now()
     local time = call('TIME')

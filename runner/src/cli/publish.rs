@@ -1,0 +1,89 @@
+//! What can be typed after `wq-run publish`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::Broker;
+use super::durations::pause;
+
+const PROPERTIES: &str = "Properties of every message";
+
+#[derive(Debug, Args)]
+pub struct Publish {
+    #[command(flatten)]
+    pub broker: Broker,
+
+    /// Messages, one an argument [default: stdin as one message]
+    #[arg(value_name = "MESSAGE", conflicts_with_all = ["file", "lines", "json"])]
+    pub messages: Vec<String>,
+
+    /// A file as one message (- is stdin)
+    #[arg(short, long, value_name = "PATH", conflicts_with_all = ["lines", "json"])]
+    pub file: Option<PathBuf>,
+
+    /// A file with one message a line (- is stdin), each of which is published when it is complete
+    #[arg(short, long, value_name = "PATH")]
+    pub lines: Option<PathBuf>,
+
+    /// The lines, of stdin if --lines names no file, are messages as JSON: with their properties and headers, as `queue get
+    /// --json`, `queue peek --json` and `dlq show --json` print them
+    #[arg(long)]
+    pub json: bool,
+
+    /// They can be taken after this long
+    #[arg(long, value_name = "DURATION", value_parser = pause, conflicts_with = "expiration")]
+    pub delay: Option<Duration>,
+
+    /// A header; may be repeated
+    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = header, help_heading = PROPERTIES)]
+    pub headers: Vec<(String, String)>,
+
+    /// The id, for one message [default: a new one each]
+    #[arg(long, value_name = "ID", conflicts_with_all = ["lines", "json"], help_heading = PROPERTIES)]
+    pub message_id: Option<String>,
+
+    /// The content type
+    #[arg(long, value_name = "TYPE", help_heading = PROPERTIES)]
+    pub content_type: Option<String>,
+
+    /// The correlation id
+    #[arg(long, value_name = "ID", help_heading = PROPERTIES)]
+    pub correlation_id: Option<String>,
+
+    /// The queue for answers
+    #[arg(long, value_name = "QUEUE", help_heading = PROPERTIES)]
+    pub reply_to: Option<String>,
+
+    /// The priority, which orders messages where the queue has priorities
+    #[arg(long, value_name = "N", help_heading = PROPERTIES)]
+    pub priority: Option<u8>,
+
+    /// The type of the message
+    #[arg(long = "type", value_name = "TYPE", help_heading = PROPERTIES)]
+    pub kind: Option<String>,
+
+    /// A message that nobody takes for so long goes away, where the broker can do that
+    #[arg(long, value_name = "DURATION", value_parser = pause, help_heading = PROPERTIES)]
+    pub expiration: Option<Duration>,
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("a header is written NAME=VALUE".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_has_a_name_and_any_value() {
+        assert_eq!(header("a=b=c"), Ok(("a".into(), "b=c".into())));
+        assert_eq!(header("a="), Ok(("a".into(), String::new())));
+        assert!(header("=b").is_err() && header("a").is_err());
+    }
+}

@@ -1,0 +1,103 @@
+//! What can be typed after `wq-run queue`.
+
+use std::time::Duration;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Subcommand};
+
+use super::durations::duration;
+use super::{Broker, OnEmpty};
+use crate::broker::{BrokerKind, kinds};
+
+#[derive(Debug, Subcommand)]
+pub enum Queue {
+    /// Make a durable queue; leaves one alone that is there
+    Declare {
+        #[command(flatten)]
+        broker: Broker,
+        #[arg(long = "type", value_name = "TYPE", value_parser = PossibleValuesParser::new(kinds::queue_types()), help = type_help())]
+        queue_type: Option<String>,
+        #[command(flatten)]
+        arguments: Arguments,
+    },
+    /// Say what is in a queue
+    Status {
+        #[command(flatten)]
+        broker: Broker,
+        /// As one line of JSON; null is what the broker does not tell
+        #[arg(short, long)]
+        json: bool,
+        /// Again and again, until a signal comes
+        #[arg(short, long, value_name = "DURATION", num_args = 0..=1, require_equals = true, default_missing_value = "2s", value_parser = interval)]
+        watch: Option<Duration>,
+    },
+    /// Look at the next messages of a queue, and leave them there; some brokers count a look as an attempt
+    Peek {
+        #[command(flatten)]
+        broker: Broker,
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Take messages out of a queue, results for example: their bodies go to stdout as they are
+    Get {
+        #[command(flatten)]
+        broker: Broker,
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Delete the messages that no worker has
+    Purge {
+        #[command(flatten)]
+        broker: Broker,
+    },
+}
+
+/// Which messages are printed, and how.
+#[derive(Debug, Args)]
+pub struct Which {
+    /// N messages
+    #[arg(short, long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "all")]
+    pub count: u64,
+    /// All that are ready
+    #[arg(short, long)]
+    pub all: bool,
+    /// A line of JSON for each message, with its properties and headers; the body is text, or base64
+    #[arg(short, long)]
+    pub json: bool,
+    /// What it means that no message was there
+    #[arg(long, value_name = "RESULT", default_value = "fail")]
+    pub on_empty: OnEmpty,
+}
+
+/// What a queue is made with.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Where the broker puts dead letters by itself: the name of an exchange
+    #[arg(long, value_name = "NAME")]
+    pub dead_letter_exchange: Option<String>,
+    /// Hand-overs after which the broker itself puts a message aside; -1 is no limit
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
+    pub delivery_limit: Option<i64>,
+    /// The highest priority
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    pub max_priority: Option<u8>,
+    /// Messages that it holds at most
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_length: Option<u64>,
+    /// How long a message stays that nobody takes
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub message_ttl: Option<Duration>,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("the shortest interval is 100ms".into()),
+        interval => Ok(interval.max(Duration::from_millis(100))),
+    }
+}
+
+fn type_help() -> String {
+    let of = |kind: &&BrokerKind| format!("{} on {}", kind.queue_types[0], kind.name);
+    let defaults: Vec<String> = kinds::KINDS.iter().filter(|kind| !kind.queue_types.is_empty()).map(of).collect();
+    format!("The type of the queue, on brokers that have several [default: {}]", defaults.join(", "))
+}
