@@ -20,6 +20,7 @@ mod compiling;
 mod crashes;
 mod delays;
 mod deploy;
+mod dlq;
 mod double;
 mod exec;
 mod faults;

@@ -79,6 +79,11 @@ impl Pick {
         }
     }
 
+    /// Wants nothing more: there is no queue to walk through.
+    pub fn end(&mut self) {
+        self.wanted = 0;
+    }
+
     /// Leaves messages where they are.
     pub async fn leave(&mut self, seen: Vec<Seen>) -> Result<(), Error> {
         self.room = self.room.saturating_sub(seen.len() as u64);

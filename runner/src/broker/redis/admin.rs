@@ -20,6 +20,7 @@ use super::url::Url;
 use crate::broker::admin::{self, Arguments, Changes, Confirmed, Got, Status};
 use crate::broker::error::Error;
 use crate::causes::chain;
+use crate::fault::{self, Point};
 use crate::locks::lock;
 use crate::task::{Message, Origin, Properties};
 
@@ -104,9 +105,11 @@ impl admin::Admin for Admin {
             }
         };
         let mut confirmed = Confirmed::default();
+        fault::reach(Point::Published);
         for answer in join_all(messages.into_iter().map(publish_one)).await {
             confirmed.push(answer);
         }
+        fault::reach(Point::Confirmed);
         confirmed
     }
 

@@ -14,6 +14,7 @@ use super::{LEASE, RENEW, SYSTEM};
 use crate::broker::admin::{self, Arguments, Changes, Confirmed, Got, Status};
 use crate::broker::error::Error;
 use crate::causes::chain;
+use crate::fault::{self, Point};
 use crate::locks::lock;
 use crate::task::{Message, Origin};
 
@@ -71,9 +72,12 @@ impl admin::Admin for Admin {
     async fn publish(&mut self, queue: &str, messages: Vec<Message>, delay: Duration) -> Confirmed {
         let published = self.opened(queue).and_then(|opened| {
             let store = &mut opened.lock().store;
+            fault::reach(Point::Published);
             store.publish_all(queue, &messages, delay)?;
             // Only what is in the file that everybody sees is published.
-            store.require_in_place()
+            store.require_in_place()?;
+            fault::reach(Point::Confirmed);
+            Ok(())
         });
         match published {
             Ok(()) => Confirmed::all(messages.len()),

@@ -10,6 +10,7 @@ use super::row::Row;
 use super::store::Store;
 use crate::broker::error::Error;
 use crate::broker::walk::{self, Fate, Fates, LEFT_BEHIND, Seen};
+use crate::fault::{self, Point};
 use crate::task::Origin;
 
 pub struct Walk {
@@ -41,8 +42,10 @@ impl Walk {
     fn change(&mut self, seen: Vec<Seen>, change: impl FnOnce(&mut Store, &[i64]) -> Result<Vec<Fate>, Error>) -> Fates {
         let ids: Vec<i64> = seen.into_iter().filter_map(Seen::place).map(|place: Box<Place>| place.0).collect();
         let changed = self.store().and_then(|store| {
+            fault::reach(Point::Published);
             let fates = change(store, &ids)?;
             store.require_in_place()?;
+            fault::reach(Point::Confirmed);
             Ok(fates)
         });
         match changed {

@@ -16,6 +16,7 @@ use super::url::Url;
 use crate::broker::admin::{self, Arguments, Changes, Confirmed, Got, Status};
 use crate::broker::error::Error;
 use crate::broker::leased::Held as StillHeld;
+use crate::fault::{self, Point};
 use crate::task::{Message, Origin};
 
 /// How long a look for messages waits for one: shorter ones ask only some of SQS's servers.
@@ -83,7 +84,10 @@ impl admin::Admin for Admin {
             let id = properties.message_id.unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
             (outgoing, Order::new(GROUP, &id))
         };
-        queue.send_all(messages.into_iter().map(outgoing).collect(), delay).await
+        fault::reach(Point::Published);
+        let confirmed = queue.send_all(messages.into_iter().map(outgoing).collect(), delay).await;
+        fault::reach(Point::Confirmed);
+        confirmed
     }
 
     async fn declare(&mut self, queue: &str, queue_type: Option<&str>, arguments: &Arguments) -> Result<(), Error> {

@@ -37,6 +37,7 @@ impl<'a> Round<'a> {
                 if self.count == 0 && queue == self.letters.dead_letter_queue =>
             {
                 self.expect_none(broker::Error::MissingQueue { queue, source }).await?;
+                self.pick.end();
                 Vec::new()
             }
             picked => picked?,
