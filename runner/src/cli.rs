@@ -1,5 +1,6 @@
 //! What can be typed, and its help. No decisions: `config.rs` makes them.
 
+mod broker;
 mod dlq;
 mod durations;
 pub mod generated;
@@ -19,6 +20,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgGroup, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
+pub use broker::{Broker, OnEmpty};
 pub use dlq::{DeadLetters, DeadLettersOf, Doing, Filters};
 pub use guest::{Compiling, EmptyOutput, Grants, Guest, Isolation, Wall};
 pub use manifest::Manifest;
@@ -120,7 +122,7 @@ impl Cli {
     }
 }
 
-const QUEUE: &str = "Queue";
+const QUEUE: &str = broker::HEADING;
 const SETTLING: &str = "Settling";
 const GUEST: &str = guest::HEADING;
 const RESULTS: &str = "Results";
@@ -130,16 +132,6 @@ const CHECK: &str = "Check";
 pub enum LogFormat {
     Text,
     Json,
-}
-
-#[derive(Debug, Args)]
-pub struct Broker {
-    #[arg(short = 'u', long = "broker", value_name = "URL", env = "BROKER_URL", hide_env_values = true, help = broker_help(), help_heading = QUEUE)]
-    pub broker: Option<String>,
-
-    /// The queue
-    #[arg(short, long, value_name = "NAME", env = "QUEUE", help_heading = QUEUE)]
-    pub queue: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -307,12 +299,6 @@ pub struct Man {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum OnEmpty {
-    Success,
-    Fail,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum ResultFormat {
     Raw,
     Lines,
@@ -323,14 +309,6 @@ pub enum ResultFormat {
 pub enum DeadLetterBy {
     WqRun,
     Broker,
-}
-
-fn broker_help() -> String {
-    format!(
-        "The broker: {}; several addresses after commas are the nodes of a cluster; BROKER_URL_FILE names a file with the \
-         address",
-        kinds::addresses()
-    )
 }
 
 fn result_help() -> String {

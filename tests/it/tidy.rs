@@ -35,7 +35,7 @@ const LAYERS: [(&str, &[&[&str]]); 3] = [
         &[
             &["failure", "percent", "scaler", "tls"],
             &["error"],
-            &["admin", "bounds", "command", "outbox", "pauses"],
+            &["admin", "bounds", "command", "outbox", "pauses", "walk"],
             &["subscription"],
             &["check", "link"],
             &["adapter"],
@@ -324,7 +324,7 @@ fn the_readmes_results_are_those_that_can_be_asked_for() {
 #[test]
 fn the_readmes_brokers_are_those_of_the_table_of_kinds() {
     use bytesize::ByteSize;
-    use wq_run::broker::{BrokerKind, KINDS};
+    use wq_run::broker::{BrokerKind, KINDS, QueueArgument};
 
     let readme = readme();
     let row = |label: &str, cell: &dyn Fn(&BrokerKind) -> String| {
@@ -344,6 +344,14 @@ fn the_readmes_brokers_are_those_of_the_table_of_kinds() {
             let others = others.iter().map(|other| format!(", {}", code(other)));
             format!("{} (the default){}", code(default), others.collect::<String>())
         }
+    };
+    let arguments = |kind: &BrokerKind| {
+        let argument = |argument: &QueueArgument| {
+            let only = argument.only_for.map_or(String::new(), |only| format!(" ({only})"));
+            format!("`--{}`{only}", argument.flag)
+        };
+        let arguments: Vec<String> = kind.queue_arguments.iter().map(argument).collect();
+        if arguments.is_empty() { "no arguments".to_owned() } else { arguments.join(", ") }
     };
     let lease = |kind: &BrokerKind| match kind.capabilities.lease {
         None => "with the end of its connection".to_owned(),
@@ -367,6 +375,12 @@ fn the_readmes_brokers_are_those_of_the_table_of_kinds() {
         row("messages of a worker that died come back", &lease),
         row("`--timeout`, the longest", &|kind| longest(kind.capabilities.longest_hold)),
         row("`--backoff-max`, the longest", &|kind| longest(kind.capabilities.longest_pause)),
+        row("`publish --delay`, the longest", &|kind| longest(kind.capabilities.longest_delay)),
+        row("`publish --expiration`", &|kind| yes(kind.capabilities.expiration)),
+        row("`queue declare` takes", &arguments),
+        row("messages that one look sees, `dlq list` or `queue peek`", &|kind| {
+            kind.capabilities.most_seen.map_or("any".to_owned(), |most| format!("{most}, which are with it until it ends"))
+        }),
         row("bodies", &|kind| if kind.capabilities.text_only { "text, others in base64" } else { "bytes" }.to_owned()),
         row("the largest message", &size),
     ];

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::Broker;
+use super::broker::{self, Broker};
 use super::durations::duration;
 
 #[derive(Debug, Subcommand)]
@@ -58,7 +58,7 @@ pub struct DeadLettersOf {
     pub broker: Broker,
 
     /// Where the dead letters are [default: QUEUE.dead]
-    #[arg(long, value_name = "NAME", env = "WQ_DEAD_LETTER_QUEUE", help_heading = super::QUEUE)]
+    #[arg(long, value_name = "NAME", env = "WQ_DEAD_LETTER_QUEUE", help_heading = broker::HEADING)]
     pub dead_letter_queue: Option<String>,
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::Broker;
+use super::broker::Broker;
 use super::durations::pause;
 
 const PROPERTIES: &str = "Properties of every message";

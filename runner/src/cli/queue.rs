@@ -5,8 +5,8 @@ use std::time::Duration;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 
+use super::broker::{Broker, OnEmpty};
 use super::durations::duration;
-use super::{Broker, OnEmpty};
 use crate::broker::{BrokerKind, kinds};
 
 #[derive(Debug, Subcommand)]

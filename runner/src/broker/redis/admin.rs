@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use futures_util::future::join_all;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +21,7 @@ use crate::broker::error::Error;
 use crate::causes::chain;
 use crate::fault::{self, Point};
 use crate::locks::lock;
-use crate::task::{Message, Origin, Properties};
+use crate::task::{Message, Origin};
 
 /// For the answer to each request: what a worker has `--publish-timeout` for.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -83,32 +82,18 @@ impl Admin {
 
 #[async_trait]
 impl admin::Admin for Admin {
-    /// Requests of one connection are carried out in the order in which they are made, which is that of the messages.
-    async fn publish(&mut self, queue: &str, messages: Vec<Message>, delay: Duration) -> Confirmed {
+    async fn publish(&mut self, queue: &str, mut messages: Vec<Message>, delay: Duration) -> Confirmed {
         let keys = self.keys(queue);
         let connection = match self.connection(queue).await {
             Ok(connection) => connection,
             Err(error) => return Confirmed::none(messages.len(), error),
         };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs());
-        let publish_one = |Message { body, properties, headers }: Message| {
-            let keys = &keys;
-            let properties = Properties { timestamp: properties.timestamp.or(now), ..properties };
-            async move {
-                let is_there = match delay {
-                    Duration::ZERO => queue::publish(connection, queue, &properties, &headers, body).await?,
-                    delay => {
-                        queue::publish_delayed(connection, keys, delay, &properties, &headers, body).await?
-                    }
-                };
-                if is_there { Ok(()) } else { Err(Error::MissingQueue { queue: queue.to_owned(), source: None }) }
-            }
-        };
-        let mut confirmed = Confirmed::default();
-        fault::reach(Point::Published);
-        for answer in join_all(messages.into_iter().map(publish_one)).await {
-            confirmed.push(answer);
+        for message in &mut messages {
+            message.properties.timestamp = message.properties.timestamp.or(now);
         }
+        fault::reach(Point::Published);
+        let confirmed = queue::publish_all(connection, &keys, messages, delay).await;
         fault::reach(Point::Confirmed);
         confirmed
     }

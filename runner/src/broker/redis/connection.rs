@@ -109,6 +109,67 @@ impl Connection {
         answer.map_err(|error| failed(&self.url, &self.queue, doing, error))
     }
 
+    /// Runs a script for each of several items, and returns their answers. The server carries them out in their order.
+    ///
+    /// # Errors
+    /// When no answer came at all.
+    pub async fn run_all<T>(
+        &self,
+        doing: &str,
+        script: Script,
+        keys: &[&str],
+        items: &[T],
+        add_arguments: impl Fn(&mut Cmd, &T),
+    ) -> Result<Vec<Result<Value, Error>>, Error> {
+        let calls = items.iter().map(|item| {
+            let mut call = self.scripts.call(script).unwrap_or_else(|| spelled_out(script));
+            call.arg(keys.len()).arg(keys);
+            add_arguments(&mut call, item);
+            call
+        });
+        let mut answers = Vec::with_capacity(items.len());
+        let queue = self.queue.clone();
+        for (item, answer) in items.iter().zip(self.ask_all(calls).await.map_err(|error| self.failed(&queue, doing, error))?) {
+            answers.push(match answer {
+                Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                    self.run(doing, script, keys, |call| add_arguments(call, item)).await
+                }
+                answer => answer.map_err(|error| self.failed(&queue, doing, error)),
+            });
+        }
+        Ok(answers)
+    }
+
+    /// Makes several requests, and returns their answers. The server carries them out in their order.
+    ///
+    /// # Errors
+    /// When no answer came at all.
+    pub async fn requests(
+        &self,
+        doing: &str,
+        queue: &str,
+        requests: impl Iterator<Item = Cmd>,
+    ) -> Result<Vec<Result<Value, Error>>, Error> {
+        let answers = self.ask_all(requests).await.map_err(|error| self.failed(queue, doing, error))?;
+        Ok(answers.into_iter().map(|answer| answer.map_err(|error| self.failed(queue, doing, error))).collect())
+    }
+
+    async fn ask_all(&self, requests: impl Iterator<Item = Cmd>) -> Result<Vec<Result<Value, RedisError>>, RedisError> {
+        let mut pipeline = redis::pipe();
+        pipeline.ignore_errors();
+        for request in requests {
+            pipeline.add_command(request);
+        }
+        if pipeline.is_empty() {
+            return Ok(Vec::new());
+        }
+        pipeline.query_async(&mut self.inner.clone()).await
+    }
+
+    fn failed(&self, queue: &str, doing: &str, error: RedisError) -> Error {
+        failed(&self.url, queue, doing, error)
+    }
+
     /// Makes a request.
     pub async fn request(&self, doing: &str, queue: &str, request: Cmd) -> Result<Value, Error> {
         self.ask(request).await.map_err(|error| failed(&self.url, queue, doing, error))

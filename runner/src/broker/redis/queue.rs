@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use redis::Value;
+use redis::{Cmd, Value};
 use serde_json::{Map, Value as Json};
 
 use super::connection::Connection;
@@ -12,8 +12,9 @@ use super::keys::Keys;
 use super::scripts::Script;
 use super::terms::{GROUP, LEASE, millis};
 use super::value::{count, parts, text, texts};
+use crate::broker::admin::Confirmed;
 use crate::broker::error::Error;
-use crate::task::Properties;
+use crate::task::{Message, Properties};
 
 /// A server refuses a value of more than 512 MiB, and ends the connection with it (`proto-max-bulk-len`).
 pub const MAX_MESSAGE: usize = 512_000_000;
@@ -38,41 +39,68 @@ pub async fn publish(
     body: Bytes,
 ) -> Result<bool, Error> {
     require_size(&body)?;
+    let add = add(stream, properties, headers, body);
+    Ok(connection.request("publish to", stream, add).await? != Value::Nil)
+}
+
+fn add(stream: &str, properties: &Properties, headers: &Map<String, Json>, body: Bytes) -> Cmd {
     let mut add = redis::cmd("XADD");
     add.arg(stream).arg("NOMKSTREAM").arg("*");
     for (name, value) in convert::written(properties, headers, body) {
         add.arg(name).arg(&value[..]);
     }
-    Ok(connection.request("publish to", stream, add).await? != Value::Nil)
+    add
 }
 
-/// Adds a message that comes into its queue after a delay. Returns whether the queue is there.
-///
-/// # Errors
-/// When it is not known that the message is there.
-pub async fn publish_delayed(
-    connection: &Connection,
-    keys: &Keys,
-    delay: Duration,
-    properties: &Properties,
-    headers: &Map<String, Json>,
-    body: Bytes,
-) -> Result<bool, Error> {
-    require_size(&body)?;
-    let fields = convert::written(properties, headers, body);
-    if fields.len() > convert::MAX_FIELDS {
-        return Err(Error::TooLarge { reason: format!("it has more than {} headers", convert::MAX_FIELDS) });
+/// Adds messages in their order. They come into the queue after a delay.
+pub async fn publish_all(connection: &Connection, keys: &Keys, messages: Vec<Message>, delay: Duration) -> Confirmed {
+    let count = messages.len();
+    let is_too_large = |message: &Message| require_size(&message.body).and_then(|()| require_room(message)).err();
+    if let Some(error) = messages.iter().find_map(is_too_large) {
+        return Confirmed::none(count, error);
     }
-    let names = [&*keys.queue, &*keys.delayed, &*keys.bodies];
-    let added = connection
-        .run("publish to", Script::Delay, &names, |call| {
-            call.arg(millis(delay));
-            for (name, value) in &fields {
-                call.arg(name).arg(&value[..]);
-            }
-        })
-        .await?;
-    Ok(count(added)? == 1)
+    let queue = &*keys.queue;
+    let answered = match delay {
+        Duration::ZERO => {
+            let adding =
+                messages.into_iter().map(|message| add(queue, &message.properties, &message.headers, message.body));
+            connection.requests("publish to", queue, adding).await
+        }
+        delay => {
+            let names = [queue, &*keys.delayed, &*keys.bodies];
+            connection
+                .run_all("publish to", Script::Delay, &names, &messages, |call, message| {
+                    call.arg(millis(delay));
+                    for (name, value) in convert::written(&message.properties, &message.headers, message.body.clone()) {
+                        call.arg(name).arg(&value[..]);
+                    }
+                })
+                .await
+        }
+    };
+    let answers = match answered {
+        Ok(answers) => answers,
+        Err(error) => return Confirmed::none(count, error),
+    };
+    let mut confirmed = Confirmed::default();
+    for answer in answers {
+        confirmed.push(match answer {
+            // What each of the two says where there is no such queue.
+            Ok(Value::Nil | Value::Int(0)) => Err(Error::MissingQueue { queue: queue.to_owned(), source: None }),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        });
+    }
+    confirmed
+}
+
+/// # Errors
+/// [`Error::TooLarge`], for a message that a script could not hand on.
+fn require_room(message: &Message) -> Result<(), Error> {
+    if message.headers.len() < convert::MAX_FIELDS / 2 {
+        return Ok(());
+    }
+    Err(Error::TooLarge { reason: format!("it has {} headers", message.headers.len()) })
 }
 
 /// # Errors

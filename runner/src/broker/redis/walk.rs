@@ -1,7 +1,6 @@
 //! A walk through a queue on a Redis. Anybody can look: nothing is handed over for it.
 
 use async_trait::async_trait;
-use futures_util::future::join_all;
 use redis::{Cmd, Value};
 
 use super::admin::ANSWER_TIMEOUT;
@@ -14,6 +13,7 @@ use super::url::Url;
 use super::value::{Field, fields, list, number, parts, text};
 use crate::broker::error::Error;
 use crate::broker::walk::{self, Fate, Fates, LEFT_BEHIND, Seen};
+use crate::fault::{self, Point};
 use crate::task::Origin;
 
 pub struct Walk {
@@ -50,7 +50,7 @@ impl Walk {
         Ok(Seen { message, origin: Origin::of_queue(&self.queue, false, SYSTEM), unreadable, death: None, place })
     }
 
-    /// Runs a script for each message. They are made side by side, and carried out in this order.
+    /// Runs a script for each message.
     async fn change(
         &mut self,
         doing: &str,
@@ -66,19 +66,22 @@ impl Walk {
             Err(error) => return Fates::unknown(places.len(), error),
         };
         let keys: Vec<&str> = [&*queue].into_iter().chain(to).collect();
-        let add_arguments = &add_arguments;
-        let changing = places.iter().map(|place| {
-            connection.run(doing, script, &keys, move |call| {
-                call.arg(GROUP).arg(millis(LEASE)).arg(&place.id);
-                add_arguments(call, place);
-            })
+        fault::reach(Point::Published);
+        let changing = connection.run_all(doing, script, &keys, &places, |call, place| {
+            call.arg(GROUP).arg(millis(LEASE)).arg(&place.id);
+            add_arguments(call, place);
         });
+        let answers = match changing.await {
+            Ok(answers) => answers,
+            Err(error) => return Fates::unknown(places.len(), error),
+        };
+        fault::reach(Point::Confirmed);
         let fate = |answer: Result<Value, Error>| match number(answer?)? {
             1 => Ok(Fate::Done),
             0 => Ok(Fate::Gone),
             _ => Err(Error::MissingQueue { queue: to.unwrap_or_default().to_owned(), source: None }),
         };
-        join_all(changing).await.into_iter().map(fate).collect()
+        answers.into_iter().map(fate).collect()
     }
 }
 

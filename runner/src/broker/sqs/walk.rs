@@ -15,6 +15,7 @@ use super::url::Url;
 use crate::broker::error::Error;
 use crate::broker::leased::Held as StillHeld;
 use crate::broker::walk::{self, Death, Fate, Fates, LEFT_BEHIND, Seen};
+use crate::fault::{self, Point};
 
 pub struct Walk {
     url: Url,
@@ -100,7 +101,9 @@ impl walk::Walk for Walk {
             Err(error) => return Fates::unknown(count, error),
         };
         let copies = held.iter().map(|held| held.copy(&LEFT_BEHIND)).collect();
+        fault::reach(Point::Published);
         let confirmed = to.send_all(copies, Duration::ZERO).await;
+        fault::reach(Point::Confirmed);
         // What is not confirmed is given back at the end.
         let (sent, unsent): (Vec<_>, Vec<_>) =
             held.into_iter().enumerate().partition(|(at, _)| confirmed.each.get(*at) == Some(&true));
