@@ -165,10 +165,14 @@ fn prefetch(count: u64) -> u16 {
 
 /// The count in wq-run's last line; all messages are acked, or something went wrong.
 fn acked(stderr: &str) -> Result<u64> {
-    let line = stderr.lines().rev().find(|line| line.contains("\"stopped: ")).ok_or("wq-run did not say its count")?;
+    let line = stderr
+        .lines()
+        .rev()
+        .find(|line| line.contains("\"message\":\"stopped\""))
+        .ok_or("wq-run did not say its count")?;
     let line: serde_json::Value = serde_json::from_str(line)?;
     let count = |name: &str| line[name].as_u64();
-    let others = ["retried", "dead_lettered", "released", "lost"];
+    let others = ["retried", "dead_lettered", "released", "unsettled"];
     if let Some(other) = others.iter().find(|name| count(name) != Some(0)) {
         return Err(format!("wq-run {other} messages: {line}").into());
     }
@@ -181,10 +185,10 @@ mod tests {
 
     #[test]
     fn a_count_is_believed_only_if_nothing_else_happened() {
-        let line = |lost: u64| {
+        let line = |unsettled: u64| {
             format!(
-                "{{\"message\":\"working\"}}\n{{\"message\":\"stopped: the queue is empty\",\"acked\":20,\"retried\":0,\
-                 \"dead_lettered\":0,\"released\":0,\"lost\":{lost}}}\n"
+                "{{\"message\":\"working\"}}\n{{\"message\":\"stopped\",\"acked\":20,\"retried\":0,\
+                 \"dead_lettered\":0,\"released\":0,\"unsettled\":{unsettled}}}\n"
             )
         };
         assert_eq!(acked(&line(0)).unwrap(), 20);

@@ -31,6 +31,7 @@ use self::durations::{duration, pause};
 use crate::broker::kinds;
 use crate::settle::ExitMap;
 use crate::sink;
+use crate::streams::termination;
 
 /// Runs a WASI guest for each message of a queue, in a sandbox, and settles the message by the outcome.
 #[derive(Debug, Parser)]
@@ -83,7 +84,14 @@ pub enum Command {
 impl Cli {
     /// Reads the command line and the environment. Says what is wrong with them, or what was asked for, and exits.
     pub fn read() -> Cli {
-        Cli::try_read(std::env::args_os()).unwrap_or_else(|error| error.exit())
+        Cli::try_read(std::env::args_os()).unwrap_or_else(|error| {
+            if error.use_stderr() && std::env::args_os().any(|word| word == "work") {
+                let named = std::env::var_os(termination::VARIABLE).map(PathBuf::from);
+                termination::keep(named.as_deref());
+                termination::write(&error.to_string());
+            }
+            error.exit()
+        })
     }
 
     /// All commands and flags.
@@ -127,6 +135,7 @@ const SETTLING: &str = "Settling";
 const GUEST: &str = guest::HEADING;
 const RESULTS: &str = "Results";
 const CHECK: &str = "Check";
+const REPORTING: &str = "Reporting";
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum LogFormat {
@@ -240,6 +249,14 @@ pub struct Work {
     /// How long to try to reach the broker again after the connection was lost
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration, help_heading = QUEUE)]
     pub reconnect_timeout: Duration,
+
+    /// Leave out of the log what is said of messages that are done; failures, progress and the summary stay
+    #[arg(long, help_heading = REPORTING)]
+    pub quiet: bool,
+
+    /// A file that gets the summary and the error at the end [default: /dev/termination-log, if it is there]
+    #[arg(long, value_name = "PATH", env = "WQ_TERMINATION_LOG", help_heading = REPORTING)]
+    pub termination_log: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

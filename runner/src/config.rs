@@ -124,6 +124,7 @@ fn worker_options(
         result_content_type: work.result_content_type.clone(),
         metadata: work.metadata,
         decode: work.decode,
+        quiet: work.quiet,
     }
 }
 

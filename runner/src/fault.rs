@@ -80,7 +80,7 @@ pub fn arm() -> Result<(), String> {
         }
     }
     let _ = GUEST_PROCESS.set(process);
-    tracing::warn!("this process is told to fail (WQ_FAULT={text})");
+    tracing::warn!(fault = text, "this process is told to fail (WQ_FAULT)");
     let _ = FAULTS.set(faults);
     Ok(())
 }

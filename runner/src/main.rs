@@ -9,6 +9,7 @@ use wq_run::cli::{Cli, Command, LogFormat};
 use wq_run::error::{Error, ExitStatus};
 use wq_run::observe::log::{self, Format};
 use wq_run::observe::otlp;
+use wq_run::streams::termination;
 use wq_run::{causes, commands, fault, streams, version};
 
 fn main() -> ExitCode {
@@ -34,6 +35,9 @@ fn main() -> ExitCode {
         None if matches!(command, Command::Work(_)) => Format::for_stderr(),
         None => Format::Text,
     };
+    if let Command::Work(work) = &command {
+        termination::keep(work.termination_log.as_deref());
+    }
     let level = match command {
         Command::Work(_) => "info",
         // What a worker would warn of is among its findings.
@@ -46,14 +50,22 @@ fn main() -> ExitCode {
         Err(source) => Err(Error::Io { doing: "start".into(), source }),
         Ok(()) => std::panic::catch_unwind(AssertUnwindSafe(|| run(command))).unwrap_or(Ok(ExitStatus::Bug.code())),
     };
-    let status = ended.unwrap_or_else(|error| {
-        let status = error.exit_status().code();
+    let (status, reason) = match &ended {
+        Ok(status) if *status == ExitStatus::Bug.code() => {
+            (*status, termination::panic().map(|panic| format!("wq-run: a bug in wq-run: {panic}\n")))
+        }
+        Ok(status) => (*status, None),
+        Err(error) => (error.exit_status().code(), Some(error.for_people())),
+    };
+    if let Err(error) = &ended {
         match format {
-            Format::Json => tracing::error!(hint = error.hint(), exit_status = status, "{}", causes::chain(&error)),
+            Format::Json => {
+                tracing::error!(error = %causes::chain(error), hint = error.hint(), exit_status = status, "failed");
+            }
             Format::Text => streams::err::push(error.for_people().as_bytes()),
         }
-        status
-    });
+    }
+    termination::write(&reason.map(|reason| format!("{reason}  exit status: {status}\n")).unwrap_or_default());
     streams::err::flush();
     ExitCode::from(status)
 }

@@ -19,7 +19,7 @@ use signal_hook::low_level;
 use tokio::sync::watch;
 
 use crate::locks::lock;
-use crate::streams;
+use crate::streams::{self, termination};
 
 /// How long the process may take to end after its guests were told to stop. It is more than the 3 s that a guest has
 /// before it counts as one that can't be stopped. Together with the default of `--shutdown-timeout`, 25 s, it stays below
@@ -132,20 +132,28 @@ fn watching(status: u8) -> io::Result<Watching> {
     }
     let (phases_tx, phases) = watch::channel(Phase::Running);
     let again = Arc::new(AtomicBool::new(false));
-    // The words are left to a thread that may hang: its stderr may be one that nobody reads.
-    let (last_words, words) = sync_channel::<String>(1);
-    let speaker = move || words.iter().for_each(|line| streams::err::last_words(&line));
-    std::thread::Builder::new().name("last-words".into()).spawn(speaker)?;
+    // Each is left to a thread that may hang: its stderr may be one that nobody reads, and the file may be on any disk.
+    let last_words = listener("last-words", move |why| streams::err::last_words(why, status))?;
+    let last_log = listener("termination-log", move |why| {
+        termination::write_now(&format!("wq-run: {why}\n  exit status: {status}\n"));
+    })?;
     let watcher = Watcher {
         interrupts: pipe(SIGINT)?,
         terminates: pipe(SIGTERM)?,
         phases: phases_tx,
         again: again.clone(),
-        last_words,
+        last: [last_log, last_words],
         status,
     };
     std::thread::Builder::new().name("signals".into()).spawn(move || watcher.watch())?;
     Ok(watching.insert(Watching { phases, again }).clone())
+}
+
+/// A thread that does this when the process ends.
+fn listener(name: &str, at_the_end: impl Fn(&'static str) + Send + 'static) -> io::Result<SyncSender<&'static str>> {
+    let (last, words) = sync_channel(1);
+    std::thread::Builder::new().name(name.into()).spawn(move || words.iter().for_each(at_the_end))?;
+    Ok(last)
 }
 
 /// A byte comes out of it for each signal.
@@ -158,18 +166,18 @@ fn pipe(signal: libc::c_int) -> io::Result<UnixStream> {
 
 /// Says what the phases mean. A task, since the thread that publishes them must not depend on the log.
 async fn announce(mut phases: watch::Receiver<Phase>, grace: Duration, again: Arc<AtomicBool>) {
-    let grace = humantime::format_duration(grace);
+    let grace_ms = grace.as_millis() as u64;
     while phases.changed().await.is_ok() {
         match *phases.borrow_and_update() {
             Phase::Running => {}
             Phase::Draining(signal) => {
-                tracing::info!("{} received: finishing what runs, for at most {grace}", signal.name());
+                tracing::info!(signal = signal.name(), grace_ms, "a signal was received: finishing what runs");
             }
             Phase::Aborting(signal) if again.load(Ordering::Relaxed) => {
-                tracing::warn!("{} received again: stopping what runs", signal.name());
+                tracing::warn!(signal = signal.name(), "a signal was received again: stopping what runs");
             }
             Phase::Aborting(_) => {
-                tracing::warn!("guests are still running after {grace} (--shutdown-timeout): stopping them");
+                tracing::warn!(grace_ms, "guests are still running after --shutdown-timeout: stopping them");
             }
         }
     }
@@ -181,7 +189,8 @@ struct Watcher {
     terminates: UnixStream,
     phases: watch::Sender<Phase>,
     again: Arc<AtomicBool>,
-    last_words: SyncSender<String>,
+    /// Who is told why the process ends.
+    last: [SyncSender<&'static str>; 2],
     status: u8,
 }
 
@@ -254,10 +263,11 @@ impl Watcher {
     }
 
     /// The last resort. Messages in hand come again: their connections end with the process.
-    fn end(&self, why: &str) -> ! {
-        let status = self.status;
-        let _ = self.last_words.try_send(format!("{why}: ending with status {status}"));
+    fn end(&self, why: &'static str) -> ! {
+        for listener in &self.last {
+            let _ = listener.try_send(why);
+        }
         std::thread::sleep(LAST_WORDS);
-        low_level::exit(status.into())
+        low_level::exit(self.status.into())
     }
 }

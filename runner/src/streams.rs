@@ -4,6 +4,8 @@
 //! successful write, and fail in the middle of a result when a descriptor does not block and its reader is slow.
 
 pub mod err;
+pub mod last_line;
+pub mod termination;
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -77,12 +79,21 @@ fn usable(number: u8, descriptor: BorrowedFd<'_>, useless: OFlags) -> Result<(),
 /// Writes a result to stdout in one piece: results that come at the same time do not mix. Waits for as long as the
 /// reader is slow.
 ///
+/// On a terminal that has a last line, a result that does not end its own last line gets a line feed.
+///
 /// # Errors
 /// When a part of it may not have been written.
 pub fn print(bytes: &[u8]) -> io::Result<()> {
     static TURN: Mutex<()> = Mutex::new(());
     let _turn = lock(&TURN);
-    write_all(io::stdout().as_fd(), bytes)
+    let write = |bytes: &[u8]| write_all(io::stdout().as_fd(), bytes);
+    let (Some(line), false) = (last_line::below_stdout(), bytes.is_empty()) else { return write(bytes) };
+    let mut written = Ok(());
+    line.aside(&mut || {
+        let end: &[u8] = if bytes.ends_with(b"\n") { b"" } else { b"\n" };
+        written = write(bytes).and_then(|()| write(end));
+    });
+    written
 }
 
 /// Writes all bytes to a descriptor, whether that blocks or not.

@@ -25,7 +25,7 @@ fn a_cluster_that_loses_its_leader_and_then_a_node_of_ours_loses_no_message() {
     };
     let goes_on = |service: &mut Running| service.wait_for("\"settlement\":\"ack\"");
     let comes_back = |service: &mut Running| {
-        service.wait_for("no connection to the broker");
+        service.wait_for("the broker is not available; trying again");
         service.wait_for("subscribed");
     };
 

@@ -81,7 +81,7 @@ fn a_second_signal_does_not_wait_for_the_grace_period() {
         let mut worker = start(&mut queue.command(&["work", &guest("sleep"), "--shutdown-timeout", "1h"]));
         worker.wait_for("started");
         worker.signal("INT");
-        worker.wait_for("SIGINT received");
+        worker.wait_for_all(&["a signal was received", "SIGINT"]);
         worker.signal("INT");
         worker.end().exits(130);
         queue.wait_for_depth(1);
@@ -126,7 +126,7 @@ fn a_service_outlives_its_broker() {
     queue.publish(&["before "]);
     service.wait_for("\"settlement\":\"ack\"");
     rabbitmq.kill();
-    service.wait_for("no connection to the broker");
+    service.wait_for("the broker is not available; trying again");
     rabbitmq.restart();
     queue.publish(&["after"]);
     service.wait_for("\"settlement\":\"ack\"");
@@ -148,7 +148,7 @@ fn a_broker_that_stops_in_good_order_is_met_again() {
     // Every client is told: CONNECTION_FORCED.
     rabbitmq.ctl(&["stop_app"]);
     one_shot.end().exits(74).says("no longer ours");
-    service.wait_for("no connection to the broker");
+    service.wait_for("the broker is not available; trying again");
     rabbitmq.ctl(&["start_app"]);
     service.wait_for("\"settlement\":\"ack\"");
     service.signal("TERM");
@@ -383,7 +383,7 @@ fn an_acknowledgement_timeout_stops_the_guest_and_the_worker_goes_on() {
     // Again, over a new channel: the service took a message up once more.
     service.wait_for_within("started", 3 * PATIENCE);
     service.signal("TERM");
-    service.wait_for("SIGTERM received");
+    service.wait_for_all(&["a signal was received", "SIGTERM"]);
     service.signal("TERM");
     service.end();
     let mut back = [queue.take().body, queue.take().body];

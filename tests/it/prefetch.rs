@@ -85,7 +85,7 @@ fn a_shutdown_gives_back_what_has_not_begun_and_lets_the_rest_finish() {
         stopped.wait_for("started");
         stopped.signal("TERM");
         let stopped = stopped.end();
-        stopped.exits(143).says("\"released\":0").says("\"lost\":0");
+        stopped.exits(143).says("\"released\":0").says("\"unsettled\":0");
         let done = stopped.out().len();
         assert!((1..=4).contains(&done), "{done} were done");
         queue.wait_for_depth(20 - done as u64);

@@ -46,7 +46,7 @@ fn settlements_that_an_alarm_holds_up_end_together_within_their_bound() {
         raise_alarm(&rabbitmq);
         let args = ["work", &guest("reject"), "--drain", "--concurrency", "2", "--publish-timeout", "10s"];
         let ended = start(&mut queue.command(&args)).end_within(IN_TIME);
-        ended.exits(74).says("not confirmed within 10s").says("\"lost\":2");
+        ended.exits(74).says("not confirmed within 10s").says("\"unsettled\":2");
         take_all_after_alarm(&rabbitmq, &queue, &["1", "2"]);
     }
 }
@@ -67,7 +67,7 @@ fn a_worker_leaves_in_time_while_an_alarm_holds_up_its_settlements() {
     let mut worker = start(queue.command(&args).args(["--shutdown-timeout", "1h"]));
     worker.wait_for("takes no messages at the moment");
     worker.signal("INT");
-    worker.wait_for("SIGINT received");
+    worker.wait_for_all(&["a signal was received", "SIGINT"]);
     worker.signal("INT");
     worker.end_within(IN_TIME).exits(130).says("\"released\":1");
     queue.wait_for_depth(2);
@@ -87,7 +87,7 @@ fn acknowledgements_do_not_wait_for_a_settlement_that_an_alarm_holds_up() {
             worker.wait_for("\"settlement\":\"ack\"");
         }
         worker.signal("TERM");
-        worker.wait_for("SIGTERM received");
+        worker.wait_for_all(&["a signal was received", "SIGTERM"]);
         worker.signal("TERM");
         worker.end_within(IN_TIME).says("\"acked\":3").says("\"released\":1").prints("x1 x2 x3 ");
         take_all_after_alarm(&rabbitmq, &queue, &["d"]);
@@ -128,7 +128,7 @@ fn a_broker_that_takes_no_new_connection_for_a_moment_ends_no_worker() {
         proxy.refuse(true);
         // Its dead letter needs a connection of its own.
         queue.publish(&["bad"]);
-        worker.wait_for("no connection to publish over");
+        worker.wait_for("the broker is not available to publish to; trying again");
         proxy.refuse(false);
         worker.wait_for("\"settlement\":\"dead-letter\"");
         worker.signal("TERM");
@@ -215,7 +215,7 @@ fn messages_that_another_consumer_has_to_itself_are_not_waited_for_without_end()
         let drain = run(&mut command(&["work", &guest("echo"), "--drain"]));
         drain.exits(75).says("2 messages are ready").prints("");
         holder.signal("TERM");
-        holder.wait_for("SIGTERM received");
+        holder.wait_for_all(&["a signal was received", "SIGTERM"]);
         holder.signal("TERM");
         holder.end();
         run(&mut command(&["work", &guest("echo"), "--drain"])).exits(0);

@@ -264,7 +264,7 @@ fn log_of(stderr: &str) -> (Vec<(String, u64)>, BTreeSet<String>) {
         let Some(id) = line["span"]["message.id"].as_str() else { continue };
         if line["message"] == "taken" {
             taken.push((id.to_owned(), line["span"]["attempt"].as_u64().expect("a number")));
-        } else if matches!(line["settlement"].as_str(), Some(settlement) if settlement != "lost") {
+        } else if matches!(line["settlement"].as_str(), Some(settlement) if settlement != "unsettled") {
             settled.insert(id.to_owned());
         }
     }
@@ -470,7 +470,7 @@ impl<'a> Books<'a> {
             service.wait_for("\"settlement\":\"ack\"");
         }
         server.cut_power();
-        service.wait_for("no connection to the broker");
+        service.wait_for("the broker is not available; trying again");
         let before = service.seen().to_owned();
         self.may_repeat += 2;
         if server.forgets() {

@@ -192,7 +192,7 @@ fn one_entry_of_a_batch_that_fails_is_one_message_that_is_lost() {
         { "Id": "0", "Code": "ReceiptHandleIsInvalid", "SenderFault": true, "Message": "The receipt handle has expired" },
     ] });
     let stub = one_message(move |action, _| (action == "DeleteMessageBatch").then(|| (200, lost.to_string())));
-    run(&mut work_at(&stub, &[])).exits(74).says("\"settlement\":\"lost\"");
+    run(&mut work_at(&stub, &[])).exits(74).says("\"settlement\":\"unsettled\"");
 }
 
 #[test]

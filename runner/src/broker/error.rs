@@ -39,6 +39,9 @@ pub enum Error {
     FrameTooLarge { source: Source },
     #[error("the connection to the broker was lost")]
     Lost { source: Option<Source> },
+    /// The same where no connection was lost: the lease ran out, the broker ended the consumer, or its answer makes no sense.
+    #[error("{reason}")]
+    Broken { reason: String },
     /// The connection stands, and a request got no answer.
     #[error("the broker did not answer when it was asked to {doing}")]
     Unanswered { doing: String },
@@ -81,6 +84,16 @@ pub enum Kind {
 }
 
 impl Error {
+    /// The lease of a message ran out before the message was settled.
+    pub(crate) fn lease_lost() -> Error {
+        Error::Broken { reason: "the lease ran out, and another worker may have the message".into() }
+    }
+
+    /// Whether nobody knows if it was done, since the connection or the lease went away. The message comes again.
+    pub fn leaves_open(&self) -> bool {
+        matches!(self, Error::Lost { .. } | Error::Broken { .. })
+    }
+
     pub fn kind(&self) -> Kind {
         match self {
             Error::Unreachable { .. }
@@ -99,6 +112,7 @@ impl Error {
             | Error::DamagedFile { .. }
             | Error::Settings { .. } => Kind::Configuration,
             Error::Lost { .. }
+            | Error::Broken { .. }
             | Error::Aborted
             | Error::Unpublished { .. }
             | Error::Rejected { .. }
@@ -144,6 +158,7 @@ impl Error {
             Error::Unavailable { .. } => "a part of the broker is down, and may come back".into(),
             // Nothing helps, or only the kind that has such errors knows what.
             Error::Lost { .. }
+            | Error::Broken { .. }
             | Error::Unanswered { .. }
             | Error::Aborted
             | Error::Unpublished { .. }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,11 @@ pub(crate) struct Link {
     pub(super) begun: watch::Receiver<bool>,
     pub(super) session: u64,
     pub(super) established: bool,
+    /// What the log calls the other end.
+    pub(super) broker: String,
+    pub(super) queue: String,
+    /// Since when messages could not come, after they could.
+    pub(super) away_since: Option<Instant>,
     /// The worker wants nothing more; a new session then need not take anything.
     pub(crate) cancelled: bool,
     /// The worker waits no longer for what is under way.
@@ -88,6 +93,9 @@ impl Link {
             begun,
             session: 0,
             established: false,
+            broker: String::new(),
+            queue: String::new(),
+            away_since: None,
             cancelled: false,
             abort: CancellationToken::new(),
         };
@@ -122,6 +130,12 @@ impl Link {
     }
 
     pub(crate) fn established(&mut self) {
+        let Link { broker, queue, .. } = &*self;
+        match self.away_since.map(|since| since.elapsed()) {
+            None => tracing::info!(broker, queue, "connected"),
+            Some(away) => tracing::info!(broker, queue, away_ms = away.as_millis() as u64, "connected again"),
+        }
+        self.away_since = None;
         self.established = true;
         self.notify(Notice::Established);
     }

@@ -66,7 +66,9 @@ pub const MAX_NAME: usize = 255;
 pub fn subscribe(url: &Url, options: Options) -> Subscription {
     let adapter = url.broker().adapter(options.clone());
     let (begun, begun_rx) = watch::channel(false);
-    let (link, notices, commands) = Link::channel(begun_rx);
+    let (mut link, notices, commands) = Link::channel(begun_rx);
+    link.broker = url.to_string();
+    link.queue = options.queue.clone();
     let wanted = link.wanted.clone();
     wanted.store(options.count.unwrap_or(u64::MAX), Ordering::Relaxed);
     let abort = link.abort.clone();

@@ -22,15 +22,23 @@ pub(crate) async fn patiently<T, F: Future<Output = Result<T, Error>>>(
 ) -> Result<T, Error> {
     let since = Instant::now();
     let mut pause = RECONNECT_INITIAL;
+    let mut is_away = false;
     loop {
         let error = match connect().await {
             Err(error) if matches!(error.kind(), Kind::Unreachable | Kind::Lost) => error,
-            decided => return decided,
+            decided => {
+                if is_away && decided.is_ok() {
+                    tracing::info!("connected again to publish");
+                }
+                return decided;
+            }
         };
+        is_away = true;
         if since.elapsed() + pause > patience {
             return Err(error);
         }
-        tracing::warn!(error = %chain(&error), "no connection to publish over; trying again");
+        let pause_ms = pause.as_millis() as u64;
+        tracing::warn!(error = %chain(&error), pause_ms, "the broker is not available to publish to; trying again");
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(RECONNECT_MAX);
     }

@@ -1,6 +1,6 @@
 //! Keeping a session going: reconnecting, pausing and giving up, once for every kind of broker.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::adapter::Adapter;
 use super::error::Error;
@@ -31,6 +31,7 @@ pub(super) async fn supervise(mut adapter: Box<dyn Adapter>, mut link: Link, opt
         };
         if link.established {
             away_since = Instant::now();
+            link.away_since = Some(away_since);
             patience = options.reconnect_timeout;
             if began.elapsed() > STEADY {
                 pause = RECONNECT_INITIAL;
@@ -55,11 +56,8 @@ pub(super) async fn supervise(mut adapter: Box<dyn Adapter>, mut link: Link, opt
         if away_since.elapsed() + jittered > patience {
             return link.notify(Notice::Failed(error));
         }
-        tracing::warn!(
-            error = %chain(&error),
-            "no connection to the broker; trying again in {}",
-            humantime::format_duration(Duration::from_millis(jittered.as_millis() as u64))
-        );
+        let pause_ms = jittered.as_millis() as u64;
+        tracing::warn!(error = %chain(&error), pause_ms, "the broker is not available; trying again");
         link.notify(Notice::Lost(error));
         if link.wait_disconnected(jittered).await.is_closed() {
             return;

@@ -58,7 +58,7 @@ pub async fn run(args: cli::Exec) -> Result<u8, Error> {
     shutdown::end_at_once();
     let written = streams::print(&stdout);
     if !matches!(outcome, Outcome::Succeeded | Outcome::Exited(_) | Outcome::Interrupted) {
-        tracing::error!(outcome = outcome.name(), "{outcome}");
+        tracing::error!(outcome = outcome.name(), error = %outcome, "the guest failed");
     }
     written.map_err(|source| Error::Io { doing: "write the result to stdout".into(), source })?;
     Ok(status(&outcome, signal))

@@ -13,6 +13,7 @@ mod pick;
 mod process;
 mod publish;
 mod queue;
+mod showing;
 mod work;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

@@ -1,17 +1,23 @@
 //! `wq-run work`: runs a guest for each message of a queue.
 
+use std::fmt;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::process::{can_write, unwatched};
+use super::showing::Showing;
 use crate::broker::{self, outbox};
 use crate::causes::chain;
 use crate::cli;
 use crate::config::Work;
 use crate::error::{Error, ExitStatus, broker_status};
+use crate::locks::lock;
 use crate::observe::Counts;
+use crate::observe::summary::{self, Summary};
 use crate::sandbox::{self, Loading, Sandbox};
 use crate::shutdown::{self, Signal};
 use crate::sink::{Format, Needs, Sinks, Spec};
+use crate::streams::termination;
 use crate::task::Refused;
 use crate::worker::{Mode, StopReason, Stopped, Worker};
 
@@ -34,7 +40,12 @@ pub async fn run(args: cli::Work) -> Result<u8, Error> {
             ready.map_err(|error| Err(error.on(&config.broker)))
         }
         // Compiling can take minutes, and nothing is in hand yet.
-        signal = shutdown::requested(&mut phases) => Err(Ok(signal.exit_code())),
+        signal = shutdown::requested(&mut phases) => {
+            let status = signal.exit_code();
+            let end = format!("wq-run: stopped before the work began: {} (exit status {status})\n", signal.name());
+            termination::about(move || end.clone());
+            Err(Ok(status))
+        }
     };
     let (sandbox, sinks) = match ready {
         Ok(ready) => ready,
@@ -43,27 +54,46 @@ pub async fn run(args: cli::Work) -> Result<u8, Error> {
             return end;
         }
     };
-    tracing::info!(
-        queue,
-        broker = %config.broker,
-        guest = sandbox.name(),
-        guest.digest = sandbox.digest(),
-        mode = ?config.worker.mode,
-        concurrency = config.worker.concurrency,
-        "working"
-    );
-    let mode = config.worker.mode;
-    let worker = Worker::new(config.worker, sandbox, sinks, config.policy);
+    let (mode, concurrency) = (config.worker.mode, config.worker.concurrency);
+    let (guest, digest) = (sandbox.name().to_owned(), sandbox.digest().to_owned());
+    let mut worker = Worker::new(config.worker, sandbox, sinks, config.policy);
+    let observers = worker.observers();
+    let so_far = observers.clone();
+    termination::about(move || summary::Work::of(&so_far).for_people());
+    let showing = Arc::new(Mutex::new(None));
+    worker.when_ready({
+        let (showing, observers, queue, broker) =
+            (showing.clone(), observers.clone(), queue.clone(), config.broker.clone());
+        move || {
+            tracing::info!(
+                queue,
+                broker = %broker,
+                guest,
+                guest.digest = digest,
+                mode = %mode,
+                concurrency,
+                "working"
+            );
+            *lock(&showing) = Showing::begin(observers, mode, concurrency as u64, &broker, &queue);
+        }
+    });
     let Stopped { reason, counts, closed } = worker.run(subscription, phases).await;
-    let Counts { acked, retried, dead_lettered, rejected, released, lost, withdrawn } = counts;
-    tracing::info!(acked, retried, dead_lettered, rejected, released, lost, withdrawn, "stopped: {reason}");
+    drop(lock(&showing).take());
     if let Err(error) = &closed {
-        tracing::error!(error = %chain(error), "the connection did not end cleanly: acknowledgements may be lost");
+        tracing::error!(
+            error = %chain(error),
+            "the connection did not end cleanly: the last acknowledgements may not have arrived, and their messages come again"
+        );
     }
+    let status = status(mode, &reason, counts, closed.is_ok(), config.fail_on_empty).code();
+    let work = summary::Work::of(&observers);
+    let summary = Summary { queue, reason: reason.to_string(), exit_status: status, work };
+    summary.say();
     if let StopReason::BrokerFailed(error) = reason {
         return Err(Error::from(error).on(&config.broker));
     }
-    Ok(status(mode, &reason, counts, closed.is_ok(), config.fail_on_empty).code())
+    termination::about(move || summary.for_people());
+    Ok(status)
 }
 
 /// All that can be wrong for every message is found out here, before one is taken.
@@ -85,7 +115,7 @@ async fn get_ready(
 /// What the worker's end means to who started it. The worst that happened wins.
 fn status(mode: Mode, reason: &StopReason, counts: Counts, closed_cleanly: bool, fail_on_empty: bool) -> ExitStatus {
     // Messages that were withdrawn say nothing about the work.
-    let Counts { acked, retried, dead_lettered, rejected, released, lost, withdrawn: _ } = counts;
+    let Counts { acked, retried, dead_lettered, rejected, released, unsettled, withdrawn: _ } = counts;
     // Either way it was not done, and will not be tried again.
     let dead_lettered = dead_lettered + rejected;
     match reason {
@@ -107,7 +137,7 @@ fn status(mode: Mode, reason: &StopReason, counts: Counts, closed_cleanly: bool,
     }
     // A count has to answer for each of its messages. A drain or a service took those up again that came back.
     if matches!(mode, Mode::Count(_)) {
-        if lost > 0 {
+        if unsettled > 0 {
             return ExitStatus::NotDelivered;
         }
         if dead_lettered > 0 {
@@ -135,8 +165,8 @@ fn status(mode: Mode, reason: &StopReason, counts: Counts, closed_cleanly: bool,
     }
 }
 
-impl std::fmt::Display for StopReason {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for StopReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StopReason::Done => write!(f, "the count is reached"),
             StopReason::Empty => write!(f, "the queue is empty"),
@@ -156,8 +186,8 @@ impl std::fmt::Display for StopReason {
             ),
             StopReason::Signal(signal) => write!(f, "{}", signal.name()),
             StopReason::HostFault(fault) | StopReason::Refused(_, fault) => write!(f, "{fault}"),
-            // Said in full by `main`, with its hint.
-            StopReason::BrokerFailed(_) => write!(f, "no broker"),
+            // Said once more by `main`, with its hint.
+            StopReason::BrokerFailed(error) => write!(f, "{}", chain(error)),
             StopReason::Stuck => write!(f, "a guest could not be stopped"),
             StopReason::Bug(panic) => write!(f, "a bug in wq-run: {panic}"),
         }
@@ -169,7 +199,7 @@ mod tests {
     use super::*;
 
     const NONE: Counts =
-        Counts { acked: 0, retried: 0, dead_lettered: 0, rejected: 0, released: 0, lost: 0, withdrawn: 0 };
+        Counts { acked: 0, retried: 0, dead_lettered: 0, rejected: 0, released: 0, unsettled: 0, withdrawn: 0 };
 
     #[test]
     fn only_a_message_that_is_done_ends_one_shot_mode_with_0() {
@@ -179,7 +209,7 @@ mod tests {
         assert_eq!(one_shot(Counts { released: 1, ..NONE }), ExitStatus::TaskFailed);
         assert_eq!(one_shot(Counts { dead_lettered: 1, ..NONE }), ExitStatus::DeadLettered);
         assert_eq!(one_shot(Counts { rejected: 1, ..NONE }), ExitStatus::DeadLettered);
-        assert_eq!(one_shot(Counts { lost: 1, ..NONE }), ExitStatus::NotDelivered);
+        assert_eq!(one_shot(Counts { unsettled: 1, ..NONE }), ExitStatus::NotDelivered);
     }
 
     #[test]

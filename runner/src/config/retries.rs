@@ -35,7 +35,7 @@ pub fn warn_of_rejects(broker: &Url, queue: &str, policy: &Policy) {
     if policy.rejects
         && let Some(caution) = broker.broker().caution_for_rejects()
     {
-        tracing::warn!(queue, "{caution}");
+        tracing::warn!(queue, caution, "a setting needs attention");
     }
 }
 

@@ -64,6 +64,6 @@ pub fn broker_url(typed: &cli::Broker) -> Result<Url, Error> {
 /// Says what this broker does with a message that takes as long as a run may.
 pub fn warn_of_timeout(broker: &Url, timeout: Duration) {
     if let Some(caution) = broker.broker().caution_for_timeout(timeout) {
-        tracing::warn!("{caution}");
+        tracing::warn!(caution, "a setting needs attention");
     }
 }

@@ -50,9 +50,9 @@ pub enum Settled {
     Released,
     /// Given back, and nobody waited for an answer.
     GivenBack,
-    /// The delivery was no longer ours, or is not known to be settled: why. The message comes again.
+    /// The delivery was no longer ours, or is not known to be settled: why. The message itself is safe, and comes again.
     Lost(String),
-    /// It could not be settled: why. The message comes again.
+    /// The broker did not make the settlement: why. The message itself is safe, and comes again.
     Failed(String),
 }
 
@@ -71,7 +71,7 @@ impl Settled {
             Settled::DeadLettered => "dead-letter",
             Settled::Rejected => "reject",
             Settled::Released | Settled::GivenBack => "release",
-            Settled::Lost(_) => "lost",
+            Settled::Lost(_) => "unsettled",
             Settled::Failed(_) => "failed",
         }
     }

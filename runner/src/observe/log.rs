@@ -9,7 +9,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
 use super::ended::{Ended, Observer, Settled};
-use crate::streams;
+use crate::streams::{self, termination};
 use crate::task::{Message, Origin, Outcome, Verdict};
 use crate::visible::{self, Form};
 
@@ -94,14 +94,18 @@ pub fn init(format: Format, default_level: &str) {
         if ENDING.load(Ordering::Relaxed) && thread.name() == Some(LAPIN_THREAD) {
             return;
         }
+        termination::panicked(&panic.to_string());
         let backtrace = Backtrace::capture();
         let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| tracing::field::display(backtrace));
-        tracing::error!(thread = thread.name(), backtrace, "a bug in wq-run: {panic}");
+        tracing::error!(thread = thread.name(), panic = %panic, backtrace, "a bug in wq-run");
     }));
 }
 
 /// The line about each message's end.
-pub struct Log;
+pub struct Log {
+    /// Leaves out messages that are done (`--quiet`).
+    pub quiet: bool,
+}
 
 impl Observer for Log {
     fn ended(&self, ended: &Ended) {
@@ -110,12 +114,15 @@ impl Observer for Log {
         let duration_ms = ended.run.unwrap_or_default().as_millis() as u64;
         let (guest, digest) = (&guest.name, &guest.digest);
         let error = match settled {
-            Settled::Failed(reason) => Some(reason),
-            _ => None,
+            Settled::Acked if self.quiet => return,
+            Settled::Acked => None,
+            Settled::Lost(reason) | Settled::Failed(reason) => Some(reason.clone()),
+            _ => Some(verdict.to_string()),
         };
         macro_rules! line {
-            ($level:ident, $($text:tt)+) => {
+            ($level:ident, $text:literal) => {
                 tracing::$level!(
+                    error,
                     outcome,
                     exit_code,
                     settlement,
@@ -123,19 +130,26 @@ impl Observer for Log {
                     stdout_bytes,
                     guest,
                     guest.digest = digest,
-                    error,
-                    $($text)+
+                    $text
                 )
             };
         }
         match settled {
             Settled::Acked => line!(info, "done"),
-            Settled::Lost(reason) => line!(warn, "not done: {reason}"),
-            // Nothing is wrong with it, or with us.
-            _ if *verdict == Verdict::Run(Outcome::Withdrawn) => line!(info, "not done: {verdict}"),
-            _ => line!(warn, "not done: {verdict}"),
+            Settled::Retried => line!(warn, "retried"),
+            Settled::DeadLettered => line!(error, "dead-lettered"),
+            Settled::Rejected => line!(error, "rejected"),
+            Settled::Released | Settled::GivenBack if is_at_fault(verdict) => line!(warn, "released"),
+            Settled::Released | Settled::GivenBack => line!(info, "released"),
+            Settled::Lost(_) | Settled::Failed(_) => line!(warn, "unsettled"),
         }
     }
+}
+
+/// Whether a message was given back because something is wrong with us or with the host. Otherwise its guest asked for it, or
+/// the worker stops.
+fn is_at_fault(verdict: &Verdict) -> bool {
+    !matches!(verdict, Verdict::Run(Outcome::Withdrawn | Outcome::Interrupted | Outcome::Exited(_)))
 }
 
 /// Where lines of the log go: into the queue of stderr.

@@ -5,16 +5,20 @@ mod counts;
 mod ended;
 pub mod log;
 pub mod otlp;
+pub mod progress;
+mod spoken;
+pub mod summary;
 pub mod trace;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
 pub use self::breaker::BreakerState;
-pub use self::counts::Counts;
 use self::counts::Tally;
+pub use self::counts::{Counts, Durations, Figures};
 pub use self::ended::{Ended, Guest, Observer, Settled};
 use self::log::Log;
 use self::trace::Span;
@@ -25,7 +29,10 @@ pub struct Observers {
     guest: Arc<Guest>,
     tally: Tally,
     breaker: BreakerState,
+    log: Log,
     others: Vec<Box<dyn Observer>>,
+    running: AtomicU64,
+    since: Instant,
 }
 
 /// A message that this worker was handed, as long as it has not ended. Dropped without an end, by a panic or an early return, it
@@ -50,7 +57,10 @@ impl Observers {
             guest: Arc::new(guest),
             tally: Tally::default(),
             breaker: BreakerState::default(),
-            others: vec![Box::new(Log)],
+            log: Log { quiet: false },
+            others: Vec::new(),
+            running: AtomicU64::new(0),
+            since: Instant::now(),
         }
     }
 
@@ -58,6 +68,13 @@ impl Observers {
     #[must_use]
     pub fn and(mut self, observer: impl Observer + 'static) -> Observers {
         self.others.push(Box::new(observer));
+        self
+    }
+
+    /// The same; a quiet log leaves out messages that are done.
+    #[must_use]
+    pub fn quiet(mut self, quiet: bool) -> Observers {
+        self.log = Log { quiet };
         self
     }
 
@@ -69,11 +86,30 @@ impl Observers {
     pub fn breaker(&self) -> &BreakerState {
         &self.breaker
     }
+
+    pub fn figures(&self) -> Figures {
+        self.tally.figures()
+    }
+
+    /// How many messages a worker has at the moment.
+    pub fn running(&self) -> u64 {
+        self.running.load(Ordering::Relaxed)
+    }
+
+    pub fn set_running(&self, messages: usize) {
+        self.running.store(messages as u64, Ordering::Relaxed);
+    }
+
+    /// How long the worker has been there.
+    pub fn elapsed(&self) -> Duration {
+        self.since.elapsed()
+    }
 }
 
 impl Observer for Observers {
     fn ended(&self, ended: &Ended) {
         self.tally.ended(ended);
+        self.log.ended(ended);
         self.others.iter().for_each(|observer| observer.ended(ended));
     }
 }
@@ -171,11 +207,10 @@ impl Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         if !self.is_told {
-            self.facts.settled = if std::thread::panicking() {
-                Settled::Failed("a bug in wq-run".into())
-            } else {
-                self.without_an_answer()
-            };
+            if std::thread::panicking() && self.facts.verdict == Verdict::Run(Outcome::Interrupted) {
+                self.facts.verdict = Verdict::HostFault("a bug in wq-run".into());
+            }
+            self.facts.settled = self.without_an_answer();
             self.tell();
         }
     }

@@ -61,7 +61,7 @@ fn wanted() -> bool {
             .any(|name| !variable(name).is_empty()),
         "none" => false,
         other => {
-            tracing::warn!("no traces are exported: OTEL_TRACES_EXPORTER is `{other}`, and we know `otlp`");
+            tracing::warn!(exporter = other, "no traces are exported: OTEL_TRACES_EXPORTER knows `otlp` and `none`");
             false
         }
     }
@@ -115,7 +115,7 @@ impl HttpClient for Client {
         });
         match &answered {
             Ok(response) if response.status().is_success() => {}
-            Ok(response) => tracing::warn!("the collector refused spans: {}", response.status()),
+            Ok(response) => tracing::warn!(status = response.status().as_u16(), "the collector refused spans"),
             Err(error) => tracing::warn!(error = %chain(error), "spans could not be sent"),
         }
         Ok(answered?)

@@ -47,7 +47,7 @@ impl Error {
         match (error, error.kind()) {
             (broker::Error::TooLarge { reason }, _) => undeliverable(Undeliverable::TooLarge(reason.clone())),
             (broker::Error::NoRequester { reply_to }, _) => undeliverable(Undeliverable::NoRequester(reply_to.clone())),
-            (broker::Error::Lost { .. }, _) => Failed::Lost,
+            (error, _) if error.leaves_open() => Failed::Lost,
             (_, Kind::Configuration) => Failed::As(Verdict::Refused(Refused::Configuration, chain(self))),
             (_, Kind::Refused) => Failed::As(Verdict::Refused(Refused::Right, chain(self))),
             (_, Kind::Lost | Kind::Unreachable) => Failed::As(Verdict::HostFault(chain(self))),

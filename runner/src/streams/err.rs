@@ -8,11 +8,12 @@
 use std::io;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Notify;
 
+use super::last_line::{DRAWN_EVERY, LastLine};
 use super::write_all;
 use crate::locks::{anyway, lock};
 
@@ -36,6 +37,9 @@ const FLUSH_ALL: Duration = Duration::from_secs(5);
 
 static JSON: AtomicBool = AtomicBool::new(false);
 
+/// Whether there is a last line, so that nobody has to look for one where there is none.
+static HAS_LAST_LINE: AtomicBool = AtomicBool::new(false);
+
 /// Tells guests that something was written.
 static LESS: Notify = Notify::const_new();
 
@@ -58,6 +62,9 @@ struct State {
     /// The thread waits for something to write.
     sleeps: bool,
     started: bool,
+    last_line: Option<Arc<dyn LastLine>>,
+    /// The thread is to take the last line away.
+    last_line_ends: bool,
 }
 
 /// Starts the thread that writes. Before that, each caller writes its own output and waits for the reader.
@@ -121,26 +128,75 @@ pub fn speak_json() {
     JSON.store(true, Ordering::Relaxed);
 }
 
+pub fn speaks_json() -> bool {
+    JSON.load(Ordering::Relaxed)
+}
+
+pub(super) fn set_last_line(line: Arc<dyn LastLine>) {
+    let mut state = QUEUE.lock();
+    state.last_line = Some(line);
+    state.last_line_ends = false;
+    HAS_LAST_LINE.store(true, Ordering::Relaxed);
+    QUEUE.wake(state);
+}
+
+/// Has the thread take the last line away, before it writes what comes after this.
+pub(super) fn end_last_line() {
+    let mut state = QUEUE.lock();
+    state.last_line_ends = state.last_line.is_some();
+    QUEUE.wake(state);
+}
+
+/// The last line, as long as it may be on the terminal.
+pub(super) fn last_line() -> Option<Arc<dyn LastLine>> {
+    if !HAS_LAST_LINE.load(Ordering::Relaxed) {
+        return None;
+    }
+    QUEUE.lock().last_line.clone()
+}
+
+/// To the beginning of the line, and what is on it away.
+const CLEAR_LINE: &[u8] = b"\r\x1b[2K";
+
+/// As the log calls this part of the program.
+const TARGET: &str = "wq_run::streams::err";
+
 /// Writes a line without the queue and without the log, and waits for the reader. For a thread that nothing depends on.
-pub fn last_words(text: &str) {
+pub fn last_words(text: &str, exit_status: u8) {
     let time = humantime::format_rfc3339_micros(SystemTime::now());
-    let line = if JSON.load(Ordering::Relaxed) {
-        format!("{}\n", serde_json::json!({"timestamp": time.to_string(), "level": "ERROR", "message": text}))
+    let line = if speaks_json() {
+        let line = serde_json::json!({
+            "timestamp": time.to_string(), "level": "ERROR", "message": text, "exit_status": exit_status, "target": TARGET,
+        });
+        format!("{line}\n")
     } else {
-        format!("{time} ERROR {text}\n")
+        format!("{time} ERROR {text} exit_status={exit_status}\n")
     };
+    if HAS_LAST_LINE.load(Ordering::Relaxed) {
+        let _ = write_all(io::stderr().as_fd(), CLEAR_LINE);
+    }
     let _ = write_all(io::stderr().as_fd(), line.as_bytes());
 }
 
 impl State {
+    /// What is still to be done. A line that has to go counts like a byte.
     fn pending(&self) -> usize {
-        self.waiting.len() + self.writing
+        self.waiting.len() + self.writing + usize::from(self.last_line_ends)
     }
 }
 
 impl Queue {
     const fn new() -> Queue {
-        let state = State { waiting: Vec::new(), writing: 0, dropped: 0, progress: 0, sleeps: false, started: false };
+        let state = State {
+            waiting: Vec::new(),
+            writing: 0,
+            dropped: 0,
+            progress: 0,
+            sleeps: false,
+            started: false,
+            last_line: None,
+            last_line_ends: false,
+        };
         Queue { state: Mutex::new(state), filled: Condvar::new(), written: Condvar::new() }
     }
 
@@ -156,7 +212,11 @@ impl Queue {
             return;
         }
         state.waiting.extend_from_slice(bytes);
-        // A thread that writes looks by itself when it is done; to wake nobody is a system call too.
+        self.wake(state);
+    }
+
+    /// A thread that writes looks by itself when it is done; to wake nobody is a system call too.
+    fn wake(&self, mut state: MutexGuard<'_, State>) {
         let sleeps = std::mem::take(&mut state.sleeps);
         drop(state);
         if sleeps {
@@ -167,16 +227,10 @@ impl Queue {
     fn write_for_ever(&self) -> ! {
         let mut batch = Vec::new();
         loop {
-            self.take(&mut batch);
-            for piece in pieces(&batch) {
-                // If stderr is closed, or its reader has gone, there is nobody to tell.
-                let _ = write_all(io::stderr().as_fd(), piece);
-                let mut state = self.lock();
-                state.writing -= piece.len();
-                state.progress += 1;
-                drop(state);
-                self.written.notify_all();
-                LESS.notify_waiters();
+            match self.take(&mut batch) {
+                Some(line) if batch.is_empty() => line.draw(),
+                Some(line) => line.aside(&mut || self.write(&batch)),
+                None => self.write(&batch),
             }
             batch.clear();
             batch.shrink_to(KEPT);
@@ -187,16 +241,57 @@ impl Queue {
         }
     }
 
-    /// Waits for something, and takes all that is there.
-    fn take(&self, batch: &mut Vec<u8>) {
+    fn write(&self, batch: &[u8]) {
+        for piece in pieces(batch) {
+            // If stderr is closed, or its reader has gone, there is nobody to tell.
+            let _ = write_all(io::stderr().as_fd(), piece);
+            let mut state = self.lock();
+            state.writing -= piece.len();
+            state.progress += 1;
+            drop(state);
+            self.written.notify_all();
+            LESS.notify_waiters();
+        }
+    }
+
+    /// Waits for something, or until it is time to draw the last line, and takes all that is there. Returns the line if it
+    /// stays.
+    fn take(&self, batch: &mut Vec<u8>) -> Option<Arc<dyn LastLine>> {
         let mut state = self.lock();
-        while state.waiting.is_empty() {
+        while state.waiting.is_empty() && !state.last_line_ends {
             state.sleeps = true;
-            state = anyway(self.filled.wait(state));
+            if state.last_line.is_none() {
+                state = anyway(self.filled.wait(state));
+                continue;
+            }
+            let (woken, waited) = anyway(self.filled.wait_timeout(state, DRAWN_EVERY));
+            state = woken;
+            if waited.timed_out() {
+                break;
+            }
         }
         state.sleeps = false;
+        if state.last_line_ends {
+            state = self.take_last_line(state);
+        }
         std::mem::swap(&mut state.waiting, batch);
         state.writing = batch.len();
+        state.last_line.clone()
+    }
+
+    /// Takes the last line away for good. Whoever writes to the same terminal goes through it until that is done.
+    fn take_last_line<'a>(&'a self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let line = state.last_line.clone();
+        drop(state);
+        line.iter().for_each(|line| line.end());
+        let mut state = self.lock();
+        state.last_line = None;
+        state.last_line_ends = false;
+        HAS_LAST_LINE.store(false, Ordering::Relaxed);
+        drop(state);
+        self.written.notify_all();
+        LESS.notify_waiters();
+        self.lock()
     }
 
     /// Returns when all is written, when the reader took nothing for `idle`, or after `all`.

@@ -9,6 +9,7 @@ mod decode;
 pub mod metadata;
 mod process;
 mod stop;
+mod ready;
 #[cfg(test)]
 mod tests;
 mod waits;
@@ -55,6 +56,8 @@ pub struct Options {
     pub metadata: bool,
     /// Whether bodies are unpacked by their `content_encoding`.
     pub decode: bool,
+    /// Whether the log leaves out messages that are done.
+    pub quiet: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +73,7 @@ pub struct Worker {
     options: Options,
     context: Arc<Context>,
     observers: Arc<Observers>,
+    when_ready: Option<Box<dyn FnOnce() + Send>>,
 }
 
 /// All that can wake the worker.
@@ -152,7 +156,7 @@ const DRAIN_STANDS_BY: Duration = Duration::from_secs(30);
 impl Worker {
     pub fn new(options: Options, sandbox: Sandbox, sinks: Sinks, policy: Policy) -> Worker {
         let guest = Guest { name: sandbox.name().to_owned(), digest: sandbox.digest().to_owned() };
-        let observers = Arc::new(Observers::new(guest));
+        let observers = Arc::new(Observers::new(guest).quiet(options.quiet));
         let context = Context {
             sandbox,
             sinks,
@@ -164,11 +168,11 @@ impl Worker {
             has_breaker: options.breaker.failures > 0,
             abort: CancellationToken::new(),
         };
-        Worker { options, context: Arc::new(context), observers }
+        Worker { options, context: Arc::new(context), observers, when_ready: None }
     }
 
     /// Works until there is a reason to stop. `phases` is an argument so that tests own the shutdown.
-    pub async fn run(self, mut subscription: Subscription, mut phases: watch::Receiver<Phase>) -> Stopped {
+    pub async fn run(mut self, mut subscription: Subscription, mut phases: watch::Receiver<Phase>) -> Stopped {
         let mut state = State::new(&self.options, self.observers.clone());
         let mut runs = JoinSet::new();
         let mut subscribed = true;
@@ -192,6 +196,7 @@ impl Worker {
                 () = sleep_until(probe_at) => Event::ProbeDue,
                 () = sleep_until(try_at) => Event::TryDue,
             };
+            self.tell_when_ready(&event);
             for act in state.on(event, Instant::now()) {
                 match act {
                     Act::Start(job) => {
@@ -208,6 +213,7 @@ impl Worker {
                     }
                 }
             }
+            self.observers.set_running(state.running);
             if state.running == 0
                 && let Some(reason) = state.stopping.take()
             {

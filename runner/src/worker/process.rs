@@ -193,7 +193,7 @@ async fn process_in_span(context: Arc<Context>, job: Job, withdraw: Cancellation
     let (settled, failed) = match answer {
         Ok(()) => (settled, None),
         Err(broker::Error::Aborted) => (Settled::Released, None),
-        Err(error @ broker::Error::Lost { .. }) => (Settled::Lost(chain(&error)), None),
+        Err(error) if error.leaves_open() => (Settled::Lost(chain(&error)), None),
         Err(error) => (Settled::Failed(chain(&error)), Some(error)),
     };
     Finished { verdict: pending.end(verdict, settled), failed, sign, round }

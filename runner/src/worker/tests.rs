@@ -91,6 +91,7 @@ fn options(mode: Mode, wait: Duration, concurrency: usize) -> Options {
         result_content_type,
         metadata: false,
         decode: false,
+        quiet: false,
     }
 }
 
@@ -306,8 +307,8 @@ proptest! {
             prop_assert!(as_told || matches!(ended.settled, Settled::Lost(_) | Settled::Failed(_)), "{ended:?}");
         }
         let counts = world.state.observers.counts();
-        let Counts { acked, retried, dead_lettered, rejected, released, lost, withdrawn } = counts;
-        prop_assert_eq!(acked + retried + dead_lettered + rejected + released + lost, world.started, "each run is counted once");
+        let Counts { acked, retried, dead_lettered, rejected, released, unsettled, withdrawn } = counts;
+        prop_assert_eq!(acked + retried + dead_lettered + rejected + released + unsettled, world.started, "each run is counted once");
         prop_assert_eq!(world.started + withdrawn, world.delivered, "and what was not begun, too");
     }
 

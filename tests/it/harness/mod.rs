@@ -195,19 +195,28 @@ impl Running {
         self.wait_for_within(text, PATIENCE);
     }
 
+    /// Waits for a line of the log that holds all of these.
+    pub fn wait_for_all(&mut self, texts: &[&str]) {
+        self.wait_for_all_within(texts, PATIENCE);
+    }
+
     pub fn wait_for_within(&mut self, text: &str, patience: Duration) {
+        self.wait_for_all_within(&[text], patience);
+    }
+
+    fn wait_for_all_within(&mut self, texts: &[&str], patience: Duration) {
         let until = Instant::now() + patience;
         loop {
             match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
                     self.seen += &line;
                     self.seen += "\n";
-                    if line.contains(text) {
+                    if texts.iter().all(|text| line.contains(text)) {
                         return;
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => panic!("never said {text:?}:\n{}", self.seen),
-                Err(RecvTimeoutError::Disconnected) => panic!("ended before it said {text:?}:\n{}", self.seen),
+                Err(RecvTimeoutError::Timeout) => panic!("never said {texts:?}:\n{}", self.seen),
+                Err(RecvTimeoutError::Disconnected) => panic!("ended before it said {texts:?}:\n{}", self.seen),
             }
         }
     }

@@ -196,7 +196,8 @@ impl Publisher {
             () = tokio::time::sleep(SAY_BLOCKED_AFTER) => {}
         }
         if self.connection.status().blocked() {
-            tracing::warn!("the broker takes no messages at the moment; waiting for at most {deadline}");
+            let timeout_ms = deadline.allowed.as_millis() as u64;
+            tracing::warn!(timeout_ms, "the broker takes no messages at the moment; waiting (--publish-timeout)");
         }
         publishing.await
     }

@@ -338,7 +338,7 @@ impl<'a> Session<'a> {
         let queue = &self.config.options.queue;
         match self.looks.at(&self.connection, queue).await {
             Ok(None) => Error::MissingQueue { queue: queue.clone(), source: None },
-            Ok(Some(_)) => Error::Lost { source: Some("the broker cancelled the consumer".into()) },
+            Ok(Some(_)) => Error::Broken { reason: "the broker cancelled the consumer".into() },
             Err(error) => error,
         }
     }

@@ -60,7 +60,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Filtered<S> {
         }
         loop {
             while let Some(notice) = filter.notice() {
-                tracing::warn!(message.id = notice.message_id, "{notice}");
+                tracing::warn!(message.id = notice.message_id, change = %notice, "a message was made readable");
             }
             let handed = filter.hand_on(buffer);
             if handed > 0 {

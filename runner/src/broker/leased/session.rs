@@ -121,13 +121,15 @@ impl<L: Leases> Session<L> {
                 biased;
                 command = link.commands.recv() => match command {
                     Some(Command::Settle { tag, settlement, reply }) => {
-                        let held = if tag.session == link.session { self.held.remove(&tag.number) } else { None };
+                        let is_of_this = tag.session == link.session;
+                        let held = if is_of_this { self.held.remove(&tag.number) } else { None };
                         match held {
                             Some(delivered) => self.settle(delivered, settlement, reply, false),
-                            // Of an earlier connection, or lost. If nobody waits for the answer, its end is reported as lost.
+                            // If nobody waits for the answer, its end is reported as lost.
                             None => {
                                 if let Some(reply) = reply {
-                                    let _ = reply.send(Err(Error::Lost { source: None }));
+                                    let lost = if is_of_this { Error::lease_lost() } else { Error::Lost { source: None } };
+                                    let _ = reply.send(Err(lost));
                                 }
                             }
                         }

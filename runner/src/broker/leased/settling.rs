@@ -64,7 +64,7 @@ impl<L> Settling<L> {
             loop {
                 let error = match broker.settle(&delivered.lease, &settlement).await {
                     Ok(Held::Yes) => return Ok(()),
-                    Ok(Held::Lost) => return Err(lost()),
+                    Ok(Held::Lost) => return Err(Error::lease_lost()),
                     Err(error) => error,
                 };
                 if !B::passes(&error) || Instant::now() >= until || give_up.is_cancelled() {
@@ -80,7 +80,7 @@ impl<L> Settling<L> {
                 biased;
                 result = trying => result,
                 // From now on a settlement might hit the delivery of another worker.
-                () = sleep_until(delivered.expires) => Err(lost()),
+                () = sleep_until(delivered.expires) => Err(Error::lease_lost()),
                 () = tokio::time::sleep_until(until) => Err(last.unwrap_or_else(unanswered)),
                 () = give_up.cancelled() => Err(last.unwrap_or_else(unanswered)),
             }
@@ -107,10 +107,6 @@ impl Settled {
             }
         }
     }
-}
-
-fn lost() -> Error {
-    Error::Lost { source: Some("the lease ran out, and another worker has the message".into()) }
 }
 
 fn unanswered() -> Error {

@@ -117,7 +117,7 @@ async fn a_delivery_is_lost_by_our_clock_when_renewals_hang() {
     in_time(receipt.lost().cancelled()).await;
     // It settles nothing any more: another worker may have the message.
     let settled = in_time(receipt.settle(Settlement::Ack)).await;
-    assert!(matches!(settled, Err(Error::Lost { .. })), "{settled:?}");
+    assert!(matches!(settled, Err(Error::Broken { .. })), "{settled:?}");
     while let Ok(call) = world.calls.try_recv() {
         assert!(matches!(call, Call::Renew { .. }), "{}", call.name());
     }
@@ -132,7 +132,7 @@ async fn a_settlement_that_outlasts_its_lease_is_given_up() {
     let (_, _, mut answer) = world.settlement().await;
     in_time(answer.closed()).await;
     let settled = in_time(settling).await.unwrap();
-    assert!(matches!(settled, Err(Error::Lost { .. })), "{settled:?}");
+    assert!(matches!(settled, Err(Error::Broken { .. })), "{settled:?}");
 }
 
 #[tokio::test]

@@ -35,6 +35,9 @@ pub fn failed(url: &Url, queue: &str, doing: &str, error: RedisError) -> Error {
         Sort::Full => Error::Unpublished { reason: error.to_string() },
         Sort::Settings => settings(error),
         Sort::Unanswered => Error::Unanswered { doing: doing() },
+        Sort::Lost if error.code().is_some() => {
+            Error::Broken { reason: format!("the server did not {}: {error}", doing()) }
+        }
         Sort::Lost => Error::Lost { source: Some(error.into()) },
     }
 }

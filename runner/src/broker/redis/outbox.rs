@@ -57,7 +57,7 @@ impl Outbox {
 
     /// A connection whose requests are not answered is not used again.
     async fn noted<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
-        if let Err(Error::Lost { .. } | Error::Unanswered { .. }) = &answer {
+        if answer.as_ref().is_err_and(|error| error.leaves_open() || matches!(error, Error::Unanswered { .. })) {
             self.connected.lock().await.connection = None;
         }
         answer

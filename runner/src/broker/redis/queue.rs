@@ -180,7 +180,8 @@ pub async fn warn_of_eviction(connection: &Connection, queue: &str) {
     // The others delete only keys with a time to live.
     if policy.starts_with("allkeys") {
         tracing::warn!(
-            "this Redis DELETES queues when its memory is full: its maxmemory-policy is {policy} and should be noeviction"
+            policy,
+            "this Redis DELETES queues when its memory is full: its maxmemory-policy should be noeviction"
         );
     }
 }

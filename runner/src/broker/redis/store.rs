@@ -333,7 +333,7 @@ impl Store {
 
 /// A message that somebody else has by now.
 pub fn lost() -> Error {
-    Error::Lost { source: Some("the lease ran out, and somebody else has the message".into()) }
+    Error::lease_lost()
 }
 
 /// The fields that a script is to drop, those that it is to add, and whether these are all: those of a message that is written

@@ -11,7 +11,7 @@ use crate::broker::error::Error;
 pub type Field = (Vec<u8>, Bytes);
 
 fn strange() -> Error {
-    Error::Lost { source: Some("the server's answer is none to what it was asked".into()) }
+    Error::Broken { reason: "the server's answer does not fit the question: is it a Redis?".into() }
 }
 
 pub fn list(value: Value) -> Result<Vec<Value>, Error> {

@@ -141,7 +141,9 @@ fn keep_renewing(state: Weak<Mutex<State>>) -> Result<mpsc::Sender<()>, Error> {
         }
     };
     let started = std::thread::Builder::new().name("leases".into()).spawn(renew);
-    started.map(|_| ends).map_err(|error| Error::Lost { source: Some(error.into()) })
+    started
+        .map(|_| ends)
+        .map_err(|error| Error::Broken { reason: format!("cannot start the thread that renews leases: {error}") })
 }
 
 impl Opened {
@@ -176,9 +178,7 @@ impl admin::Held for Held {
 fn still_ours(held: store::Held) -> Result<(), Error> {
     match held {
         store::Held::Yes => Ok(()),
-        store::Held::Lost => {
-            Err(Error::Lost { source: Some("the lease ran out, and somebody else has the message".into()) })
-        }
+        store::Held::Lost => Err(Error::lease_lost()),
     }
 }
 

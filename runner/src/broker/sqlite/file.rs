@@ -128,11 +128,11 @@ impl Drop for QueueFile {
         let [log, index, aside] = ["-wal", "-shm", "-wal.replaced"].map(|ending| beside(&self.path, ending));
         let put_aside = std::fs::rename(&log, &aside).and_then(|()| std::fs::remove_file(&index));
         match put_aside {
-            Ok(()) => tracing::warn!("put aside {}, which is the log of the replaced file", aside.display()),
+            Ok(()) => tracing::warn!(path = %aside.display(), "the log of the replaced queue file was put aside"),
             Err(error) => tracing::error!(
-                error = %error,
-                "cannot put aside {}, which is the log of the replaced file; SQLite may write it into the new one",
-                log.display()
+                %error,
+                path = %log.display(),
+                "cannot put aside the log of the replaced queue file; SQLite may write it into the new one"
             ),
         }
     }
@@ -312,5 +312,5 @@ fn replaced(path: &Path, error: Option<io::Error>) -> Error {
             format!("the queue file {} was replaced while it was open, or its -wal or -shm file was", path.display())
         }
     };
-    Error::Lost { source: Some(reason.into()) }
+    Error::Broken { reason }
 }

@@ -198,9 +198,7 @@ impl admin::Held for Held {
         self.forgotten();
         match forgotten? {
             StillHeld::Yes => Ok(()),
-            StillHeld::Lost => {
-                Err(Error::Lost { source: Some("the lease ran out, and somebody else has the message".into()) })
-            }
+            StillHeld::Lost => Err(Error::lease_lost()),
         }
     }
 

@@ -246,7 +246,7 @@ impl Incoming {
                 Ok(bytes) => (bytes.into(), None),
                 Err(error) => (body.into(), Some(format!("{BODY} says that the body is base64: {error}"))),
             },
-            Some(other) => (body.into(), Some(format!("{BODY} says that the body is packed as {other:?}"))),
+            Some(other) => (body.into(), Some(format!("{BODY} says that the body is packed as `{other}`"))),
             None => (body.into(), None),
         };
         Incoming { message: Message { body, properties, headers }, unreadable }

@@ -116,7 +116,8 @@ impl Credentials {
         match (made, kept.as_ref()) {
             (Ok(made), _) => Ok(kept.insert(made).clone()),
             (Err(error), Some(keys)) if !ends_within(keys, Duration::ZERO) => {
-                tracing::warn!(error = %chain(&error), "no new credentials from {}; the old ones are still good", self.source.name());
+                let source = self.source.name();
+                tracing::warn!(error = %chain(&error), source, "there are no new credentials; the old ones are still good");
                 Ok(keys.clone())
             }
             (Err(error), _) => Err(self.failed(error)),

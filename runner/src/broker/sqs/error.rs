@@ -131,7 +131,7 @@ impl Refusal {
             Sort::Stale | Sort::Credentials => Error::Credentials { address: address.to_owned(), source: self.into() },
             Sort::Right => Error::Forbidden { doing, source: self.into() },
             Sort::MissingQueue => Error::MissingQueue { queue, source: Some(self.into()) },
-            Sort::NotHeld => Error::Lost { source: Some(self.into()) },
+            Sort::NotHeld => Error::Broken { reason: self.to_string() },
             Sort::TooLarge => Error::TooLarge { reason: self.to_string() },
             Sort::Wrong => Error::Mismatch { doing, source: self.into() },
         }

@@ -92,7 +92,7 @@ impl Leases for Taker {
         // Not `All`, which needs no other right and brings the policy too.
         let attributes = queue.attributes(&["QueueArn", "RedrivePolicy"]).await?;
         if let Some(caution) = redrive::judged(attributes.get("RedrivePolicy"), options)? {
-            tracing::warn!("{caution}");
+            tracing::warn!(reason = caution, "the redrive policy of the queue does not suit --max-attempts");
         }
         Ok(Taker {
             deletions: Batches::new(queue.clone()),

@@ -161,9 +161,7 @@ impl Processes {
                 // One that waited for long may have been killed by anybody. One that was just started most likely died of
                 // this message, so the message has to count its attempts at some time.
                 Err(end) if !is_fresh || starts < STARTS => {
-                    tracing::warn!(
-                        "a guest's process ended before its run began ({end}): another process runs the guest"
-                    );
+                    tracing::warn!(end, "a guest's process ended before its run began: another process runs the guest");
                 }
                 Err(end) => {
                     let end = format!("{end}, before its run began");

@@ -43,7 +43,9 @@ pub(super) fn restrict(openings: &Openings) -> Result<Landlock, String> {
             }
             Ok(Landlock { version: effective_abi as i32, missing })
         }
-        status => Err(format!("nothing is enforced ({status:?})")),
+        LandlockStatus::Available { .. } => Err("the kernel has it, and enforces nothing".into()),
+        LandlockStatus::NotEnabled => Err("it is switched off in this kernel".into()),
+        LandlockStatus::NotImplemented => Err("this kernel has none".into()),
     }
 }
 

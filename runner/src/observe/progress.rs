@@ -1,0 +1,168 @@
+//! How far a command is: a line at the bottom of a terminal, or an event every now and then where there is none.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::spoken;
+use super::summary::rounded;
+use crate::locks::lock;
+use crate::streams;
+use crate::streams::last_line::{self, LastLine, Shown};
+
+/// How far something is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// What is done, as it should be.
+    pub done: u64,
+    /// What failed, where that can be.
+    pub failed: Option<u64>,
+    /// What is being done at the moment, where that is known.
+    pub running: Option<u64>,
+    /// What will not come again, done or failed.
+    pub finished: u64,
+    /// What is still to be finished, where that is known.
+    pub left: Option<u64>,
+}
+
+/// Progress that is shown until this is dropped.
+#[derive(Debug)]
+#[must_use = "progress is shown until this is dropped"]
+pub struct Progress {
+    _shown: Option<Shown>,
+    telling: Option<JoinHandle<()>>,
+}
+
+/// How often an event tells of it where there is no terminal.
+pub const TOLD_EVERY: Duration = Duration::from_secs(30);
+
+/// How often indicatif may draw in a second. We draw ten times.
+const MOST_DRAWN: u8 = 20;
+
+/// In characters that every terminal has.
+const BAR: &str = "{spinner} [{bar:12}] {wide_msg}";
+const NO_BAR: &str = "{spinner} {wide_msg}";
+const SPINNER: &str = "-\\|/ ";
+const BAR_OF: &str = "=> ";
+
+/// The longest message that leaves room for a bar in 80 columns.
+const BESIDE_A_BAR: usize = 63;
+
+impl Progress {
+    /// Whether there is a line to watch, and not only an event every now and then.
+    pub fn is_watched(&self) -> bool {
+        self._shown.is_some()
+    }
+
+    /// Shows how far something is, as `figures` has it. They are asked for a few times a second, in the thread that writes to
+    /// the terminal; or, without a terminal, every [`TOLD_EVERY`] by a task.
+    pub fn show(figures: impl Fn() -> Figures + Send + Sync + 'static) -> Progress {
+        let target = ProgressDrawTarget::stderr_with_hz(MOST_DRAWN);
+        if target.is_hidden() || streams::err::speaks_json() {
+            return Progress { _shown: None, telling: Some(tokio::spawn(tell(figures))) };
+        }
+        let bar = ProgressBar::with_draw_target(None, target);
+        let line = Line { bar, template: Mutex::new(""), figures: Box::new(figures) };
+        Progress { _shown: Some(last_line::show(Arc::new(line))), telling: None }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(telling) = &self.telling {
+            telling.abort();
+        }
+    }
+}
+
+async fn tell(figures: impl Fn() -> Figures) {
+    let mut ticks = tokio::time::interval_at(Instant::now() + TOLD_EVERY, TOLD_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut before = (Instant::now(), figures().finished);
+    loop {
+        let now = ticks.tick().await;
+        let Figures { done, failed, running, finished, left } = figures();
+        let passed = now.saturating_duration_since(before.0).as_secs_f64();
+        let rate = finished.saturating_sub(before.1) as f64 / passed.max(1e-3);
+        before = (now, finished);
+        let time_left_ms = left.filter(|_| rate > 0.0).map(|left| (left as f64 / rate * 1e3) as u64);
+        tracing::info!(done, failed, running, rate = rounded(rate), left, time_left_ms, "progress");
+    }
+}
+
+/// The line on a terminal, drawn by indicatif.
+struct Line {
+    bar: ProgressBar,
+    /// The one that the bar has.
+    template: Mutex<&'static str>,
+    figures: Box<dyn Fn() -> Figures + Send + Sync>,
+}
+
+impl LastLine for Line {
+    fn draw(&self) {
+        let figures = (self.figures)();
+        let length = figures.left.map(|left| figures.finished + left);
+        self.bar.update(|state| {
+            if let Some(length) = length {
+                state.set_len(length);
+            }
+            state.set_pos(figures.finished);
+        });
+        let message = message(&figures, self.bar.per_sec(), self.bar.eta());
+        let template = if length.is_some() && message.len() <= BESIDE_A_BAR { BAR } else { NO_BAR };
+        if std::mem::replace(&mut *lock(&self.template), template) != template {
+            self.bar.set_style(style(template));
+        }
+        self.bar.set_message(message);
+    }
+
+    fn aside(&self, write: &mut dyn FnMut()) {
+        self.bar.suspend(write);
+    }
+
+    fn end(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner());
+    style.tick_chars(SPINNER).progress_chars(BAR_OF)
+}
+
+fn message(figures: &Figures, rate: f64, time_left: Duration) -> String {
+    let Figures { done, failed, running, finished, left } = *figures;
+    let mut said = vec![match left {
+        Some(left) => format!("{} of {} done", spoken::count(done), spoken::count(finished + left)),
+        None => format!("{} done", spoken::count(done)),
+    }];
+    said.extend(failed.map(|failed| format!("{} failed", spoken::count(failed))));
+    said.extend(running.map(|running| format!("{running} running")));
+    said.push(spoken::rate(rate));
+    // Before the first one is finished, nobody knows.
+    if left.is_some_and(|left| left > 0) && !time_left.is_zero() {
+        let seconds = time_left.as_secs_f64().ceil() as u64;
+        let time_left = if seconds < 60 { format!("{seconds}s") } else { spoken::time(Duration::from_secs(seconds)) };
+        said.push(format!("{time_left} left"));
+    }
+    said.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_says_what_is_known() {
+        let mut figures = Figures { done: 1240, failed: Some(3), running: Some(4), finished: 1243, left: Some(6757) };
+        let (rate, time) = (412.0, Duration::from_secs_f64(16.4));
+        assert_eq!(message(&figures, rate, time), "1,240 of 8,000 done, 3 failed, 4 running, 412/s, 17s left");
+        figures.left = None;
+        assert_eq!(message(&figures, rate, time), "1,240 done, 3 failed, 4 running, 412/s");
+        let published = Figures { done: 20, finished: 20, ..Figures::default() };
+        assert_eq!(message(&published, 0.0, Duration::ZERO), "20 done, 0/s");
+    }
+}

@@ -1,0 +1,39 @@
+//! What is said when messages can come, and who is told.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::{Event, Mode, Worker};
+use crate::broker::Notice;
+use crate::observe::Observers;
+
+impl Worker {
+    /// Calls this as soon as messages can come. Until then the broker may still refuse the queue.
+    pub fn when_ready(&mut self, call: impl FnOnce() + Send + 'static) {
+        self.when_ready = Some(Box::new(call));
+    }
+
+    /// Who is told of each end. They outlive the worker.
+    pub fn observers(&self) -> Arc<Observers> {
+        self.observers.clone()
+    }
+
+    pub(super) fn tell_when_ready(&mut self, event: &Event) {
+        if let Event::Notice(Notice::Established) = event
+            && let Some(ready) = self.when_ready.take()
+        {
+            ready();
+        }
+    }
+}
+
+/// As `WQ_MODE` has it.
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Mode::Count(count) => write!(f, "count={count}"),
+            Mode::Drain => write!(f, "drain"),
+            Mode::Forever => write!(f, "forever"),
+        }
+    }
+}
