@@ -128,6 +128,7 @@ fn a_service_outlives_its_broker() {
     rabbitmq.kill();
     service.wait_for("the broker is not available; trying again");
     rabbitmq.restart();
+    service.wait_for_all(&["connected again", &queue.name, "away_ms"]);
     queue.publish(&["after"]);
     service.wait_for("\"settlement\":\"ack\"");
     service.signal("TERM");

@@ -6,6 +6,8 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::Value;
 
+pub mod contract;
+
 use crate::harness::proxy::Proxy;
 use crate::harness::queue::{Broker, Queue, on_every_queue, on_rabbitmq};
 use crate::harness::{Run, guest, run, start};
@@ -26,8 +28,14 @@ fn in_both_formats(queue: &Queue, level: &str, test: impl Fn(&dyn Fn(&[&str]) ->
 /// There are lines with this text, and all of them name the message, its queue and this attempt.
 #[track_caller]
 fn names(run: &Run, text: &str, queue: &Queue, id: &str, attempt: u64) {
-    let lines: Vec<&str> = run.stderr.lines().filter(|line| line.contains(text)).collect();
-    assert!(!lines.is_empty(), "does not say {text:?}:\n{}", run.stderr);
+    names_all(run, &[text], queue, id, attempt);
+}
+
+/// The same for lines with all of these texts.
+#[track_caller]
+fn names_all(run: &Run, texts: &[&str], queue: &Queue, id: &str, attempt: u64) {
+    let lines: Vec<&str> = run.stderr.lines().filter(|line| texts.iter().all(|text| line.contains(text))).collect();
+    assert!(!lines.is_empty(), "does not say {texts:?}:\n{}", run.stderr);
     for line in lines {
         let named = match serde_json::from_str::<Value>(line) {
             Ok(line) => {
@@ -52,8 +60,8 @@ fn a_retry_and_a_dead_letter_name_their_message_in_warnings() {
             let args = ["work", &guest("fail"), "--max-attempts", "2", "--wait", "30s", "--max-stderr", "1"];
             let work = || run(command(&args).args(FAST));
             let (retry, dead) = (work(), work());
-            names(retry.exits(75), "not done: the guest exited with", queue, "m-1", 1);
-            names(dead.exits(65), "not done: the guest exited with", queue, "m-1", 2);
+            names_all(retry.exits(75), &["WARN", "retried", "the guest exited with"], queue, "m-1", 1);
+            names_all(dead.exits(65), &["ERROR", "dead-lettered", "the guest exited with"], queue, "m-1", 2);
             queue.take_dead();
         });
     });
@@ -82,7 +90,8 @@ fn a_result_that_is_refused_names_its_message_in_the_warning() {
             let mut worker = start(&mut command(&["work", &guest("nap"), "--result", &format!("queue:{results}")]));
             worker.wait_for("started");
             queue.delete(&results);
-            names(worker.end().exits(78), "not done: cannot deliver the result", queue, "m-3", 1);
+            let ended = worker.end();
+            names_all(ended.exits(78), &["WARN", "released", "cannot deliver the result"], queue, "m-3", 1);
             queue.wait_for_depth(1);
             queue.take();
         });
@@ -119,8 +128,8 @@ fn a_message_that_is_lost_is_named_in_the_warning_and_told_once() {
                     worker.end()
                 }
             };
-            names(lost.exits(74), "not done: the message is no longer ours", queue, "m-4", 1);
-            let ends = lost.stderr.lines().filter(|line| line.contains("not done"));
+            names_all(lost.exits(74), &["WARN", "unsettled", "the message is no longer ours"], queue, "m-4", 1);
+            let ends = lost.stderr.lines().filter(|line| line.contains("unsettled"));
             assert_eq!(ends.count(), 1, "{}", lost.stderr);
             queue.wait_for_depth(1);
             queue.take();
@@ -148,8 +157,9 @@ fn a_message_whose_processing_panics_has_an_end_in_the_log() {
     on_every_queue(|queue| {
         queue.publish_as("m-6", "x");
         let bug = run(queue.command(&["work", &guest("echo")]).env("WQ_FAULT", "finished:panic"));
-        bug.exits(70).says("\"settlement\":\"failed\"").says("\"lost\":1");
-        names(&bug, "not done", queue, "m-6", 1);
+        // It is back in its queue, which is not called lost.
+        bug.exits(70).says("\"settlement\":\"release\"").says("\"released\":1").says("\"unsettled\":0");
+        names_all(&bug, &["WARN", "\"message\":\"released\"", "\"error\":\"a bug in wq-run\""], queue, "m-6", 1);
         queue.wait_for_depth(1);
         queue.take();
     });
@@ -193,6 +203,27 @@ fn what_the_broker_has_no_room_for_is_named_in_the_warnings() {
             names(dead.exits(65), "no room for a retry", queue, "m-7", 1);
             names(&dead, "the dead letter has none", queue, "m-7", 1);
             queue.take_dead();
+        });
+    });
+}
+
+#[test]
+fn a_worker_says_that_it_works_only_when_messages_can_come() {
+    on_every_queue(|queue| {
+        in_both_formats(queue, "info", |command| {
+            let mut missing = command(&["work", &guest("echo")]);
+            let missing = run(missing.env("QUEUE", format!("unknown-{}", queue.name)));
+            let said = &missing.exits(78).stderr;
+            assert!(!said.contains("working"), "{said}");
+            assert!(!said.contains("no broker") && !said.contains(" connected"), "{said}");
+            let works = run(&mut command(&["work", &guest("echo"), "--wait", "0"]));
+            let said = &works.exits(0).stderr;
+            let [connected, working] = [" connected ", " working "].map(|event| {
+                let json = format!("\"message\":\"{}\"", event.trim());
+                let at = said.find(event).or(said.find(&json));
+                at.unwrap_or_else(|| panic!("no {event}: {said}"))
+            });
+            assert!(connected < working, "{said}");
         });
     });
 }

@@ -53,6 +53,7 @@ mod sinks;
 mod soak;
 mod sqs;
 mod streams;
+mod summary;
 mod suspend;
 mod testsuite;
 mod tidy;

@@ -9,7 +9,7 @@ use wq_run::error::ExitStatus;
 
 use crate::harness::root;
 
-mod imports;
+pub mod imports;
 mod texts;
 
 /// Rows of modules by folder, the lowest first: a module imports only from rows above its own. `*` is what no row names.
@@ -63,7 +63,7 @@ const LAYERS: [(&str, &[&[&str]]); 3] = [
 ];
 
 /// Which crate is named only where.
-const HOMES: [(&str, &[&str]); 28] = [
+const HOMES: [(&str, &[&str]); 30] = [
     ("amq_protocol", &["broker/amqp/filter", "broker/amqp/fuzz.rs", "broker/amqp/size.rs"]),
     ("async_rs", &["broker/amqp/transport.rs"]),
     ("wasmtime", &["sandbox/"]),
@@ -90,6 +90,8 @@ const HOMES: [(&str, &[&str]); 28] = [
     ("close_fds", &["sandbox/place/wall/"]),
     ("opentelemetry", &["observe/"]),
     ("ureq", &["observe/"]),
+    ("hdrhistogram", &["observe/counts.rs"]),
+    ("indicatif", &["observe/progress.rs"]),
     ("clap", &["cli.rs", "cli/", "main.rs"]),
     ("clap_complete", &["cli/generated.rs"]),
     ("clap_mangen", &["cli/generated.rs"]),
@@ -97,7 +99,7 @@ const HOMES: [(&str, &[&str]); 28] = [
 
 const MAX_LINES: usize = 500;
 
-fn sources() -> Vec<(String, String)> {
+pub fn sources() -> Vec<(String, String)> {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();

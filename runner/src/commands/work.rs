@@ -42,7 +42,7 @@ pub async fn run(args: cli::Work) -> Result<u8, Error> {
         // Compiling can take minutes, and nothing is in hand yet.
         signal = shutdown::requested(&mut phases) => {
             let status = signal.exit_code();
-            let end = format!("wq-run: stopped before the work began: {} (exit status {status})\n", signal.name());
+            let end = format!("wq-run: stopped: {} came before the work began (queue {queue}, exit status {status})\n", signal.name());
             termination::about(move || end.clone());
             Err(Ok(status))
         }
@@ -82,7 +82,7 @@ pub async fn run(args: cli::Work) -> Result<u8, Error> {
     if let Err(error) = &closed {
         tracing::error!(
             error = %chain(error),
-            "the connection did not end cleanly: the last acknowledgements may not have arrived, and their messages come again"
+            "the connection did not end cleanly: the last acknowledgements may not have arrived"
         );
     }
     let status = status(mode, &reason, counts, closed.is_ok(), config.fail_on_empty).code();

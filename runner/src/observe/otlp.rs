@@ -61,7 +61,7 @@ fn wanted() -> bool {
             .any(|name| !variable(name).is_empty()),
         "none" => false,
         other => {
-            tracing::warn!(exporter = other, "no traces are exported: OTEL_TRACES_EXPORTER knows `otlp` and `none`");
+            tracing::warn!(exporter = other, "no traces are exported: OTEL_TRACES_EXPORTER is neither otlp nor none");
             false
         }
     }

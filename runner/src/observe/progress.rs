@@ -141,7 +141,7 @@ fn message(figures: &Figures, rate: f64, time_left: Duration) -> String {
     }];
     said.extend(failed.map(|failed| format!("{} failed", spoken::count(failed))));
     said.extend(running.map(|running| format!("{running} running")));
-    said.push(spoken::rate(rate));
+    said.push(format!("{}/s", spoken::rate(rate)));
     // Before the first one is finished, nobody knows.
     if left.is_some_and(|left| left > 0) && !time_left.is_zero() {
         let seconds = time_left.as_secs_f64().ceil() as u64;

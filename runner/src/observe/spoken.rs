@@ -21,13 +21,13 @@ pub fn time(time: Duration) -> String {
     }
 }
 
-/// So many in a second: `412/s`; `0.04/s`.
+/// How many in a second: `412`, `0.04`.
 pub fn rate(per_second: f64) -> String {
     match per_second {
-        ..=0.0 => "0/s".into(),
-        ..1.0 => format!("{per_second:.2}/s"),
-        ..100.0 => format!("{per_second:.1}/s"),
-        _ => format!("{}/s", count(per_second as u64)),
+        ..=0.0 => "0".into(),
+        ..1.0 => format!("{per_second:.2}"),
+        ..100.0 => format!("{per_second:.1}"),
+        _ => count(per_second as u64),
     }
 }
 
@@ -58,7 +58,7 @@ mod tests {
     #[test]
     fn a_rate_has_as_many_digits_as_it_needs() {
         let spoken = [0.0, 0.041, 4.06, 412.3, 12_345.6].map(rate);
-        assert_eq!(spoken, ["0/s", "0.04/s", "4.1/s", "412/s", "12,345/s"]);
+        assert_eq!(spoken, ["0", "0.04", "4.1", "412", "12,345"]);
         assert_eq!([0, 999, 1000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
     }
 }

@@ -77,9 +77,10 @@ impl Work {
         };
         line("messages", messages(counts));
         if !outcomes.is_empty() {
-            line("outcomes", list(outcomes.iter().map(|(outcome, count)| (*count, *outcome))));
+            let of = |(outcome, count): (&&str, &u64)| format!("{outcome} {}", spoken::count(*count));
+            line("outcomes", outcomes.iter().map(of).collect::<Vec<_>>().join(", "));
         }
-        line("time", format!("{}, {}", spoken::time(*elapsed), spoken::rate(self.rate())));
+        line("time", format!("{}, {} messages/s", spoken::time(*elapsed), spoken::rate(self.rate())));
         if let Some(Durations { p50, p95, p99, longest }) = runs.durations() {
             let [p50, p95, p99, longest] = [p50, p95, p99, longest].map(spoken::time);
             line("runs", format!("p50 {p50}, p95 {p95}, p99 {p99}, longest {longest}"));
@@ -106,7 +107,7 @@ impl Summary {
 
     pub fn for_people(&self) -> String {
         let Summary { queue, reason, exit_status, work } = self;
-        format!("wq-run: stopped working on {queue}: {reason} (exit status {exit_status})\n{}", work.for_people())
+        format!("wq-run: stopped: {reason} (queue {queue}, exit status {exit_status})\n{}", work.for_people())
     }
 
     fn as_json(&self) -> String {
@@ -154,9 +155,6 @@ fn messages(counts: &Counts) -> String {
         (withdrawn, "withdrawn"),
     ];
     // The first one is said in any case.
-    list(all.into_iter().enumerate().filter(|(at, (count, _))| *at == 0 || *count > 0).map(|(_, said)| said))
-}
-
-fn list<'a>(counted: impl Iterator<Item = (u64, &'a str)>) -> String {
-    counted.map(|(count, name)| format!("{} {name}", spoken::count(count))).collect::<Vec<_>>().join(", ")
+    let said = all.into_iter().enumerate().filter(|(at, (count, _))| *at == 0 || *count > 0);
+    said.map(|(_, (count, name))| format!("{} {name}", spoken::count(count))).collect::<Vec<_>>().join(", ")
 }

@@ -9,6 +9,7 @@ pub mod redis;
 pub mod sqs;
 pub mod stub;
 pub mod web;
+pub mod terminal;
 pub mod wire;
 
 use std::io::{BufRead as _, BufReader, PipeReader, PipeWriter, Read as _, Write as _};

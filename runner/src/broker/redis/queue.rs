@@ -181,7 +181,7 @@ pub async fn warn_of_eviction(connection: &Connection, queue: &str) {
     if policy.starts_with("allkeys") {
         tracing::warn!(
             policy,
-            "this Redis DELETES queues when its memory is full: its maxmemory-policy should be noeviction"
+            "this Redis DELETES queues when its memory is full: set its maxmemory-policy to noeviction"
         );
     }
 }
