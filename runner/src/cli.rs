@@ -28,7 +28,6 @@ pub use publish::Publish;
 pub use queue::{Arguments, Queue, Which};
 
 use self::durations::{duration, pause};
-use crate::broker::kinds;
 use crate::settle::ExitMap;
 use crate::sink;
 use crate::streams::termination;

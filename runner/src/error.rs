@@ -135,9 +135,7 @@ impl Error {
             ) => ExitStatus::Configuration,
             Error::Guest(sandbox::Error::Panic(_)) => ExitStatus::Bug,
             Error::Guest(_) | Error::RefusedGuest { .. } => ExitStatus::NoGuest,
-            Error::Broker(error) | Error::Unpublished { source: error, .. } | Error::Partly { source: error, .. } => {
-                broker_status(error)
-            }
+            Error::Broker(error) | Error::Partly { source: error, .. } => broker_status(error),
             Error::Sink(error) => error.broker().map_or(ExitStatus::Configuration, broker_status),
             Error::Io { .. } | Error::Unreported { .. } => ExitStatus::NotDelivered,
             Error::Hinted(hinted) => hinted.error.exit_status(),
@@ -149,9 +147,7 @@ impl Error {
             Error::Configuration { hint, .. } => hint.clone(),
             Error::Guest(error) => Some(error.hint()),
             Error::RefusedGuest { hint, .. } => Some(hint.clone()),
-            Error::Broker(error) | Error::Unpublished { source: error, .. } | Error::Partly { source: error, .. } => {
-                error.hint()
-            }
+            Error::Broker(error) | Error::Partly { source: error, .. } => error.hint(),
             Error::Sink(error) => error.hint(),
             Error::Io { .. } | Error::Unreported { .. } => None,
             Error::Hinted(hinted) => Some(hinted.hint.clone()),

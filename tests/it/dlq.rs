@@ -81,7 +81,9 @@ fn a_poison_message_is_found_understood_and_sent_back_and_succeeds() {
         }
         // It is understood.
         let shown = dlq(queue, &["show", "--id", "poison"]).exits(0).out();
-        for told in ["exit code     1", "stderr\n  exit code is: 1", "body          5 bytes\n  apple", "guest         sha256:"] {
+        for told in
+            ["exit code     1", "stderr\n  exit code is: 1", "body          5 bytes\n  apple", "guest         sha256:"]
+        {
             assert!(shown.contains(told), "{told:?} is not in\n{shown}");
         }
         // A rehearsal changes nothing.
@@ -133,14 +135,17 @@ fn filters_pick_out_dead_letters_and_leave_the_others() {
         dlq(queue, &["show", "--id", "m1", "--id", "none"]).exits(79).says("no dead letter has the id none");
         // What is not picked out stays, whatever is done with the others.
         let dead = queue.dead_letter_queue();
-        dlq(queue, &["purge", "--outcome", "trap", "--dry-run"]).exits(0).prints(&format!(
-            "would delete m2\nwould delete 1 dead letter from {dead}\n"
-        ));
+        dlq(queue, &["purge", "--outcome", "trap", "--dry-run"])
+            .exits(0)
+            .prints(&format!("would delete m2\nwould delete 1 dead letter from {dead}\n"));
         dlq(queue, &["purge", "--outcome", "trap"]).exits(0).prints(&format!("deleted 1 dead letter from {dead}\n"));
         let replayed = dlq(queue, &["replay", "--exit-code", "3", "--json"]);
         replayed.exits(0);
         let [line] = &lines(&replayed)[..] else { panic!("one line: {replayed:?}") };
-        assert_eq!((&line["id"], &line["to"], &line["replayed"]), (&"m3".into(), &queue.name.as_str().into(), &true.into()));
+        assert_eq!(
+            (&line["id"], &line["to"], &line["replayed"]),
+            (&"m3".into(), &queue.name.as_str().into(), &true.into())
+        );
         assert_eq!(found(&[]), ["m1"]);
         assert_eq!(queue.take().body, b"m3");
         dlq(queue, &["purge"]).exits(0).prints(&format!("deleted 1 dead letter from {dead}\n"));
@@ -161,10 +166,8 @@ fn dead_letters_go_to_the_queue_that_they_say_or_to_the_one_that_is_named() {
         work(&queue.name, "ours");
         work(&other, "theirs");
         let replayed = dlq(queue, &["replay"]).exits(0).out();
-        let mut expected = [
-            format!("replayed 1 dead letter to {}", queue.name),
-            format!("replayed 1 dead letter to {other}"),
-        ];
+        let mut expected =
+            [format!("replayed 1 dead letter to {}", queue.name), format!("replayed 1 dead letter to {other}")];
         expected.sort();
         assert_eq!(replayed.lines().collect::<Vec<_>>(), expected);
         assert_eq!((queue.take().body, queue.take_from(&other).body), (b"ours".to_vec(), b"theirs".to_vec()));
@@ -200,7 +203,10 @@ fn looking_changes_nothing_however_often() {
         for _ in 0..5 {
             let peeked = run(&mut queue.command(&["queue", "peek", "--all", "--json"]));
             peeked.exits(0);
-            assert_eq!(lines(&peeked).iter().map(|line| line["body"].as_str().unwrap()).collect::<Vec<_>>(), ["a", "b", "c"]);
+            assert_eq!(
+                lines(&peeked).iter().map(|line| line["body"].as_str().unwrap()).collect::<Vec<_>>(),
+                ["a", "b", "c"]
+            );
         }
         let first = run(&mut queue.command(&["queue", "peek"])).exits(0).out();
         assert!(first.ends_with("body          1 byte\n  a\n"), "{first}");
@@ -240,7 +246,10 @@ fn a_list_on_a_terminal_is_a_table() {
     let shown = run(terminal.env("PATH", "/usr/bin:/bin")).exits(0).out().replace("\r\n", "\n");
     let rows: Vec<&str> = shown.lines().collect();
     assert_eq!(rows[0], "ID  AGE  OUTCOME  EXIT  ATTEMPTS  ERROR");
-    assert!(rows[1].starts_with("m1  ") && rows[1].ends_with("  exit     1     1         the guest exited with 1"), "{shown}");
+    assert!(
+        rows[1].starts_with("m1  ") && rows[1].ends_with("  exit     1     1         the guest exited with 1"),
+        "{shown}"
+    );
     dlq(&queue, &["purge"]).exits(0);
 }
 
@@ -312,7 +321,10 @@ fn ten_thousand_dead_letters_are_all_replayed_though_a_replay_is_killed_half_way
             assert!((at_least..COUNT as u64).contains(&depth()), "{}", depth());
         }
         let rest = dlq(queue, &["replay"]).exits(0).out();
-        assert!(rest.starts_with("replayed ") && rest.ends_with(&format!(" dead letters to {}\n", queue.name)), "{rest}");
+        assert!(
+            rest.starts_with("replayed ") && rest.ends_with(&format!(" dead letters to {}\n", queue.name)),
+            "{rest}"
+        );
         assert_eq!(listed(queue, &[]).len(), 0);
         let replayed = take_all(queue);
         let expected: BTreeSet<String> = (0..COUNT).map(|number| format!("m{number}")).collect();
@@ -334,7 +346,8 @@ fn a_dead_letter_is_not_lost_to_a_delivery_limit_however_often_it_is_looked_at()
     let dead = queue.beside_with("limited", &[quorum, ("x-delivery-limit", AMQPValue::LongLongInt(4))]);
     for id in ["m1", "m2"] {
         queue.publish_as(id, id);
-        run(&mut queue.command(&["work", &guest("trap"), "--max-attempts", "1", "--dead-letter-queue", &dead])).exits(65);
+        run(&mut queue.command(&["work", &guest("trap"), "--max-attempts", "1", "--dead-letter-queue", &dead]))
+            .exits(65);
     }
     for _ in 0..12 {
         assert_eq!(ids(&listed(&queue, &["--dead-letter-queue", &dead])), BTreeSet::from(["m1", "m2"]));
@@ -365,7 +378,10 @@ fn what_the_broker_put_aside_by_itself_is_listed_with_its_reason_and_goes_back()
     let args = ["work", &guest("trap"), "--max-attempts", "1", "--dead-letter-by", "broker"];
     run(&mut queue.command(&args)).exits(65);
     let found = &listed(&queue, &[])[0];
-    assert_eq!((&found["id"], &found["outcome"], &found["queue"]), (&"m".into(), &"rejected".into(), &"by-the-broker".into()));
+    assert_eq!(
+        (&found["id"], &found["outcome"], &found["queue"]),
+        (&"m".into(), &"rejected".into(), &"by-the-broker".into())
+    );
     assert!(found["died_at"].is_string(), "{found}");
     dlq(&queue, &["replay"]).exits(0).prints("replayed 1 dead letter to by-the-broker\n");
     let found = queue.take();

@@ -171,11 +171,13 @@ fn a_signal_ends_a_stream_with_what_is_confirmed() {
     for (signal, code) in [("INT", 130), ("TERM", 143)] {
         on_every_queue(|queue| {
             let mut publishing = queue.command(&["publish", "--lines", "-"]);
-            let mut child = publishing.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            let mut child =
+                publishing.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
             let mut stdin = child.stdin.take().unwrap();
             stdin.write_all(b"one\nhalf of a li").unwrap();
             queue.wait_for_depth(1);
-            let kill = std::process::Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status();
+            let kill =
+                std::process::Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status();
             assert!(kill.unwrap().success());
             let ended = child.wait_with_output().unwrap();
             drop(stdin);
@@ -216,13 +218,15 @@ fn every_property_and_header_that_is_typed_arrives() {
 fn what_a_queue_is_read_as_can_be_published_again() {
     on_every_queue(|queue| {
         let copies = queue.beside("copies");
-        run(&mut queue.command(&["publish", "text", "--header", "h=\u{e4}", "--type", "t", "--message-id", "m1"])).exits(0);
+        run(&mut queue.command(&["publish", "text", "--header", "h=\u{e4}", "--type", "t", "--message-id", "m1"]))
+            .exits(0);
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), b"\xff\x00").unwrap();
         run(queue.command(&["publish", "--message-id", "m2", "--file"]).arg(file.path())).exits(0);
         let read = |command: &str, name: &str| {
             let read = run(queue.command(&["queue", command, "--all", "--json"]).env("QUEUE", name));
-            let mut lines: Vec<Value> = read.exits(0).out().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            let mut lines: Vec<Value> =
+                read.exits(0).out().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
             for line in &mut lines {
                 line.as_object_mut().unwrap().remove("delivery_info");
                 // Put there by a quorum queue.
@@ -237,7 +241,9 @@ fn what_a_queue_is_read_as_can_be_published_again() {
         let (got, _) = read("get", &queue.name);
         std::fs::write(file.path(), got).unwrap();
         let mut publishing = queue.command(&["publish", "--json", "--type", "other", "--lines"]);
-        run(publishing.arg(file.path()).env("QUEUE", &copies)).exits(0).prints(&format!("published 2 messages to {copies}\n"));
+        run(publishing.arg(file.path()).env("QUEUE", &copies))
+            .exits(0)
+            .prints(&format!("published 2 messages to {copies}\n"));
         let (_, changed) = read("get", &copies);
         assert_eq!(changed[0]["properties"]["type"], "other");
         assert_eq!(changed[1]["body"], original[1]["body"]);
@@ -269,13 +275,14 @@ fn a_delayed_message_comes_after_its_delay() {
         let status: Value = serde_json::from_str(&status).unwrap();
         assert_eq!((&status["ready"], &status["delayed"]), (&1.into(), &2.into()), "{status}");
         let args = ["work", &crate::harness::guest("line"), "--count", "3", "--wait", "30s"];
-        let mut lines: Vec<String> =
-            run(&mut queue.command(&args)).exits(0).out().lines().map(str::to_owned).collect();
+        let mut lines: Vec<String> = run(&mut queue.command(&args)).exits(0).out().lines().map(str::to_owned).collect();
         assert!(began.elapsed().as_secs() >= 3, "{:?}", began.elapsed());
         assert_eq!(lines.remove(0), "c");
         lines.sort();
         assert_eq!(lines, ["a", "b"]);
-        run(&mut queue.command(&["publish", "--delay", "3s", "-q", "no-such-queue", "x"])).exits(78).says("no-such-queue");
+        run(&mut queue.command(&["publish", "--delay", "3s", "-q", "no-such-queue", "x"]))
+            .exits(78)
+            .says("no-such-queue");
         if let Some(longest) = queue.can().longest_delay {
             let longer = format!("{}s", longest.as_secs() + 1);
             run(&mut queue.command(&["publish", "--delay", &longer, "x"])).exits(78).says("--delay");
@@ -317,7 +324,9 @@ fn lines_stay_in_their_order() {
     on_every_queue(|queue| {
         const COUNT: usize = 3000;
         let mut publishing = queue.command(&["publish", "--lines", "-"]);
-        run_with(&mut publishing, &numbered(COUNT)).exits(0).prints(&format!("published {COUNT} messages to {}\n", queue.name));
+        run_with(&mut publishing, &numbered(COUNT))
+            .exits(0)
+            .prints(&format!("published {COUNT} messages to {}\n", queue.name));
         let peeked = run(&mut queue.command(&["queue", "peek", "--all", "--json"])).exits(0).out();
         let body = |line: &str| -> Value { serde_json::from_str(line).unwrap() };
         let mut lines: Vec<usize> =
@@ -379,7 +388,15 @@ fn nothing_is_reported_by_one_that_is_killed_and_what_it_sent_is_there_once() {
 #[test]
 fn a_queue_is_declared_with_the_arguments_that_its_broker_knows() {
     on_every_queue(|queue| {
-        let known: Vec<&str> = queue.url().parse::<wq_run::broker::Url>().unwrap().kind().queue_arguments.iter().map(|known| known.flag).collect();
+        let known: Vec<&str> = queue
+            .url()
+            .parse::<wq_run::broker::Url>()
+            .unwrap()
+            .kind()
+            .queue_arguments
+            .iter()
+            .map(|known| known.flag)
+            .collect();
         let all = [
             ("dead-letter-exchange", "amq.direct"),
             ("delivery-limit", "7"),

@@ -381,7 +381,9 @@ fn the_readmes_brokers_are_those_of_the_table_of_kinds() {
         row("`publish --expiration`", &|kind| yes(kind.capabilities.expiration)),
         row("`queue declare` takes", &arguments),
         row("messages that one look sees, `dlq list` or `queue peek`", &|kind| {
-            kind.capabilities.most_seen.map_or("any".to_owned(), |most| format!("{most}, which are with it until it ends"))
+            kind.capabilities
+                .most_seen
+                .map_or("any".to_owned(), |most| format!("{most}, which are with it until it ends"))
         }),
         row("bodies", &|kind| if kind.capabilities.text_only { "text, others in base64" } else { "bytes" }.to_owned()),
         row("the largest message", &size),

@@ -56,7 +56,7 @@ pub async fn by_admin(mut admin: Box<dyn Admin>, settings: &Settings) -> Finding
 
 /// What is in a queue, in a sentence.
 pub fn described(queue: &str, status: Status) -> String {
-    let Status { ready, running, delayed, workers } = status;
+    let Status { ready, running, delayed, workers, .. } = status;
     let more = [(running, "running"), (delayed, "delayed"), (workers, "workers")];
     let more = more.into_iter().filter_map(|(count, what)| Some(format!(", {} {what}", count?)));
     format!("`{queue}` has {ready} messages ready{}", more.collect::<String>())

@@ -141,7 +141,8 @@ impl Seen {
         let death = self.death.clone().unwrap_or_default();
         // A retry that its broker put aside has headers of ours as well, about the run before.
         let (queue, at) = (text(failure::QUEUE), time(failure::LAST_FAILED_AT));
-        let (queue, at) = if ours { (queue.or(death.queue), at.or(death.at)) } else { (death.queue.or(queue), death.at.or(at)) };
+        let (queue, at) =
+            if ours { (queue.or(death.queue), at.or(death.at)) } else { (death.queue.or(queue), death.at.or(at)) };
         End {
             queue,
             at,

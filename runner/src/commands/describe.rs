@@ -43,7 +43,9 @@ pub fn message(seen: &Seen, end: Option<&End>, now: SystemTime) -> String {
 fn died(text: &mut String, end: &End, now: SystemTime) {
     let End { queue, outcome, exit_code, attempts, error, stderr: _, guest, first_failed_at, at } = end;
     let time = |at: &SystemTime| {
-        let age = now.duration_since(*at).map_or_else(|_| "in the future".to_owned(), |age| format!("{} ago", self::age(age)));
+        let age = now
+            .duration_since(*at)
+            .map_or_else(|_| "in the future".to_owned(), |age| format!("{} ago", self::age(age)));
         format!("{}, {age}", humantime::format_rfc3339_seconds(*at))
     };
     let number = |number: &u64| number.to_string();

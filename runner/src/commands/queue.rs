@@ -63,7 +63,8 @@ async fn run_on(target: &Target, args: cli::Queue) -> Result<u8, Error> {
 }
 
 fn ended(printed: u64, on_empty: cli::OnEmpty) -> u8 {
-    let status = if printed == 0 && matches!(on_empty, cli::OnEmpty::Fail) { ExitStatus::Empty } else { ExitStatus::Done };
+    let status =
+        if printed == 0 && matches!(on_empty, cli::OnEmpty::Fail) { ExitStatus::Empty } else { ExitStatus::Done };
     status.code()
 }
 

@@ -88,7 +88,10 @@ pub fn queue_arguments_on(
             None => (format!("a queue of {} has no such argument", kind.name), format!("leave --{flag} out")),
             Some(QueueArgument { only_for: Some(only), .. }) if queue_type != Some(only) => {
                 let queue_type = queue_type.unwrap_or_default();
-                (format!("a {queue_type} queue has no such argument"), format!("--{flag} needs --type {only}, or leave it out"))
+                (
+                    format!("a {queue_type} queue has no such argument"),
+                    format!("--{flag} needs --type {only}, or leave it out"),
+                )
             }
             Some(_) => continue,
         };

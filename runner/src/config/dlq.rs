@@ -37,7 +37,9 @@ impl DeadLetters {
             (Some(typed), _) => typed,
             (None, Some(queue)) => (broker.kind().dead_letter_queue)(queue),
             (None, None) => {
-                let hint = format!("name the queue in which they died with --queue (QUEUE), or the one in which they are with {flag}");
+                let hint = format!(
+                    "name the queue in which they died with --queue (QUEUE), or the one in which they are with {flag}"
+                );
                 return Err(Error::configuration("no queue is named", hint));
             }
         };

@@ -79,10 +79,7 @@ fn check(kind: &BrokerKind, delay: Option<Duration>, expiration: Option<Duration
         ));
     }
     if expiration.is_some() && !kind.capabilities.expiration {
-        return Err(Error::configuration(
-            format!("{name} lets no single message expire"),
-            "leave --expiration out",
-        ));
+        return Err(Error::configuration(format!("{name} lets no single message expire"), "leave --expiration out"));
     }
     Ok(())
 }
@@ -141,7 +138,10 @@ mod tests {
         let had = Properties { kind: Some("had".into()), message_id: Some("m".into()), ..Properties::default() };
         let headers = Map::from_iter([("h".to_owned(), "had".into()), ("other".to_owned(), 1.into())]);
         let message = stamp.on(Message { body: "b".into(), properties: had, headers });
-        assert_eq!((message.properties.kind.as_deref(), message.properties.message_id.as_deref()), (Some("typed"), Some("m")));
+        assert_eq!(
+            (message.properties.kind.as_deref(), message.properties.message_id.as_deref()),
+            (Some("typed"), Some("m"))
+        );
         assert_eq!((&message.headers["h"], &message.headers["other"]), (&"typed".into(), &1.into()));
         assert!(stamp.message("b".into()).properties.message_id.is_some());
     }

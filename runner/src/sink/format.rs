@@ -87,7 +87,8 @@ mod tests {
     #[test]
     fn a_line_of_json_says_whose_result_it_is() {
         let line: Value = serde_json::from_slice(&formatted(Format::Json, b"a\n\xc3\xa4")).unwrap();
-        let expected = json!({ "id": "m-1", "attempt": 2, "outcome": "success", "exit_code": 0, "result": "a\n\u{e4}" });
+        let expected =
+            json!({ "id": "m-1", "attempt": 2, "outcome": "success", "exit_code": 0, "result": "a\n\u{e4}" });
         assert_eq!(line, expected);
         let line: Value = serde_json::from_slice(&formatted(Format::Json, b"\xff\0")).unwrap();
         assert_eq!((&line["result"], line["result_base64"].as_str()), (&Value::Null, Some("/wA=")));

@@ -11,9 +11,10 @@ use super::record::Record;
 use crate::broker::{Address, Error, MAX_NAME, Outbox};
 use crate::causes::chain;
 
-pub const QUEUE: SinkKind = SinkKind { name: "queue", rest: Some("NAME"), needs: queue, open };
+pub const QUEUE: SinkKind = SinkKind { name: "queue", rest: Some("NAME"), needs: queue, has_format: false, open };
 
-pub const EXCHANGE: SinkKind = SinkKind { name: "exchange", rest: Some("NAME/KEY"), needs: exchange, open };
+pub const EXCHANGE: SinkKind =
+    SinkKind { name: "exchange", rest: Some("NAME/KEY"), needs: exchange, has_format: false, open };
 
 #[derive(Debug)]
 struct Queue {

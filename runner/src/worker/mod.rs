@@ -8,8 +8,8 @@ pub mod breaker;
 mod decode;
 pub mod metadata;
 mod process;
-mod stop;
 mod ready;
+mod stop;
 #[cfg(test)]
 mod tests;
 mod waits;

@@ -8,8 +8,8 @@ pub mod rabbitmq;
 pub mod redis;
 pub mod sqs;
 pub mod stub;
-pub mod web;
 pub mod terminal;
+pub mod web;
 pub mod wire;
 
 use std::io::{BufRead as _, BufReader, PipeReader, PipeWriter, Read as _, Write as _};

@@ -81,7 +81,9 @@ impl Publisher {
             let confirmed = self.publish_all(&delay_queue, items.clone(), deadline).await;
             match &confirmed.failed {
                 // Made a moment ago, it may have no leader yet.
-                Some(Error::Rejected { .. }) if confirmed.each.iter().all(|one| !one) && pause < NEW_QUEUE_PAUSE_MAX => {
+                Some(Error::Rejected { .. })
+                    if confirmed.each.iter().all(|one| !one) && pause < NEW_QUEUE_PAUSE_MAX =>
+                {
                     tokio::time::sleep(pause).await;
                     pause *= 2;
                 }
@@ -110,9 +112,9 @@ impl Publisher {
         let key = name(key)?;
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         // Each is handed to the connection when it is first polled, which happens in their order.
-        let sending = items.iter().map(|(properties, body)| {
-            channel.basic_publish("".into(), key.clone(), options, body, properties.clone())
-        });
+        let sending = items
+            .iter()
+            .map(|(properties, body)| channel.basic_publish("".into(), key.clone(), options, body, properties.clone()));
         let sent = join_all(sending).await;
         fault::reach(Point::Published);
         for (answer, sent) in answers.iter_mut().zip(sent) {

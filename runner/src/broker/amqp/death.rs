@@ -44,16 +44,17 @@ mod tests {
         let of = |text: &str| of(&serde_json::from_str(text).unwrap());
         let pause = r#"{"queue": "q.delay.1s", "reason": "expired", "time": 5}"#;
         assert_eq!(of(&format!("{{\"x-death\": [{pause}]}}")), None);
-        let death = of(&format!(
-            "{{\"x-death\": [{pause}, {{\"queue\": \"q\", \"reason\": \"rejected\", \"time\": 4}}]}}"
-        ));
+        let death =
+            of(&format!("{{\"x-death\": [{pause}, {{\"queue\": \"q\", \"reason\": \"rejected\", \"time\": 4}}]}}"));
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(4);
         assert_eq!(death, Some(Death { queue: Some("q".into()), reason: Some("rejected".into()), at: Some(at) }));
     }
 
     #[test]
     fn a_header_of_any_shape_is_read() {
-        for strange in ["1", "[]", "[1]", "[{}]", "{\"queue\": 1}", "[{\"time\": -1}]", "[{\"time\": 18446744073709551615}]"] {
+        for strange in
+            ["1", "[]", "[1]", "[{}]", "{\"queue\": 1}", "[{\"time\": -1}]", "[{\"time\": 18446744073709551615}]"]
+        {
             let headers = serde_json::from_str(&format!("{{\"x-death\": {strange}}}")).unwrap();
             assert!(of(&headers).is_none_or(|death| death.queue.is_none()), "{strange}");
         }

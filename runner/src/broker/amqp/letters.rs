@@ -46,9 +46,7 @@ fn field(value: &Value) -> Result<AMQPValue, String> {
             (None, None) => AMQPValue::LongString(number.to_string().into()),
         },
         Value::String(text) => AMQPValue::LongString(text.as_str().into()),
-        Value::Array(values) => {
-            AMQPValue::FieldArray(values.iter().map(field).collect::<Result<Vec<_>, _>>()?.into())
-        }
+        Value::Array(values) => AMQPValue::FieldArray(values.iter().map(field).collect::<Result<Vec<_>, _>>()?.into()),
         Value::Object(entries) => AMQPValue::FieldTable(table(entries.iter())?),
     })
 }

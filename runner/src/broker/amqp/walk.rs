@@ -12,9 +12,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::future::try_join_all;
 use lapin::message::Delivery;
-use lapin::options::{
-    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions,
-};
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Acker, BasicProperties, Channel, Connection};
 
@@ -95,9 +93,8 @@ impl Walk {
                 Ok(None) | Err(_) => break,
             }
         }
-        let cancelling = async {
-            channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await.map_err(lost)
-        };
+        let cancelling =
+            async { channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await.map_err(lost) };
         in_time(|| channel.status().connected(), "hand no more messages over", cancelling).await?;
         // What was on its way.
         while let Ok(Some(delivery)) = tokio::time::timeout(IDLE, consumer.next()).await {

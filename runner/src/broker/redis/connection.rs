@@ -129,7 +129,9 @@ impl Connection {
         });
         let mut answers = Vec::with_capacity(items.len());
         let queue = self.queue.clone();
-        for (item, answer) in items.iter().zip(self.ask_all(calls).await.map_err(|error| self.failed(&queue, doing, error))?) {
+        for (item, answer) in
+            items.iter().zip(self.ask_all(calls).await.map_err(|error| self.failed(&queue, doing, error))?)
+        {
             answers.push(match answer {
                 Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
                     self.run(doing, script, keys, |call| add_arguments(call, item)).await

@@ -39,7 +39,11 @@ impl Walk {
     }
 
     /// Only what is done in the file that everybody sees is done.
-    fn change(&mut self, seen: Vec<Seen>, change: impl FnOnce(&mut Store, &[i64]) -> Result<Vec<Fate>, Error>) -> Fates {
+    fn change(
+        &mut self,
+        seen: Vec<Seen>,
+        change: impl FnOnce(&mut Store, &[i64]) -> Result<Vec<Fate>, Error>,
+    ) -> Fates {
         let ids: Vec<i64> = seen.into_iter().filter_map(Seen::place).map(|place: Box<Place>| place.0).collect();
         let changed = self.store().and_then(|store| {
             fault::reach(Point::Published);

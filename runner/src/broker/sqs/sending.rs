@@ -140,7 +140,10 @@ mod tests {
         let sizes = |chunks: Vec<Vec<(Outgoing, Order)>>| chunks.iter().map(Vec::len).collect::<Vec<_>>();
         assert_eq!(sizes(chunks((0..23).map(|_| message(1)).collect())), [10, 10, 3]);
         let half = MAX_MESSAGE / 2 + 1;
-        assert_eq!(sizes(chunks(vec![message(half), message(half), message(1), message(MAX_MESSAGE + 1), message(1)])), [1, 2, 1, 1]);
+        assert_eq!(
+            sizes(chunks(vec![message(half), message(half), message(1), message(MAX_MESSAGE + 1), message(1)])),
+            [1, 2, 1, 1]
+        );
         assert!(chunks(Vec::new()).is_empty());
     }
 }

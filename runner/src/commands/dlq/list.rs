@@ -145,7 +145,8 @@ mod tests {
     fn a_table_is_as_wide_as_the_terminal_and_cuts_errors_alone() {
         let row = |id: &str, error: &str| [id, "3h", "exit", "1", "3", error].map(str::to_owned);
         let mut table = Table::new(60);
-        let first = table.rows(vec![row("m1", "short"), row("a longer id", "the guest exited with 1 and said much more")]);
+        let first =
+            table.rows(vec![row("m1", "short"), row("a longer id", "the guest exited with 1 and said much more")]);
         let expected = "\
 ID           AGE  OUTCOME  EXIT  ATTEMPTS  ERROR
 m1           3h   exit     1     3         short

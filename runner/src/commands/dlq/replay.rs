@@ -55,7 +55,10 @@ pub async fn replay(round: &mut Round<'_>, to: Option<&str>, doing: &cli::Doing)
             }
             if let Some(source) = fates.failed {
                 let total = replayed.values().sum();
-                return Err(Error::Partly { done: format!("replayed {}, and then failed", dead_letters(total)), source });
+                return Err(Error::Partly {
+                    done: format!("replayed {}, and then failed", dead_letters(total)),
+                    source,
+                });
             }
         }
     }
@@ -75,7 +78,8 @@ pub async fn replay(round: &mut Round<'_>, to: Option<&str>, doing: &cli::Doing)
     match stay {
         0 => Ok(()),
         stay => {
-            let message = format!("{} stay where they are, since it is not known in which queue they died", dead_letters(stay));
+            let message =
+                format!("{} stay where they are, since it is not known in which queue they died", dead_letters(stay));
             Err(Error::configuration(message, HINT))
         }
     }

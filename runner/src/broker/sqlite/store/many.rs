@@ -13,7 +13,7 @@ use crate::task::Message;
 impl Store {
     /// Publishes messages that can be taken after a delay: all of them, or none.
     pub fn publish_all(&mut self, queue: &str, messages: &[Message], delay: Duration) -> Result<(), Error> {
-        let at = self.0.clock.now() + millis(delay);
+        let at = self.file.clock.now() + millis(delay);
         let published = self.write(|db| {
             if !has_queue(db, queue)? {
                 return Ok(false);
@@ -28,8 +28,8 @@ impl Store {
 
     /// The next messages behind the one with the number `after`, with their numbers. They stay as they are.
     pub fn look(&mut self, queue: &str, after: i64, count: usize) -> Result<Vec<(i64, Row)>, Error> {
-        let now = self.0.clock.now();
-        let connection = &self.0.connection;
+        let now = self.file.clock.now();
+        let connection = &self.file.connection;
         let looking = || {
             // What is read at different moments would not belong together.
             let db = Transaction::new_unchecked(connection, TransactionBehavior::Deferred)?;
@@ -58,7 +58,7 @@ impl Store {
 
     /// Moves messages to another queue, where they have all of their attempts. Those that somebody has by now stay.
     pub fn move_all(&mut self, queue: &str, ids: &[i64], to: &str, without: &[&str]) -> Result<Vec<Fate>, Error> {
-        let now = self.0.clock.now();
+        let now = self.file.clock.now();
         let moved = self.write(|db| {
             if !has_queue(db, to)? {
                 return Ok(None);
@@ -86,7 +86,7 @@ impl Store {
 
     /// Deletes messages, but for those that somebody has by now.
     pub fn remove_all(&mut self, queue: &str, ids: &[i64]) -> Result<Vec<Fate>, Error> {
-        let now = self.0.clock.now();
+        let now = self.file.clock.now();
         let remove = |db: &Connection, id: &i64| {
             let removing = format!("DELETE FROM message WHERE id = :id AND queue = :queue AND NOT {LEASED}");
             let longest = now + millis(LONGEST_LEASE);
