@@ -1,4 +1,4 @@
-//! The rules that ARCHITECTURE.md states and the tables that the README has, held against the code.
+//! The rules that ARCHITECTURE.md states and the tables of the reference, held against the code.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -217,8 +217,8 @@ fn no_file_outgrows_its_idea() {
     }
 }
 
-fn readme() -> String {
-    std::fs::read_to_string(root().join("README.md")).unwrap()
+fn reference() -> String {
+    std::fs::read_to_string(root().join("docs/reference.md")).unwrap()
 }
 
 /// The rows of the first table after a heading, as cells.
@@ -234,18 +234,20 @@ fn table(text: &str, heading: &str) -> Vec<Vec<String>> {
 }
 
 #[test]
-fn the_readmes_exit_codes_are_those_of_the_program() {
+fn the_references_exit_codes_are_those_of_the_program() {
     let documented: Vec<(String, String)> =
-        table(&readme(), "### Exit status").into_iter().map(|row| (row[0].clone(), row[1].clone())).collect();
+        table(&reference(), "## Exit status").into_iter().map(|row| (row[0].clone(), row[1].clone())).collect();
     let real: Vec<(String, String)> =
         ExitStatus::ALL.iter().map(|(status, text)| (status.code().to_string(), (*text).to_owned())).collect();
     assert_eq!(documented, real);
 }
 
 #[test]
-fn the_readmes_flags_are_those_of_work_with_their_variables_and_defaults() {
-    let documented: BTreeSet<(String, String, String)> =
-        table(&readme(), "### Flags").into_iter().map(|row| (row[0].clone(), row[1].clone(), row[2].clone())).collect();
+fn the_references_flags_are_those_of_work_with_their_variables_and_defaults() {
+    let documented: BTreeSet<(String, String, String)> = table(&reference(), "## Flags")
+        .into_iter()
+        .map(|row| (row[0].clone(), row[1].clone(), row[2].clone()))
+        .collect();
     let mut command = Cli::command();
     // Hands the global flags down to the commands.
     command.build();
@@ -266,11 +268,14 @@ fn the_readmes_flags_are_those_of_work_with_their_variables_and_defaults() {
         .collect();
     let missing: Vec<_> = real.difference(&documented).collect();
     let wrong: Vec<_> = documented.difference(&real).collect();
-    assert!(missing.is_empty() && wrong.is_empty(), "not in the README: {missing:#?}\nonly in the README: {wrong:#?}");
+    assert!(
+        missing.is_empty() && wrong.is_empty(),
+        "not in the reference: {missing:#?}\nonly in the reference: {wrong:#?}"
+    );
 }
 
 #[test]
-fn the_readmes_guest_exit_codes_are_those_of_the_policy() {
+fn the_references_guest_exit_codes_are_those_of_the_policy() {
     use wq_run::settle::{Backoff, ExitMap, Policy};
     use wq_run::task::{Attempt, Outcome};
     let policy = Policy {
@@ -279,7 +284,7 @@ fn the_readmes_guest_exit_codes_are_those_of_the_policy() {
         backoff: Backoff { initial: Default::default(), max: Default::default(), factor: 1.0 },
         rejects: false,
     };
-    for row in table(&readme(), "### A guest's exit code") {
+    for row in table(&reference(), "## A guest's exit code") {
         for code in row[0].split(", ").filter_map(|code| code.parse::<u8>().ok()) {
             let outcome = if code == 0 { Outcome::Succeeded } else { Outcome::Exited(code) };
             let attempt = Attempt { number: 1, max: 3 };
@@ -311,9 +316,9 @@ fn the_project_speaks_of_itself_alone() {
 }
 
 #[test]
-fn the_readmes_results_are_those_that_can_be_asked_for() {
+fn the_references_results_are_those_that_can_be_asked_for() {
     let mut documented = BTreeSet::new();
-    for row in table(&readme(), "### Results") {
+    for row in table(&reference(), "## Results") {
         let typed = row[0].trim_matches('`');
         let spec: wq_run::sink::Spec = typed.parse().unwrap_or_else(|error| panic!("{typed}: {error}"));
         assert_eq!(spec.to_string(), typed);
@@ -324,11 +329,11 @@ fn the_readmes_results_are_those_that_can_be_asked_for() {
 }
 
 #[test]
-fn the_readmes_brokers_are_those_of_the_table_of_kinds() {
+fn the_references_brokers_are_those_of_the_table_of_kinds() {
     use bytesize::ByteSize;
     use wq_run::broker::{BrokerKind, KINDS, QueueArgument};
 
-    let readme = readme();
+    let reference = reference();
     let row = |label: &str, cell: &dyn Fn(&BrokerKind) -> String| {
         let cells = KINDS.iter().map(|kind| format!(" {} |", cell(kind)));
         format!("| {label} |{}", cells.collect::<String>())
@@ -388,10 +393,10 @@ fn the_readmes_brokers_are_those_of_the_table_of_kinds() {
         row("bodies", &|kind| if kind.capabilities.text_only { "text, others in base64" } else { "bytes" }.to_owned()),
         row("the largest message", &size),
     ];
-    let (_, section) = readme.split_once("\n### Brokers\n").expect("a section about brokers");
+    let (_, section) = reference.split_once("\n## Brokers\n").expect("a section about brokers");
     let table: Vec<&str> = section.lines().skip_while(|line| !line.starts_with('|')).collect();
     for (at, line) in expected.iter().enumerate() {
-        assert_eq!(table.get(at), Some(&line.as_str()), "the README's table of brokers");
+        assert_eq!(table.get(at), Some(&line.as_str()), "the reference's table of brokers");
     }
     assert!(!table[expected.len()].starts_with('|'), "one row too many: {}", table[expected.len()]);
 }
