@@ -30,7 +30,7 @@ pub enum ExitStatus {
 
 impl ExitStatus {
     /// All of them with their meaning, as the table in docs/reference.md has them.
-    pub const ALL: [(ExitStatus, \&str); 16] = [
+    pub const ALL: [(ExitStatus, &str); 16] = [
         (ExitStatus::Done, "done: acked, drained, or nothing to do"),
         (ExitStatus::Warned, "`check --strict` found something to warn of"),
         (ExitStatus::Usage, "the command line was not understood"),
