@@ -6,16 +6,17 @@
 pub mod err;
 pub mod last_line;
 pub mod termination;
+mod write;
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, LazyLock, Mutex};
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{OFlags, fcntl_getfl};
-use rustix::io::Errno;
+use rustix::fs::{OFlags, fcntl_getfl, fstat};
 
+use self::last_line::LastLine;
+use self::write::write_all;
 use crate::locks::lock;
 
 /// Why results can't be written, or input can't be read.
@@ -87,7 +88,7 @@ pub fn print(bytes: &[u8]) -> io::Result<()> {
     static TURN: Mutex<()> = Mutex::new(());
     let _turn = lock(&TURN);
     let write = |bytes: &[u8]| write_all(io::stdout().as_fd(), bytes);
-    let (Some(line), false) = (last_line::below_stdout(), bytes.is_empty()) else { return write(bytes) };
+    let (Some(line), false) = (last_line(), bytes.is_empty()) else { return write(bytes) };
     let mut written = Ok(());
     line.aside(&mut || {
         let end: &[u8] = if bytes.ends_with(b"\n") { b"" } else { b"\n" };
@@ -96,57 +97,20 @@ pub fn print(bytes: &[u8]) -> io::Result<()> {
     written
 }
 
-/// Writes all bytes to a descriptor, whether that blocks or not.
-///
-/// # Errors
-/// When a part of them may not have been written.
-fn write_all(descriptor: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match rustix::io::write(descriptor, bytes) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => bytes = &bytes[written..],
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => wait_for_room(descriptor)?,
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
-/// Waits until a descriptor that does not block takes something again. If its reader has gone, the next write says so.
-fn wait_for_room(descriptor: BorrowedFd<'_>) -> io::Result<()> {
-    match poll(&mut [PollFd::new(&descriptor, PollFlags::OUT)], None) {
-        Ok(_) | Err(Errno::INTR) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
+/// The line below which a result would be written.
+fn last_line() -> Option<Arc<dyn LastLine>> {
+    /// Whether stdout and stderr are one terminal.
+    static SAME: LazyLock<bool> = LazyLock::new(|| {
+        let (stdout, stderr) = (io::stdout(), io::stderr());
+        let terminals = || Some((fstat(stdout.as_fd()).ok()?.st_rdev, fstat(stderr.as_fd()).ok()?.st_rdev));
+        stdout.is_terminal() && stderr.is_terminal() && terminals().is_some_and(|(one, other)| one == other)
+    });
+    err::last_line().filter(|_| *SAME)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read as _;
-    use std::os::unix::net::UnixStream;
-
     use super::*;
-
-    #[test]
-    fn a_descriptor_that_does_not_block_gets_every_byte() {
-        let (mut reader, writer) = UnixStream::pair().unwrap();
-        writer.set_nonblocking(true).unwrap();
-        let bytes: Vec<u8> = (0..=255).cycle().take(3 << 20).collect();
-        let expected = bytes.clone();
-        let writing = std::thread::spawn(move || write_all(writer.as_fd(), &bytes));
-        let mut read = Vec::new();
-        reader.read_to_end(&mut read).unwrap();
-        writing.join().unwrap().unwrap();
-        assert!(read == expected);
-    }
-
-    #[test]
-    fn a_reader_that_has_gone_is_an_error() {
-        let (reader, writer) = UnixStream::pair().unwrap();
-        drop(reader);
-        assert_eq!(write_all(writer.as_fd(), b"lost").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
-    }
 
     #[test]
     fn a_descriptor_is_usable_in_its_own_direction_only() {

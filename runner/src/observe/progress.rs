@@ -11,7 +11,8 @@ use super::spoken;
 use super::summary::rounded;
 use crate::locks::lock;
 use crate::streams;
-use crate::streams::last_line::{self, LastLine, Shown};
+use crate::streams::err::Shown;
+use crate::streams::last_line::LastLine;
 
 /// How far something is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,7 +67,7 @@ impl Progress {
         }
         let bar = ProgressBar::with_draw_target(None, target);
         let line = Line { bar, template: Mutex::new(""), figures: Box::new(figures) };
-        Progress { _shown: Some(last_line::show(Arc::new(line))), telling: None }
+        Progress { _shown: Some(streams::err::show_last_line(Arc::new(line))), telling: None }
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::Notify;
 
 use super::last_line::{DRAWN_EVERY, LastLine};
-use super::write_all;
+use super::write::write_all;
 use crate::locks::{anyway, lock};
 
 /// How much of the log waits to be written before more is dropped.
@@ -132,19 +132,28 @@ pub fn speaks_json() -> bool {
     JSON.load(Ordering::Relaxed)
 }
 
-pub(super) fn set_last_line(line: Arc<dyn LastLine>) {
+/// A last line that is there until this is dropped.
+#[derive(Debug)]
+#[must_use = "the line goes when this is dropped"]
+pub struct Shown(());
+
+/// Shows a line below what is written from now on. There is one at a time.
+pub fn show_last_line(line: Arc<dyn LastLine>) -> Shown {
     let mut state = QUEUE.lock();
     state.last_line = Some(line);
     state.last_line_ends = false;
     HAS_LAST_LINE.store(true, Ordering::Relaxed);
     QUEUE.wake(state);
+    Shown(())
 }
 
-/// Has the thread take the last line away, before it writes what comes after this.
-pub(super) fn end_last_line() {
-    let mut state = QUEUE.lock();
-    state.last_line_ends = state.last_line.is_some();
-    QUEUE.wake(state);
+impl Drop for Shown {
+    /// Has the thread take it away, before it writes what comes after this.
+    fn drop(&mut self) {
+        let mut state = QUEUE.lock();
+        state.last_line_ends = state.last_line.is_some();
+        QUEUE.wake(state);
+    }
 }
 
 /// The last line, as long as it may be on the terminal.

@@ -8,11 +8,11 @@ pub mod breaker;
 mod decode;
 pub mod metadata;
 mod process;
-mod ready;
 mod stop;
 #[cfg(test)]
 mod tests;
 mod waits;
+mod working;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

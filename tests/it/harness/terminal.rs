@@ -1,6 +1,7 @@
 //! A run on a terminal: its stdout, stderr and stdin are one, as at a shell. What it shows is kept as a screen.
 
 use std::io::Read as _;
+use std::num::NonZeroU16;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -46,7 +47,8 @@ pub fn start_on_terminal(command: &Command, rows: u16, columns: u16) -> Option<O
         .stderr(Stdio::null())
         .spawn()
         .expect("script starts");
-    let screen = vt100::Parser::new(rows, columns, 0);
+    let size = |of| NonZeroU16::new(of).expect("a terminal has room");
+    let screen = vt100::Parser::new(size(rows), size(columns), 0);
     let shown = Arc::new(Mutex::new(Shown { screen, bytes: Vec::new() }));
     let (mut stdout, to) = (child.stdout.take().expect("it is piped"), shown.clone());
     let reading = std::thread::spawn(move || {
@@ -66,7 +68,7 @@ impl OnTerminal {
         let shown = self.shown.lock().expect("no reader panics");
         let screen = shown.screen.screen();
         let (_, columns) = screen.size();
-        screen.rows(0, columns).map(|row| row.trim_end().to_owned()).filter(|row| !row.is_empty()).collect()
+        screen.rows(0, columns.get()).map(|row| row.trim_end().to_owned()).filter(|row| !row.is_empty()).collect()
     }
 
     /// Waits until the last line holds this.
