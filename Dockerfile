@@ -63,6 +63,8 @@ LABEL org.opencontainers.image.title="wq-run" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=rootfs /rootfs /
+# The bill of materials is there if scripts/image.sh could make one.
+COPY LICENSE build/image/wq-run.cdx.jso[n] /usr/share/doc/wq-run/
 USER 65532:65532
 ENTRYPOINT ["/usr/local/bin/wq-run"]
 CMD ["work"]

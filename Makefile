@@ -26,7 +26,7 @@ man: build ## the manual pages: build/man
 install: ## wq-run into PREFIX (/usr/local), with manual pages and completions; FROM=IMAGE takes it out of an image
 	PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' FROM='$(FROM)' scripts/install-program.sh
 
-package: ## the package for the Rust registry, compiled once
+package: ## the package for `cargo install`, compiled from what is in it
 	scripts/install.sh build
 	cargo package --locked -p wq-run
 

@@ -59,9 +59,7 @@ rm -f "$dist/$name/deploy/job/task.wasm"
 # What is in the program: the licences with their texts, and the crates with their versions.
 cargo about --color never generate --locked --fail --manifest-path runner/Cargo.toml --config scripts/about.toml \
     --output-file "$dist/$name/THIRD-PARTY-LICENSES.md" scripts/about.hbs
-cargo cyclonedx --quiet --manifest-path runner/Cargo.toml --format json --spec-version 1.5 --target "$target" \
-    --describe binaries --override-filename "$name"
-mv "runner/$name.cdx.json" "$dist/$name.cdx.json" 2>/dev/null || mv "runner/${name}_bin.cdx.json" "$dist/$name.cdx.json"
+scripts/materials.sh "$dist/$name.cdx.json"
 cp "$dist/$name.cdx.json" "$dist/$name/wq-run.cdx.json"
 
 tar --create --sort=name --format=ustar --owner=0 --group=0 --numeric-owner --mode='u=rwX,go=rX' --mtime="@$SOURCE_DATE_EPOCH" \

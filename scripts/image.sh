@@ -39,6 +39,12 @@ pull=never
 for base in $bases; do
     podman image exists "$base" || pull=missing
 done
+# For scanners: which crates are in the program. `make dist` brings the tool.
+rm -f build/image/wq-run.cdx.json
+if [ -x build/tools/bin/cargo-cyclonedx ]; then
+    mkdir -p build/image
+    scripts/materials.sh build/image/wq-run.cdx.json
+fi
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 revision=$(git rev-parse --quiet --verify HEAD 2>/dev/null || echo unknown)
 podman build --pull="$pull" --tag "$image" --build-arg BINARY="$binary" \

@@ -204,8 +204,8 @@ mod tests {
         let mount = |text: &str| text.parse::<Mount>();
         let claim = Mount { path: "/data".into(), source: Source::Claim(Name("big.volume".into())) };
         assert_eq!(mount("/data/=pvc/big.volume"), Ok(claim));
-        let image = Source::Image("ghcr.io/me/task@sha256:00".into());
-        assert_eq!("image/ghcr.io/me/task@sha256:00".parse(), Ok(image));
+        let image = Source::Image("registry.example/task@sha256:00".into());
+        assert_eq!("image/registry.example/task@sha256:00".parse(), Ok(image));
         assert_eq!("emptydir/1Gi".parse(), Ok(Source::EmptyDir(Some(Quantity("1Gi".into())))));
         for bad in [
             "/data",

@@ -196,7 +196,7 @@ pub fn template(config: &Manifest, guest: &str, size: Option<u64>, volumes: supe
         readiness_probe: port.map(|_| probe("/readyz", 5)),
         resources: Resources {
             requests: text(super::resources::requests(&config.load, size, config.requests.clone())),
-            limits: text(super::resources::limits(&config.load, config.limits.clone())),
+            limits: text(super::resources::limits(&config.load, size, config.limits.clone())),
         },
         security_context: Security {
             allow_privilege_escalation: false,
