@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::harness::{installed, root, run};
+use crate::harness::{installed, root, run, start};
 
 #[test]
 fn the_manifests_are_what_kubernetes_accepts() {
@@ -38,4 +38,19 @@ fn each_alert_fires_in_its_test_and_the_dashboard_asks_for_what_there_is() {
         return;
     }
     run(Command::new(root().join("scripts/check-monitoring.sh")).current_dir(root())).exits(0);
+}
+
+#[test]
+fn each_query_of_the_dashboard_returns_data_from_a_prometheus_that_scrapes_workers() {
+    use clap::CommandFactory as _;
+
+    let command = wq_run::cli::Cli::command();
+    let serves_metrics =
+        command.find_subcommand("work").unwrap().get_arguments().any(|flag| flag.get_long() == Some("listen"));
+    if !serves_metrics || installed("prometheus").is_none() {
+        return;
+    }
+    let mut script = Command::new(root().join("scripts/try-dashboard.sh"));
+    let patience = std::time::Duration::from_secs(180);
+    start(script.arg(env!("CARGO_BIN_EXE_wq-run")).current_dir(root())).end_within(patience).exits(0);
 }

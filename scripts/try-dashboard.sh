@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+# Runs workers of every fate under a Prometheus, and asks it each query of the dashboard: all of them have to return data. Needs
+# the package prometheus.
+#
+#   scripts/try-dashboard.sh [BINARY]      default: target/debug/wq-run
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+need prometheus prometheus
+need_python_module yaml PyYAML==6.0.3
+
+binary=$(realpath "${1:-${CARGO_TARGET_DIR:-target}/debug/wq-run}")
+guest=$PWD/tests/guests/obey.wat
+work=$(mktemp -d)
+children=()
+clean_up() {
+    local child
+    for child in ${children[@]+"${children[@]}"}; do kill "$child" 2>/dev/null || true; done
+    wait
+    rm -rf "$work"
+}
+trap clean_up EXIT
+
+unset "${!WQ_@}" BROKER_URL_FILE AMQP_URL
+export BROKER_URL=sqlite:$work/queue.db QUEUE=job1 RUST_LOG=warn
+free_port() {
+    build/venv/bin/python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+
+"$binary" queue declare >/dev/null
+worker=$(free_port)
+"$binary" work "$guest" --forever --concurrency 2 --max-attempts 2 --backoff-initial 1s --listen "127.0.0.1:$worker" \
+    --result none >"$work/worker.log" 2>&1 &
+children+=($!)
+server=$(free_port)
+cat >"$work/prometheus.yml" <<YAML
+global: {scrape_interval: 1s, evaluation_interval: 1s}
+rule_files: [$PWD/deploy/monitoring/alerts.yaml]
+scrape_configs:
+  - job_name: wq-run
+    static_configs: [{targets: ["127.0.0.1:$worker"]}]
+YAML
+prometheus --config.file="$work/prometheus.yml" --storage.tsdb.path="$work/data" --web.listen-address="127.0.0.1:$server" \
+    --log.level=error >"$work/prometheus.log" 2>&1 &
+children+=($!)
+
+# Some that succeed, some that fail, over some seconds: a rate needs two scrapes that differ.
+for round in 1 2 3 4 5 6; do
+    "$binary" publish "well $round" fails trap dead >/dev/null
+    sleep 1
+done
+
+build/venv/bin/python - "http://127.0.0.1:$server" deploy/monitoring/dashboard.json deploy/monitoring/alerts.yaml <<'PYTHON' ||
+import json
+import re
+import sys
+import time
+import urllib.parse
+import urllib.request
+
+import yaml
+
+server, dashboard, alerts = sys.argv[1:]
+
+
+def ask(query):
+    with urllib.request.urlopen(f"{server}/api/v1/query?{urllib.parse.urlencode({'query': query})}", timeout=10) as answer:
+        return json.load(answer)["data"]["result"]
+
+
+queries = {}
+for panel in json.load(open(dashboard))["panels"]:
+    for target in panel.get("targets", []):
+        expression = target["expr"].replace("$__rate_interval", "30s")
+        queries[f"{panel['title']}: {target['legendFormat']}"] = re.sub(r'"\$\w+"', '".*"', expression)
+for group in yaml.safe_load(open(alerts))["groups"]:
+    for rule in group["rules"]:
+        # The metrics alone: nothing is to be wrong here.
+        for name in set(re.findall(r"\bwq_\w+", rule["expr"])):
+            queries[f"{rule['alert']}: {name}"] = name
+
+until = time.monotonic() + 60
+missing = dict(queries)
+while missing and time.monotonic() < until:
+    for name, query in list(missing.items()):
+        values = [sample["value"][1] for sample in ask(query)]
+        if values and not all(value == "NaN" for value in values):
+            del missing[name]
+    time.sleep(0.5)
+for name, query in missing.items():
+    print(f"no data: {name}\n  {query}", file=sys.stderr)
+print(f"{len(queries) - len(missing)} of {len(queries)} queries return data")
+sys.exit(bool(missing))
+PYTHON
+    {
+        tail -n 20 "$work/worker.log" "$work/prometheus.log" >&2
+        die "some queries return nothing"
+    }
