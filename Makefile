@@ -67,10 +67,11 @@ test-cluster: ## the README's first Job on the cluster that KUBECONFIG names; FI
 test-upgrade: deps-test ## workers of the last release and of this build on one queue
 	scripts/test-upgrade.sh
 
-test-rabbitmq4: deps-test ## the tests on RabbitMQ 4 (as root on Debian)
+test-rabbitmq4: VERSION = 4.0
+test-rabbitmq4: deps-test ## the tests on RabbitMQ 4.0, or VERSION=4.3 (as root on Debian)
 	guest-examples/build.sh rust c tests
-	scripts/rabbitmq4.sh build/rabbitmq4
-	WQ_TEST_RABBITMQ_ROOT=$(CURDIR)/build/rabbitmq4 RUST_TEST_THREADS=6 cargo test --locked --test it
+	scripts/rabbitmq4.sh build/rabbitmq$(VERSION) $(VERSION)
+	WQ_TEST_RABBITMQ_ROOT=$(CURDIR)/build/rabbitmq$(VERSION) RUST_TEST_THREADS=6 cargo test --locked --test it
 
 soak: deps-test ## the ledger over thousands of kills: WQ_SOAK_MESSAGES, _KILLS, _BROKER_KILLS, _ALARMS, _LEDGERS and _SEED set it
 	WQ_SOAK_MESSAGES=$${WQ_SOAK_MESSAGES:-12000} WQ_SOAK_KILLS=$${WQ_SOAK_KILLS:-3000} \

@@ -1,14 +1,16 @@
 #!/bin/sh
-# Makes a root file system with RabbitMQ 4 in it, for `make test-rabbitmq4`: scripts/rabbitmq4.sh FOLDER
+# Makes a root file system with a RabbitMQ 4 in it, for `make test-rabbitmq4`: scripts/rabbitmq4.sh FOLDER [VERSION]
+# VERSION is 4.0, the default, or 4.3.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
 folder=${1:?names no folder}
+version=${2:-4.0}
 [ ! -x "$folder/usr/lib/rabbitmq/bin/rabbitmq-server" ] || exit 0
 need_podman
-scripts/base-images.sh rabbitmq4
-container=$(podman create docker.io/library/rabbitmq:4.0)
+scripts/base-images.sh "rabbitmq$version"
+container=$(podman create "docker.io/library/rabbitmq:$version")
 trap 'podman rm "$container" >/dev/null' EXIT
 mkdir -p "$folder"
 podman export "$container" | tar -x -C "$folder"

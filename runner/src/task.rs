@@ -143,8 +143,7 @@ pub enum Outcome {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Run(Outcome),
-    /// Not run: so many earlier runs have ended with nobody to tell of it, most likely because the guest took its worker
-    /// down with it.
+    /// Not run: so many earlier hand-overs have ended with nobody to tell of it, as when the guest takes its worker down with it.
     Abandoned(u32),
     /// The message is larger than `--max-message`, which is this many bytes. The guest was not run.
     TooLarge(u64),
@@ -239,7 +238,7 @@ impl Verdict {
     pub fn name(&self) -> &'static str {
         match self {
             Verdict::Run(outcome) => outcome.name(),
-            Verdict::Abandoned(_) => "crash",
+            Verdict::Abandoned(_) => "abandoned",
             Verdict::TooLarge(_) => "message",
             Verdict::Unreadable(_) => "unreadable",
             Verdict::Undecodable(_) => "encoding",
@@ -267,7 +266,11 @@ impl fmt::Display for Verdict {
         match self {
             Verdict::Run(outcome) => write!(f, "{outcome}"),
             Verdict::Abandoned(runs) => {
-                write!(f, "{runs} runs of this message ended together with their worker; it is not run again")
+                write!(
+                    f,
+                    "the message was handed over {runs} times before, and it is not known how that ended, as when a worker is \
+                     killed; it is not run again"
+                )
             }
             Verdict::TooLarge(limit) => write!(f, "the message is larger than {limit} bytes (--max-message)"),
             Verdict::Unreadable(reason) => write!(f, "the message cannot be read: {reason}"),

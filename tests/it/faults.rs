@@ -363,9 +363,9 @@ fn a_message_that_kills_its_workers_is_put_aside() {
             assert_eq!(killed.code, None);
         }
         let aside = run(&mut queue.command(&["work", &guest("echo")]));
-        aside.exits(65).says("\"outcome\":\"crash\"").prints("");
+        aside.exits(65).says("\"outcome\":\"abandoned\"").prints("");
         let dead = queue.take_dead();
-        assert_eq!((dead.body.as_slice(), dead.headers["x-wq-outcome"].as_str()), (&b"poison"[..], "crash"));
+        assert_eq!((dead.body.as_slice(), dead.headers["x-wq-outcome"].as_str()), (&b"poison"[..], "abandoned"));
     }
 }
 

@@ -22,6 +22,7 @@ mod delays;
 mod deploy;
 mod dlq;
 mod double;
+mod evicted;
 mod exec;
 mod faults;
 mod foreign;

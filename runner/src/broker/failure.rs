@@ -18,7 +18,11 @@ pub const FIRST_FAILED_AT: &str = "x-wq-first-failed-at";
 pub const GUEST: &str = "x-wq-guest";
 pub const STDERR: &str = "x-wq-stderr";
 
-/// All of them. Values of an earlier failure are not true of the next one.
+/// How many earlier hand-overs ended without a word, on a copy that took the place of a message given back: the number, a space,
+/// and the queue. The broker's own count begins anew with a copy.
+pub const UNFINISHED: &str = "x-wq-unfinished";
+
+/// All that tell of a failure. Values of an earlier failure are not true of the next one.
 pub const NAMES: [&str; 10] =
     [ATTEMPT, QUEUE, SETTLEMENT, OUTCOME, EXIT_CODE, ERROR, LAST_FAILED_AT, FIRST_FAILED_AT, GUEST, STDERR];
 
@@ -140,6 +144,17 @@ pub fn failed_runs(headers: &Map<String, Value>, queue: &str, unmarked: Unmarked
 /// Whether it was us who put this message aside.
 pub fn is_dead_letter(headers: &Map<String, Value>) -> bool {
     headers.get(SETTLEMENT).is_some_and(|settlement| settlement == Next::DeadLetter.name())
+    }
+
+/// How many hand-overs of a message in this queue ended without a word before it was copied, as the message says.
+pub fn unfinished(headers: &Map<String, Value>, queue: &str) -> u32 {
+    let said = headers.get(UNFINISHED).and_then(Value::as_str).and_then(|said| said.split_once(' '));
+    said.filter(|(_, counted_in)| *counted_in == queue).and_then(|(number, _)| number.parse().ok()).unwrap_or(0)
+}
+
+/// The value of [`UNFINISHED`].
+pub fn unfinished_in(queue: &str, number: u32) -> String {
+    format!("{number} {queue}")
 }
 
 impl Next {
@@ -200,6 +215,18 @@ mod tests {
             assert_eq!(failed_runs(&written(Next::DeadLetter), "q", unmarked), 0);
             assert_eq!(failed_runs(&Map::new(), "q", unmarked), 0);
         }
+    }
+
+    #[test]
+    fn a_count_of_hand_overs_holds_in_its_own_queue() {
+        let headers = |value: Value| Map::from_iter([(UNFINISHED.to_owned(), value)]);
+        let written = |queue| headers(unfinished_in(queue, 2).into());
+        assert_eq!(unfinished(&written("a queue"), "a queue"), 2);
+        assert_eq!(unfinished(&written("another"), "a queue"), 0);
+        for value in [Value::from(2), "2".into(), "two q".into(), "-1 q".into(), " q".into(), Value::Null] {
+            assert_eq!(unfinished(&headers(value), "q"), 0);
+        }
+        assert_eq!(unfinished(&Map::new(), "q"), 0);
     }
 
     #[test]

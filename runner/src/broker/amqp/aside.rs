@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use lapin::BasicProperties;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::config::{Config, connection_name};
+use super::filter::Server;
+use super::arguments::Arguments;
 use super::publisher::{Deadline, Publisher};
-use super::retries;
-use crate::broker::bounds::aborted;
+use super::{convert, retries};
+use crate::broker::bounds::{ABORT_TIMEOUT, aborted};
 use crate::broker::error::Error;
 use crate::broker::pauses::{Pace, patiently};
 use crate::task::Failure;
@@ -29,13 +31,17 @@ pub struct Order {
 pub enum What {
     Retry { after: Duration, failure: Box<Failure> },
     DeadLetter { failure: Box<Failure> },
+    /// `unfinished` hand-overs ended without a word before this one.
+    GiveBack { unfinished: u32 },
 }
 
 /// A confirmed publication.
 pub enum Published {
     DeadLetter,
-    /// A retry that lies in its queue already.
+    /// It lies in its queue already.
     Back,
+    /// Nothing had to be published: the broker takes the original back without counting that.
+    Nothing,
     /// A retry that lies in the delay queue with this life, in seconds.
     Delayed {
         life: u64,
@@ -47,7 +53,17 @@ pub struct Aside {
     config: Arc<Config>,
     /// Made when the first message has to be published, and again after one that was given up.
     slot: Mutex<Slot>,
+    /// Whether the queue counts a message that is given back as handed over.
+    counts_returns: OnceCell<bool>,
+    /// How many messages are given back at the same time.
+    turns: Semaphore,
 }
+
+/// For a message that is given back. After that, the broker has to take it as it is, and may count it.
+const GIVE_BACK_WITHIN: Duration = Duration::from_secs(5);
+
+/// Each takes a channel, and a worker may have as many messages at hand as it likes.
+const GIVEN_BACK_AT_ONCE: usize = 64;
 
 #[derive(Default)]
 struct Slot {
@@ -56,8 +72,33 @@ struct Slot {
 }
 
 impl Aside {
-    pub fn new(config: Arc<Config>) -> Aside {
-        Aside { config, slot: Mutex::default() }
+    pub fn new(config: Arc<Config>, server: &Server) -> Aside {
+        let counts_returns = OnceCell::new_with(if server.may_count_returns() { None } else { Some(false) });
+        Aside { config, slot: Mutex::default(), counts_returns, turns: Semaphore::new(GIVEN_BACK_AT_ONCE) }
+    }
+
+    /// Whether messages can be given back to the broker as they are, as far as that is known.
+    pub fn returns_are_free(&self) -> bool {
+        self.counts_returns.get() == Some(&false)
+    }
+
+    /// Publishes a message again that is given back, if its queue would count its return: a copy at the end of the queue. Gives
+    /// up within 5 s, and early enough after an abort for the broker to take the original back.
+    ///
+    /// # Errors
+    /// When the copy is not known to be there.
+    pub async fn give_back(self: Arc<Aside>, order: Order, abort: CancellationToken) -> Result<Published, Error> {
+        let publishing = async {
+            let _turn = self.turns.acquire().await;
+            self.publish_by(&order, Deadline::after(GIVE_BACK_WITHIN)).await
+        };
+        tokio::select! {
+            biased;
+            published = tokio::time::timeout(GIVE_BACK_WITHIN, publishing) => published.unwrap_or_else(|_| {
+                Err(Error::Unanswered { doing: "take a message back".into() })
+            }),
+            () = async { abort.cancelled().await; tokio::time::sleep(ABORT_TIMEOUT / 2).await } => Err(Error::Aborted),
+        }
     }
 
     /// Publishes within `--publish-timeout`, from the connection to the confirmation, and gives up soon after an abort.
@@ -96,6 +137,25 @@ impl Aside {
                 let properties = publisher.put_aside(properties, failure, &options.queue)?;
                 publisher.publish_dead_letter(&options.dead_letter_queue, properties, body, deadline).await?;
                 Ok(Published::DeadLetter)
+            }
+            What::GiveBack { unfinished } => {
+                let publisher = deadline.connected(self.publisher(deadline)).await?;
+                let queue = &options.queue;
+                let counts = self.counts_returns.get_or_try_init(|| async {
+                    // A queue whose type is not told may be one that counts.
+                    let asking = Arguments::read_type(publisher.connection(), queue);
+                    match publisher.by(deadline, asking).await {
+                        Err(Error::Forbidden { .. }) => Ok(true),
+                        queue_type => Ok(queue_type?.as_deref() != Some("classic")),
+                    }
+                });
+                if !*counts.await? {
+                    return Ok(Published::Nothing);
+                }
+                let is_ours = |user: &str| self.config.nodes.iter().all(|node| node.user() == user);
+                let copy = convert::given_back(properties, is_ours, queue, *unfinished);
+                publisher.publish_copy(queue, copy, body, deadline).await?;
+                Ok(Published::Back)
             }
         }
     }

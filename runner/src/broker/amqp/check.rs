@@ -6,17 +6,13 @@
 
 mod queues;
 mod rights;
-mod server;
-
-use std::sync::Arc;
 
 use lapin::Connection;
 
 use self::queues::Look;
-use self::server::Server;
 use super::Url;
 use super::connection::{self, connect_to};
-use super::filter::Greeting;
+use super::filter::Server;
 use crate::broker::check::{Findings, Settings};
 use crate::broker::error::Error;
 use crate::broker::tls;
@@ -46,13 +42,9 @@ async fn reach<'a>(nodes: &'a [Url], findings: &mut Findings) -> Option<(&'a Url
     let mut kept = None;
     let mut failed = Vec::new();
     for url in nodes {
-        let greeting = Greeting::default();
-        match connect_to(url, "wq-run check", Some(Arc::clone(&greeting))).await {
-            Ok(connection) if kept.is_none() => {
-                let server = greeting.get().map(|greeting| Server::read(greeting)).unwrap_or_default();
-                kept = Some((url, connection, server));
-            }
-            Ok(connection) => drop(connection::close(&connection).await),
+        match connect_to(url, "wq-run check").await {
+            Ok((connection, server)) if kept.is_none() => kept = Some((url, connection, server)),
+            Ok((connection, _)) => drop(connection::close(&connection).await),
             Err(error) => failed.push((url, error)),
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::{Connection, ConnectionProperties, ErrorKind};
 
-use super::filter::{Greeting, Refused};
+use super::filter::{Refused, Server};
 use super::{Url, transport};
 use crate::broker::Error;
 use crate::broker::tls::TlsFault;
@@ -22,9 +22,17 @@ pub const LOOK_AFTER: Duration = Duration::from_millis(250);
 /// As [`connect_to`], of the last node that may be reached later, or else of the last one; a refusal ends the search, since
 /// all nodes of a cluster refuse the same things. Each node has its own address and certificate.
 pub async fn connect(nodes: &[Url], name: &str) -> Result<Connection, Error> {
+    Ok(meet(nodes, name).await?.0)
+}
+
+/// As [`connect`]. Returns what the broker says of itself as well.
+///
+/// # Errors
+/// The same.
+pub async fn meet(nodes: &[Url], name: &str) -> Result<(Connection, Server), Error> {
     let (mut unreachable, mut faulty) = (None, None);
     for node in nodes {
-        match connect_to(node, name, None).await {
+        match connect_to(node, name).await {
             Err(error @ Error::Unreachable { .. }) => unreachable = Some(error),
             Err(error @ Error::Tls { .. }) => faulty = Some(error),
             decided => return decided,
@@ -38,7 +46,7 @@ pub async fn connect(nodes: &[Url], name: &str) -> Result<Connection, Error> {
 /// # Errors
 /// [`Error::Unreachable`], [`Error::Tls`], [`Error::Credentials`], [`Error::Forbidden`] for the virtual host, or
 /// [`Error::Settings`] for certificates that can't be read.
-pub async fn connect_to(url: &Url, name: &str, greeting: Option<Greeting>) -> Result<Connection, Error> {
+pub async fn connect_to(url: &Url, name: &str) -> Result<(Connection, Server), Error> {
     let tls = url.tls().map_err(|(path, source)| Error::Settings {
         what: format!("the certificate file {}", path.display()),
         source: source.into(),
@@ -46,7 +54,7 @@ pub async fn connect_to(url: &Url, name: &str, greeting: Option<Greeting>) -> Re
     let unreachable = |source| Error::Unreachable { address: url.address(), source };
     // lapin's recovery stays off: after an error of a channel it leaves a consumer that never says another word.
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    let connecting = transport::connect(url.uri.clone(), tls, url.frame_max(), properties, greeting);
+    let connecting = transport::connect(url.uri.clone(), tls, url.frame_max(), properties);
     // lapin bounds neither the TCP connect nor the handshake on this path.
     let connected = tokio::time::timeout(url.connect_timeout, connecting).await.map_err(|_| {
         unreachable(format!("no answer within {}", humantime::format_duration(url.connect_timeout)).into())

@@ -20,7 +20,7 @@ const DEATHS: &str = "x-death";
 
 /// Headers that would be wrong on a message that is published again: the broker's counters start anew, and `CC`
 /// would send copies to the other queues once more.
-pub const NOT_REPUBLISHED: [&str; 4] = [DELIVERY_COUNT, "x-acquired-count", "CC", "BCC"];
+pub const NOT_REPUBLISHED: [&str; 5] = [DELIVERY_COUNT, "x-acquired-count", failure::UNFINISHED, "CC", "BCC"];
 
 /// A delivery in our own vocabulary, and what its settlement needs.
 pub struct Received {
@@ -68,15 +68,19 @@ pub fn headers(native: &BasicProperties) -> Map<String, Value> {
 }
 
 /// The number of the run that this delivery is for, and how many of the runs before it ended without a word: what we wrote
-/// on the message when a run failed, and the hand-overs since then.
+/// on the message when a run failed or when it was given back, and the hand-overs since then.
 ///
 /// A broker counts from the second hand-over on. In a message that was not handed over before, the count is a copy that a
 /// client made of another message's headers.
 pub fn attempt(headers: &Map<String, Value>, redelivered: bool, queue: &str) -> (u32, u32) {
     let counted = headers.get(DELIVERY_COUNT).filter(|_| redelivered).and_then(Value::as_u64);
-    let unfinished = counted.and_then(|count| u32::try_from(count).ok()).unwrap_or(0);
-    let failed =
-        if was_dead_lettered(headers, queue) { 0 } else { failure::failed_runs(headers, queue, Unmarked::Next) };
+    let counted = counted.and_then(|count| u32::try_from(count).ok()).unwrap_or(0);
+    let (failed, before) = if was_dead_lettered(headers, queue) {
+        (0, 0)
+    } else {
+        (failure::failed_runs(headers, queue, Unmarked::Next), failure::unfinished(headers, queue))
+    };
+    let unfinished = counted.saturating_add(before);
     (failed.saturating_add(unfinished).saturating_add(1), unfinished)
 }
 
@@ -181,6 +185,24 @@ pub fn again(original: &BasicProperties, is_ours: impl Fn(&str) -> bool, without
         copy = copy.with_headers(headers);
     }
     copy
+}
+
+/// A message as it is, for its own queue again, so that nobody counts its way back. `unfinished` is how many of its hand-overs
+/// ended without a word so far.
+pub fn given_back(
+    original: &BasicProperties,
+    is_ours: impl Fn(&str) -> bool,
+    queue: &str,
+    unfinished: u32,
+) -> BasicProperties {
+    let copy = again(original, is_ours, &[]);
+    if unfinished == 0 {
+        return copy;
+    }
+    let mut headers = copy.headers().clone().unwrap_or_default();
+    let value = failure::unfinished_in(queue, unfinished);
+    headers.insert(failure::UNFINISHED.into(), AMQPValue::LongString(value.into()));
+    copy.with_headers(headers)
 }
 
 /// The headers of a message without those that are about its last run, or about deaths in this queue.

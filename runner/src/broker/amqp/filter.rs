@@ -9,21 +9,19 @@
 //! that arrives in pieces is held back until it is complete.
 
 mod fields;
+mod server;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
 
 pub use self::fields::{Changes, MAX_DEPTH};
+pub use self::server::Server;
 
 /// Type, channel and size come before a payload.
 const HEAD: usize = 7;
 /// One byte comes after it.
 const TAIL: usize = 1;
-
-/// Where the arguments of `connection.start` go, in which a broker says what it is. lapin keeps them to itself.
-pub type Greeting = Arc<OnceLock<Vec<u8>>>;
 
 /// The bytes of one connection, from the broker to us.
 #[derive(Debug)]
@@ -37,7 +35,8 @@ pub struct Filter {
     announced: Option<(u16, Changes)>,
     noticed: Vec<Notice>,
     refused: Option<Refused>,
-    greeting: Option<Greeting>,
+    /// Who is at the other end, until somebody asks.
+    server: Option<Server>,
 }
 
 /// A frame that arrived in part.
@@ -106,13 +105,8 @@ impl Filter {
             announced: None,
             noticed: Vec::new(),
             refused: None,
-            greeting: None,
+            server: None,
         }
-    }
-
-    /// Keeps what the broker says of itself.
-    pub fn with_greeting(self, greeting: Option<Greeting>) -> Filter {
-        Filter { greeting, ..self }
     }
 
     /// Looks at bytes that came in, and returns how many of them, from the first on, may be handed on. The rest is held.
@@ -207,6 +201,11 @@ impl Filter {
         self.refused
     }
 
+    /// Who is at the other end, once it has said so.
+    pub fn server(&mut self) -> Option<Server> {
+        self.server.take()
+    }
+
     /// The next message that was changed.
     pub fn notice(&mut self) -> Option<Notice> {
         self.noticed.pop()
@@ -214,17 +213,19 @@ impl Filter {
 
     fn look_at(&mut self, frame: &mut [u8]) {
         const METHOD: u8 = 1;
+        /// Connection, start.
+        const START: [u8; 4] = [0, 10, 0, 10];
         let [kind, channel_high, channel_low, ..] = *frame else { return };
         let channel = u16::from_be_bytes([channel_high, channel_low]);
         let end = frame.len().saturating_sub(TAIL).max(HEAD);
         let Some(payload) = frame.get_mut(HEAD..end) else { return };
         if kind == METHOD {
-            if let (Some(greeting), [0, 10, 0, 10, arguments @ ..]) = (&self.greeting, &*payload) {
-                let _ = greeting.set(arguments.to_vec());
-            }
             let (announces, changes) = fields::method(payload);
             if announces && changes.any() {
                 self.announced = Some((channel, changes));
+            }
+            if payload.starts_with(&START) {
+                self.server = Server::read(payload);
             }
             return;
         }

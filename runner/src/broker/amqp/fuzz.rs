@@ -9,7 +9,7 @@ use lapin::BasicProperties;
 
 use super::filter::filtered;
 use super::{convert, size};
-use crate::broker::failure::Next;
+use crate::broker::failure::{self, Next};
 use crate::task::Failure;
 
 const FRAME_MAX: usize = 131_072;
@@ -63,7 +63,11 @@ fn converted(original: &BasicProperties) {
     convert::field_table(&headers);
     for redelivered in [false, true] {
         let (attempt, unfinished) = convert::attempt(&headers, redelivered, QUEUE);
-        assert!(attempt >= 1 && (redelivered || unfinished == 0));
+        assert!(attempt > unfinished || attempt == u32::MAX);
+        assert!(redelivered || unfinished <= failure::unfinished(&headers, QUEUE));
+        let back = convert::given_back(original, |_| false, QUEUE, unfinished);
+        let again = convert::attempt(&convert::headers(&back), false, QUEUE);
+        assert_eq!(again, (attempt, unfinished), "a message that is given back is where it was");
     }
     let failure = Failure {
         outcome: "exit",

@@ -15,6 +15,10 @@ pub struct Held {
     pub consumer: ShortString,
     pub properties: BasicProperties,
     pub body: Bytes,
+    /// Hand-overs that ended without a word before this one.
+    pub unfinished: u32,
+    /// Whether its settlement has begun.
+    pub is_settling: bool,
     pub lost: CancellationToken,
     /// Names the message in the log.
     pub span: tracing::Span,

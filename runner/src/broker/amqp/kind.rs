@@ -25,8 +25,8 @@ pub static KIND: BrokerKind = BrokerKind {
     system: SYSTEM,
     forms: &[Form { prefix: "amqp://", rest: "USER:PASSWORD@HOST:PORT/VHOST" }, Form { prefix: "amqps://", rest: "…" }],
     capabilities: Capabilities {
-        // Quorum queues up to 4.2 count it.
-        release_uncounted: false,
+        // Where a queue counts it, a copy goes back.
+        release_uncounted: true,
         retry_headers: true,
         broker_dead_letters: true,
         exchanges: true,

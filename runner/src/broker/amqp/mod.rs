@@ -59,8 +59,8 @@ impl adapter::Adapter for Adapter {
     async fn session(&mut self, link: &mut Link) -> Ended {
         let config = self.config.clone();
         let name = config.connection_name();
-        let connecting = config.in_time(connection::connect(&config.nodes, &name));
-        let connection = match link.while_disconnected(connecting).await {
+        let connecting = config.in_time(connection::meet(&config.nodes, &name));
+        let (connection, server) = match link.while_disconnected(connecting).await {
             Some(Ok(connection)) => connection,
             Some(Err(error)) => return ended(error),
             None => return Ended::Closed,
@@ -75,17 +75,12 @@ impl adapter::Adapter for Adapter {
             return Ended::Closed;
         }
         let wanted = link.wanted();
-        let opening = config.in_time(Session::open(config.clone(), connection, wanted, &mut self.retries));
+        let opening = config.in_time(Session::open(config.clone(), (connection, server), wanted, &mut self.retries));
         let session = match link.while_disconnected(opening).await {
             Some(Ok(session)) => session,
             Some(Err(error)) => return ended(error),
             None => return Ended::Closed,
         };
-        if link.cancelled {
-            // Meanwhile. Whatever this connection was handed goes back with it.
-            link.wait_closed().await;
-            return Ended::Closed;
-        }
         link.established();
         match session.run(link, wanted).await {
             Ok(()) => Ended::Closed,

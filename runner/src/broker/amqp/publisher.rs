@@ -15,7 +15,7 @@ use lapin::{BasicProperties, Channel, Confirmation, Connection, ErrorKind, Excha
 use tokio::time::Instant;
 
 use super::connection::{self, Refusal, lost, queue_error, refusal};
-use super::{Url, convert, delays};
+use super::{Url, convert, delays, size};
 use crate::broker::bounds::answered;
 use crate::broker::failure::Next;
 use crate::broker::{Address, Error};
@@ -310,6 +310,29 @@ impl Publisher {
             }
         })
         .await
+    }
+
+    /// Publishes the copy of a message to its own queue.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`]; and [`Error::TooLarge`] for one whose headers would not fit into a frame.
+    pub async fn publish_copy(
+        &self,
+        queue: &str,
+        properties: BasicProperties,
+        body: &Bytes,
+        deadline: Deadline,
+    ) -> Result<(), Error> {
+        let size = size::content_header(&properties) + size::added_by_the_broker(queue, Next::DeadLetter);
+        if size > frame_max(&self.connection) {
+            return Err(Error::TooLarge { reason: "its headers leave no room for a copy".into() });
+        }
+        self.publish(&Address::Queue(queue.to_owned()), properties, body, deadline).await
+    }
+
+    /// For questions. What is asked goes through [`Publisher::by`].
+    pub fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     /// The properties of a message for its next run.

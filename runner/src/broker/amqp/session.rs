@@ -24,12 +24,14 @@ use super::config::{ACKNOWLEDGEMENT_TIMEOUT, Config};
 use super::connection::{self, LOOK_AFTER, lost, unreceived};
 use super::consumers::{Consumers, Next};
 use super::convert::{self, Received};
+use super::filter::Server;
 use super::held::{Held, give_back, reject};
 use super::looks::{Looks, is_stream, look_at};
 use super::retries::{Outlook, Retries};
 use super::{delays, publisher};
 use crate::broker::bounds::{ABORT_TIMEOUT, ANSWER_TIMEOUT, answered, sleep_until};
 use crate::broker::{Command, Depth, Error, Handed, Link, Options, Tag};
+use crate::causes::chain;
 use crate::task::Settlement;
 
 /// For what follows a run: writing its result, publishing a retry, the broker's look at the clock once a minute.
@@ -60,6 +62,8 @@ type Reply = oneshot::Sender<Result<(), Error>>;
 struct Copied {
     number: u64,
     published: Result<Published, Error>,
+    /// The message is given back, with its copy or without one.
+    is_given_back: bool,
     reply: Option<Reply>,
 }
 
@@ -83,7 +87,7 @@ impl<'a> Session<'a> {
     /// When the broker will not have it, or when the queue is none that can be worked on.
     pub(super) async fn open(
         config: Arc<Config>,
-        connection: Connection,
+        (connection, server): (Connection, Server),
         wanted: u64,
         retries: &'a mut Retries,
     ) -> Result<Session<'a>, Error> {
@@ -104,7 +108,7 @@ impl<'a> Session<'a> {
             return Err(Error::Stream { queue: queue.clone() });
         }
         Ok(Session {
-            aside: Arc::new(Aside::new(config.clone())),
+            aside: Arc::new(Aside::new(config.clone(), &server)),
             config,
             retries,
             connection,
@@ -124,7 +128,10 @@ impl<'a> Session<'a> {
     /// # Errors
     /// When the connection is lost, or does not answer.
     pub(super) async fn run(mut self, link: &mut Link, wanted: u64) -> Result<(), Error> {
-        if link.wanted() != wanted {
+        // What the worker has said while the session was made.
+        if link.cancelled {
+            answered("cancel a consumer", self.consumers.cancel_all(&self.channel)).await?;
+        } else if link.wanted() != wanted {
             answered("hand out messages", self.want(link.wanted())).await?;
         }
         let status = (self.connection.status().clone(), self.channel.status().clone());
@@ -175,6 +182,13 @@ impl<'a> Session<'a> {
     }
 
     fn on_delivery(&mut self, consumer: ShortString, delivery: Delivery, link: &Link) {
+        let (delivery_tag, lost, handed) = self.hold(consumer, delivery);
+        let span = self.held[&delivery_tag].span.clone();
+        link.deliver(link.tag(delivery_tag), lost, span, handed);
+    }
+
+    /// Notes that a message is with us.
+    fn hold(&mut self, consumer: ShortString, delivery: Delivery) -> (u64, CancellationToken, Handed) {
         let Received { message, origin, properties, acker } = convert::received(delivery, &self.config.options.queue);
         self.retries.delivered(&properties);
         let (body, delivery_tag) = (message.body.clone(), origin.delivery_tag);
@@ -182,9 +196,10 @@ impl<'a> Session<'a> {
         let can_be_retried = publisher::can_be_retried(&self.connection, &properties, &self.config.options.queue);
         let handed = Handed { message, origin, attempt, unfinished, can_be_retried, unreadable: None };
         let (lost, span) = (CancellationToken::new(), handed.span());
-        let held = Held { acker, consumer, properties, body, lost: lost.clone(), span: span.clone() };
+        let held =
+            Held { acker, consumer, properties, body, unfinished, is_settling: false, lost: lost.clone(), span };
         self.held.insert(delivery_tag, held);
-        link.deliver(link.tag(delivery_tag), lost, span, handed);
+        (delivery_tag, lost, handed)
     }
 
     async fn on_command(&mut self, command: Option<Command>, link: &mut Link) -> Result<Step, Error> {
@@ -209,12 +224,12 @@ impl<'a> Session<'a> {
                 link.depth(self.depth().await?);
             }
             Some(Command::Close { reply }) => {
-                let _ = reply.send(self.close().await);
+                let _ = reply.send(self.close(link).await);
                 return Ok(Step::Closed);
             }
             // The worker has gone without a word.
             None => {
-                let _ = self.close().await;
+                let _ = self.close(link).await;
                 return Ok(Step::Closed);
             }
         }
@@ -246,25 +261,64 @@ impl<'a> Session<'a> {
         self.consumers.make_room(&self.channel, &held.consumer).await?;
         let what = match settlement {
             Settlement::Ack => return self.acknowledge(number, reply, link).await,
-            Settlement::Release => return self.end(number, reply, give_back).await,
+            Settlement::Release => return self.give_back(number, reply, link).await,
             Settlement::Reject { .. } => return self.end(number, reply, reject).await,
             Settlement::DeadLetter { failure } => What::DeadLetter { failure },
             Settlement::Retry { after, failure } => What::Retry { after, failure },
         };
         let order = Order { what, properties: held.properties.clone(), body: held.body.clone() };
         let publishing = self.aside.clone().publish(order, link.abort.clone()).instrument(held.span.clone());
-        self.publishing.push(Box::pin(async move { Copied { number, published: publishing.await, reply } }));
+        self.publish(number, publishing, false, reply);
         Ok(())
     }
 
+    /// Gives a message back, so that nobody counts it as handed over.
+    async fn give_back(&mut self, number: u64, reply: Option<Reply>, link: &Link) -> Result<(), Error> {
+        if self.aside.returns_are_free() {
+            return self.end(number, reply, give_back).await;
+        }
+        let Some(held) = self.held.get(&number) else { return Ok(()) };
+        let what = What::GiveBack { unfinished: held.unfinished };
+        let order = Order { what, properties: held.properties.clone(), body: held.body.clone() };
+        let publishing = self.aside.clone().give_back(order, link.abort.clone()).instrument(held.span.clone());
+        self.publish(number, publishing, true, reply);
+        Ok(())
+    }
+
+    /// Publishes the copy of a message beside the loop.
+    fn publish(
+        &mut self,
+        number: u64,
+        publishing: impl Future<Output = Result<Published, Error>> + Send + 'static,
+        is_given_back: bool,
+        reply: Option<Reply>,
+    ) {
+        if let Some(held) = self.held.get_mut(&number) {
+            held.is_settling = true;
+        }
+        let copying = async move { Copied { number, published: publishing.await, is_given_back, reply } };
+        self.publishing.push(Box::pin(copying));
+    }
+
     async fn on_copied(&mut self, copied: Copied, link: &Link) -> Result<Step, Error> {
-        let Copied { number, published, reply } = copied;
+        let Copied { number, published, is_given_back, reply } = copied;
         match published {
+            Ok(Published::Nothing) => self.end(number, reply, give_back).await?,
             Ok(published) => {
                 if let Published::Delayed { life, mark } = published {
                     self.retries.published(mark, life, Instant::now());
                 }
                 self.acknowledge(number, reply, link).await?;
+            }
+            Err(error) if is_given_back => {
+                if let Some(held) = self.held.get(&number) {
+                    let _entered = held.span.enter();
+                    tracing::warn!(
+                        error = %chain(&error),
+                        "the message could not be published again: it goes back as it is, and the broker may count that"
+                    );
+                }
+                self.end(number, reply, give_back).await?;
             }
             Err(error) => {
                 // The copy is not known to be safe, so the original stays.
@@ -344,13 +398,22 @@ impl<'a> Session<'a> {
     }
 
     /// Gives back what is held, and makes sure that every settlement has reached the broker.
-    async fn close(&mut self) -> Result<(), Error> {
-        self.publishing.clear();
+    async fn close(&mut self, link: &Link) -> Result<(), Error> {
         let settling = async {
-            self.send_acks().await?;
-            for held in std::mem::take(&mut self.held).into_values() {
-                give_back(&held).await?;
+            self.consumers.cancel_all(&self.channel).await?;
+            // What was on its way to us, and nobody has seen. The end of the channel would count it as handed over.
+            while let Next::Delivery(consumer, delivery) = self.consumers.next().await {
+                self.hold(consumer, delivery);
             }
+            let left: Vec<u64> =
+                self.held.iter().filter(|(_, held)| !held.is_settling).map(|(number, _)| *number).collect();
+            for number in left {
+                self.give_back(number, None, link).await?;
+            }
+            while let Some(copied) = self.publishing.next().await {
+                self.on_copied(copied, link).await?;
+            }
+            self.send_acks().await?;
             connection::close_channel(&self.channel).await
         };
         answered("take the last settlements", settling).await?;

@@ -4,6 +4,7 @@ use std::io::{self, IoSlice, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -16,9 +17,9 @@ use lapin::tcp::{AMQPUriTcpExt as _, AsyncTcpStream, OwnedTLSConfig};
 use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties};
 
-use super::filter::{Filter, Greeting};
+use super::filter::{Filter, Server};
 
-/// Connects and logs in. What the broker says of itself goes into `greeting`, if somebody wants it.
+/// Connects and logs in. Returns what the broker says of itself as well.
 ///
 /// # Errors
 /// As lapin has them.
@@ -27,38 +28,43 @@ pub async fn connect(
     tls: OwnedTLSConfig,
     frame_max: u32,
     properties: ConnectionProperties,
-    greeting: Option<Greeting>,
-) -> lapin::Result<Connection> {
+) -> lapin::Result<(Connection, Server)> {
     let tokio = Tokio::current();
     let runtime = Runtime::new(RuntimeParts::new(tokio.clone(), Filtering(tokio.clone())));
+    let server = Arc::new(OnceLock::new());
+    let heard = server.clone();
     let connect = async move |uri: AMQPUri, _: Runtime<_>| {
         let stream = uri.connect_with_config_async(tls.as_ref(), &Runtime::new(tokio.clone())).await?;
         // TLS, where there is any, lies below the filter, so that lapin has nothing to add.
-        let filter = Filter::new(frame_max as usize).with_greeting(greeting.clone());
-        Ok(AsyncTcpStream::Plain(Filtered { inner: stream, filter }))
+        Ok(AsyncTcpStream::Plain(Filtered::new(stream, frame_max, heard.clone())))
     };
-    Connection::connector(uri, runtime, connect, properties).await
+    let connection = Connection::connector(uri, runtime, connect, properties).await?;
+    Ok((connection, server.get().cloned().unwrap_or_default()))
 }
 
 /// A stream whose reading side is filtered.
 struct Filtered<S> {
     inner: S,
     filter: Filter,
+    server: Arc<OnceLock<Server>>,
 }
 
 impl<S> Filtered<S> {
-    fn new(inner: S, frame_max: u32) -> Filtered<S> {
-        Filtered { inner, filter: Filter::new(frame_max as usize) }
+    fn new(inner: S, frame_max: u32, server: Arc<OnceLock<Server>>) -> Filtered<S> {
+        Filtered { inner, filter: Filter::new(frame_max as usize), server }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Filtered<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        let Filtered { inner, filter } = self.get_mut();
+        let Filtered { inner, filter, server } = self.get_mut();
         if buffer.is_empty() {
             return Poll::Ready(Ok(0));
         }
         loop {
+            if let Some(said) = filter.server() {
+                let _ = server.set(said);
+            }
             while let Some(notice) = filter.notice() {
                 tracing::warn!(message.id = notice.message_id, change = %notice, "a message was made readable");
             }
@@ -141,6 +147,6 @@ impl Reactor for Filtering {
 
     fn tcp_connect_addr(&self, addr: SocketAddr) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
         let connecting = self.0.tcp_connect_addr(addr);
-        async move { Ok(Filtered::new(AsyncTcpStream::Plain(connecting.await?), super::url::FRAME_MAX)) }
+        async move { Ok(Filtered::new(AsyncTcpStream::Plain(connecting.await?), super::url::FRAME_MAX, Arc::default())) }
     }
 }

@@ -7,7 +7,7 @@ use lapin::Connection;
 use lapin::types::FieldTable;
 
 use super::rights::{self, Right, mismatch};
-use super::server::Server;
+use crate::broker::amqp::filter::Server;
 use crate::broker::amqp::arguments::Arguments;
 use crate::broker::amqp::config::ACKNOWLEDGEMENT_TIMEOUT;
 use crate::broker::amqp::connection::LOOK_AFTER;
