@@ -171,6 +171,14 @@ pub struct Work {
     #[arg(long, value_name = "RESULT", default_value = "success", help_heading = QUEUE)]
     pub on_empty: OnEmpty,
 
+    /// What it means that the queue is empty, and dead letters of it are there: nothing, or exit status 81
+    #[arg(long, value_name = "WHAT", env = "WQ_ON_DEAD_LETTERS", default_value = "ignore", help_heading = QUEUE)]
+    pub on_dead_letters: OnDeadLetters,
+
+    /// How long to wait for a queue that is not there yet [default: not at all]
+    #[arg(long, value_name = "DURATION", env = "WQ_WAIT_FOR_QUEUE", value_parser = duration, help_heading = QUEUE)]
+    pub wait_for_queue: Option<Duration>,
+
     /// Guests that run at the same time
     #[arg(long, value_name = "N", env = "WQ_CONCURRENCY", default_value = "1", value_parser = clap::value_parser!(u16).range(1..), help_heading = QUEUE)]
     pub concurrency: u16,
@@ -312,6 +320,12 @@ pub struct Completions {
 pub struct Man {
     /// The folder; made if it is not there
     pub folder: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum OnDeadLetters {
+    Ignore,
+    Fail,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

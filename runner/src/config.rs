@@ -44,6 +44,7 @@ pub struct Work {
     /// There if one of the results goes to the broker.
     pub outbox: Option<outbox::Options>,
     pub shutdown_timeout: Duration,
+    pub dead_letters_fail: bool,
     pub fail_on_empty: bool,
 }
 
@@ -89,6 +90,7 @@ impl Work {
                 longest_hold,
                 dead_letter_queue,
                 connect_timeout: work.connect_timeout,
+                wait_for_queue: work.wait_for_queue.unwrap_or_default(),
                 reconnect_timeout: work.reconnect_timeout,
                 publish_timeout: work.publish_timeout,
                 longest_pause: policy.longest_pause(),
@@ -101,6 +103,7 @@ impl Work {
             result_format: results::format(&work)?,
             results: work.result,
             shutdown_timeout: work.shutdown_timeout,
+            dead_letters_fail: retries::dead_letters_fail(&work, &policy)?,
             fail_on_empty: matches!(work.on_empty, cli::OnEmpty::Fail),
         })
     }

@@ -23,6 +23,7 @@ pub enum ExitStatus {
     Configuration = 78,
     Empty = 79,
     Stuck = 80,
+    DeadLettersRemain = 81,
     BreakerOpen = 82,
     Interrupted = 130,
     Terminated = 143,
@@ -30,7 +31,7 @@ pub enum ExitStatus {
 
 impl ExitStatus {
     /// All of them with their meaning, as the table in docs/reference.md has them.
-    pub const ALL: [(ExitStatus, &str); 16] = [
+    pub const ALL: [(ExitStatus, &str); 17] = [
         (ExitStatus::Done, "done: acked, drained, or nothing to do"),
         (ExitStatus::Warned, "`check --strict` found something to warn of"),
         (ExitStatus::Usage, "the command line was not understood"),
@@ -56,6 +57,7 @@ impl ExitStatus {
             ExitStatus::Stuck,
             "a guest or the shutdown could not be stopped in time, so the process ended itself; the message comes again",
         ),
+        (ExitStatus::DeadLettersRemain, "the queue is empty and dead letters remain (`--on-dead-letters fail`)"),
         (
             ExitStatus::BreakerOpen,
             "too many different messages failed in a row, and more after pauses (`--breaker`); the others are left in the queue",

@@ -45,6 +45,7 @@ mod queue_file;
 mod receipts;
 mod redis;
 mod refusals;
+mod remains;
 mod results;
 mod sandbox;
 mod scratch;

@@ -26,6 +26,8 @@ pub struct Options {
     pub dead_letter_queue: String,
     /// How long to go on trying before the first connection stands.
     pub connect_timeout: Duration,
+    /// How long to wait for a queue that is not there at the start.
+    pub wait_for_queue: Duration,
     /// How long to go on trying after a connection was lost.
     pub reconnect_timeout: Duration,
     /// How long a retry or a dead letter may take, from the connection for it to its confirmation.

@@ -9,12 +9,17 @@ use super::pauses::{RECONNECT_INITIAL, RECONNECT_MAX, STEADY};
 use super::subscription::{Notice, Options};
 use crate::causes::chain;
 
+/// The longest pause between two looks for a queue that is not there yet.
+const MISSING_MAX: Duration = Duration::from_secs(2);
+
 /// Keeps a session going until the worker is done, the broker refuses us, or it has been away for too long.
 pub(super) async fn supervise(mut adapter: Box<dyn Adapter>, mut link: Link, options: Options) {
     let mut away_since = Instant::now();
     let mut patience = options.connect_timeout;
     let mut pause = RECONNECT_INITIAL;
     let mut unanswered_since = None;
+    let missing_until = Instant::now() + options.wait_for_queue;
+    let mut was_there = false;
     loop {
         if link.cancelled {
             // All that it had is lost and it wants nothing more: what is left is to see it go.
@@ -26,9 +31,21 @@ pub(super) async fn supervise(mut adapter: Box<dyn Adapter>, mut link: Link, opt
         let ended = adapter.session(&mut link).await;
         let error = match ended {
             Ended::Closed => return,
+            // The time in which nobody needs it yet counts as well.
+            Ended::Refused(error) if !was_there && is_missing(&error) && Instant::now() < missing_until => {
+                let left = missing_until.saturating_duration_since(Instant::now());
+                tracing::info!(error = %chain(&error), "waiting for the queue, for at most {}", in_seconds(left));
+                if link.wait_disconnected(pause.min(MISSING_MAX).min(left)).await.is_closed() {
+                    return;
+                }
+                pause = (pause * 2).min(MISSING_MAX);
+                away_since = Instant::now();
+                continue;
+            }
             Ended::Refused(error) => return link.notify(Notice::Failed(error)),
             Ended::Lost(error) => error,
         };
+        was_there |= link.established;
         if link.established {
             away_since = Instant::now();
             link.away_since = Some(away_since);
@@ -64,4 +81,13 @@ pub(super) async fn supervise(mut adapter: Box<dyn Adapter>, mut link: Link, opt
         }
         pause = (pause * 2).min(RECONNECT_MAX);
     }
+}
+
+/// Whether somebody still has to make the queue, or its file.
+fn is_missing(error: &Error) -> bool {
+    matches!(error, Error::MissingQueue { .. } | Error::InaccessibleFile { .. })
+}
+
+fn in_seconds(time: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(Duration::from_secs(time.as_secs().max(1)))
 }

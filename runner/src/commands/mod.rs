@@ -14,6 +14,7 @@ mod process;
 mod publish;
 mod queue;
 mod showing;
+mod remains;
 mod work;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

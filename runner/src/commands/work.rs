@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::process::{can_write, unwatched};
+use super::remains;
 use super::showing::Showing;
 use crate::broker::{self, outbox};
 use crate::causes::chain;
@@ -32,6 +33,7 @@ pub async fn run(args: cli::Work) -> Result<u8, Error> {
         can_write("redirect it, or name another place for results: --result (WQ_RESULT)")?;
     }
     let queue = config.subscription.queue.clone();
+    let dead_letter_queue = config.subscription.dead_letter_queue.clone();
     // It connects while the guest is loaded, and takes nothing before the worker says so.
     let subscription = broker::subscribe(&config.broker, config.subscription);
     let results = (config.results.as_slice(), config.result_format);
@@ -85,7 +87,19 @@ pub async fn run(args: cli::Work) -> Result<u8, Error> {
             "the connection did not end cleanly: the last acknowledgements may not have arrived"
         );
     }
-    let status = status(mode, &reason, counts, closed.is_ok(), config.fail_on_empty).code();
+    let mut status = status(mode, &reason, counts, closed.is_ok(), config.fail_on_empty);
+    if config.dead_letters_fail && closed.is_ok() && matches!(reason, StopReason::Empty) {
+        let looked = remains::dead_letters(&config.broker, &queue, &dead_letter_queue).await;
+        if let Some(count) = looked.map_err(|error| Error::from(error).on(&config.broker))? {
+            tracing::error!(
+                queue = &dead_letter_queue,
+                dead_letters = count,
+                "the queue is empty, and dead letters of it remain (--on-dead-letters fail)"
+            );
+            status = ExitStatus::DeadLettersRemain;
+        }
+    }
+    let status = status.code();
     let work = summary::Work::of(&observers);
     let summary = Summary { queue, reason: reason.to_string(), exit_status: status, work };
     summary.say();

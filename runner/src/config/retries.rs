@@ -39,6 +39,21 @@ pub fn warn_of_rejects(broker: &Url, queue: &str, policy: &Policy) {
     }
 }
 
+/// Whether an empty queue whose dead-letter queue is not empty is a failure.
+///
+/// # Errors
+/// When nobody says where dead letters are.
+pub fn dead_letters_fail(work: &cli::Work, policy: &Policy) -> Result<bool, Error> {
+    let fails = matches!(work.on_dead_letters, cli::OnDeadLetters::Fail);
+    if fails && policy.rejects && work.dead_letter_queue.is_none() {
+        return Err(Error::configuration(
+            "--on-dead-letters fail looks into the queue of dead letters, and the broker puts them where it likes",
+            "name that queue with --dead-letter-queue (WQ_DEAD_LETTER_QUEUE), or leave --dead-letter-by out",
+        ));
+    }
+    Ok(fails)
+}
+
 /// Where dead letters go.
 pub fn dead_letter_queue(work: &cli::Work, broker: &Url, queue: &str, policy: &Policy) -> Result<String, Error> {
     let named = work.dead_letter_queue.clone();

@@ -220,6 +220,11 @@ impl Queue<'_> {
         self.sql().query_row("SELECT count(*) FROM message", [], |row| row.get(0)).expect("counted")
     }
 
+    /// The name of another queue, which is not made.
+    pub fn name_beside(&self, name: &str) -> String {
+        self.named(name)
+    }
+
     /// Makes another queue of the same kind. The test has to leave it empty, or look at what it leaves.
     pub fn beside(&self, name: &str) -> String {
         let name = self.named(name);

@@ -330,11 +330,6 @@ impl Publisher {
         self.publish(&Address::Queue(queue.to_owned()), properties, body, deadline).await
     }
 
-    /// For questions. What is asked goes through [`Publisher::by`].
-    pub fn connection(&self) -> &Connection {
-        &self.connection
-    }
-
     /// The properties of a message for its next run.
     ///
     /// # Errors

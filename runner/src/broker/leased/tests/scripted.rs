@@ -111,6 +111,7 @@ pub fn options(prefetch: u16, count: Option<u64>) -> Options {
         longest_hold: Duration::ZERO,
         dead_letter_queue: "q.dead".into(),
         connect_timeout: PATIENCE,
+        wait_for_queue: Duration::ZERO,
         reconnect_timeout: PATIENCE,
         publish_timeout: PATIENCE,
         longest_pause: Duration::ZERO,
