@@ -76,6 +76,7 @@ impl Work {
         retries::warn_of_rejects(&broker, &queue, &policy);
         let dead_letter_queue = retries::dead_letter_queue(&work, &broker, &queue, &policy)?;
         retries::check_delay_queues(&broker, &queue, &policy)?;
+        let dead_letters_fail = retries::dead_letters_fail(&work, &policy)?;
         results::check(&work, &queue)?;
         let mut sandbox = guest::options(&work.guest, Stderr::Log)?;
         metadata::grant(&work, &mut sandbox)?;
@@ -103,7 +104,7 @@ impl Work {
             result_format: results::format(&work)?,
             results: work.result,
             shutdown_timeout: work.shutdown_timeout,
-            dead_letters_fail: retries::dead_letters_fail(&work, &policy)?,
+            dead_letters_fail,
             fail_on_empty: matches!(work.on_empty, cli::OnEmpty::Fail),
         })
     }

@@ -29,10 +29,17 @@ pub struct Order {
 }
 
 pub enum What {
-    Retry { after: Duration, failure: Box<Failure> },
-    DeadLetter { failure: Box<Failure> },
+    Retry {
+        after: Duration,
+        failure: Box<Failure>,
+    },
+    DeadLetter {
+        failure: Box<Failure>,
+    },
     /// `unfinished` hand-overs ended without a word before this one.
-    GiveBack { unfinished: u32 },
+    GiveBack {
+        unfinished: u32,
+    },
 }
 
 /// A confirmed publication.

@@ -196,8 +196,7 @@ impl<'a> Session<'a> {
         let can_be_retried = publisher::can_be_retried(&self.connection, &properties, &self.config.options.queue);
         let handed = Handed { message, origin, attempt, unfinished, can_be_retried, unreadable: None };
         let (lost, span) = (CancellationToken::new(), handed.span());
-        let held =
-            Held { acker, consumer, properties, body, unfinished, is_settling: false, lost: lost.clone(), span };
+        let held = Held { acker, consumer, properties, body, unfinished, is_settling: false, lost: lost.clone(), span };
         self.held.insert(delivery_tag, held);
         (delivery_tag, lost, handed)
     }
