@@ -29,6 +29,7 @@ pub(super) async fn supervise(mut adapter: Box<dyn Adapter>, mut link: Link, opt
         link.established = false;
         let began = Instant::now();
         let ended = adapter.session(&mut link).await;
+        was_there |= link.established;
         let error = match ended {
             Ended::Closed => return,
             // The time in which nobody needs it yet counts as well.
@@ -45,7 +46,6 @@ pub(super) async fn supervise(mut adapter: Box<dyn Adapter>, mut link: Link, opt
             Ended::Refused(error) => return link.notify(Notice::Failed(error)),
             Ended::Lost(error) => error,
         };
-        was_there |= link.established;
         if link.established {
             away_since = Instant::now();
             link.away_since = Some(away_since);

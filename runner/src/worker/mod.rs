@@ -166,6 +166,7 @@ impl Worker {
             metadata: options.metadata,
             decode: options.decode,
             has_breaker: options.breaker.failures > 0,
+            withdraw: CancellationToken::new(),
             abort: CancellationToken::new(),
         };
         Worker { options, context: Arc::new(context), observers, when_ready: None }
@@ -176,7 +177,6 @@ impl Worker {
         let mut state = State::new(&self.options, self.observers.clone());
         let mut runs = JoinSet::new();
         let mut subscribed = true;
-        let mut withdraw = CancellationToken::new();
         subscription.want(state.wanted());
         subscription.begin();
         let reason = loop {
@@ -200,12 +200,12 @@ impl Worker {
             for act in state.on(event, Instant::now()) {
                 match act {
                     Act::Start(job) => {
-                        runs.spawn(process(self.context.clone(), job, withdraw.clone()));
+                        runs.spawn(process(self.context.clone(), job));
                     }
                     Act::Want => subscription.take(state.wanted()),
                     Act::Cancel => subscription.cancel(),
                     Act::GiveBack(jobs) => drop(jobs),
-                    Act::Withdraw => std::mem::take(&mut withdraw).cancel(),
+                    Act::Withdraw => self.context.withdraw.cancel(),
                     Act::Probe => subscription.probe(),
                     Act::Abort => {
                         self.context.abort.cancel();
@@ -244,19 +244,20 @@ impl Worker {
 
 impl State {
     fn new(options: &Options, observers: Arc<Observers>) -> State {
-        let keeps_waiting = options.breaker.failures > 0 && options.releases_count;
+        let has_breaker = options.breaker.failures > 0;
         State {
             mode: options.mode,
             wait: options.wait,
             // A message of a count is started once, so that it is not until a guest can run.
             places: match options.mode {
                 Mode::Count(_) => options.concurrency,
-                Mode::Drain | Mode::Forever if keeps_waiting => options.concurrency,
+                // What the sandbox has in line could all be run before the first failure is seen here.
+                Mode::Drain | Mode::Forever if has_breaker => options.concurrency,
                 Mode::Drain | Mode::Forever => options.concurrency.max(options.prefetch),
             },
             waiting: VecDeque::new(),
             breaker: Breaker::new(options.breaker.clone()),
-            keeps_waiting,
+            keeps_waiting: has_breaker && options.releases_count,
             observers,
             running: 0,
             started: 0,
@@ -356,10 +357,7 @@ impl State {
                 self.probe_at = None;
                 self.idle_since = None;
                 acts.push(Act::Want);
-                if !self.keeps_waiting {
-                    self.hold_back(acts);
-                    acts.push(Act::Withdraw);
-                }
+                self.hold_back(acts);
             }
             Change::StaysOpen { pause } => {
                 tracing::debug!(

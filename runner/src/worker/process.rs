@@ -33,6 +33,8 @@ pub(super) struct Context {
     pub(super) decode: bool,
     /// Whether somebody wants to know which messages fail.
     pub(super) has_breaker: bool,
+    /// Gives back what has not begun.
+    pub(super) withdraw: CancellationToken,
     pub(super) abort: CancellationToken,
 }
 
@@ -79,19 +81,13 @@ struct Left {
 
 /// Takes a message from its delivery to its settlement. There is no other way out of here than through `Pending::end`, or, by a
 /// panic, through the drops of `Pending` and of the receipt.
-/// `withdraw` is cancelled to give back what has not begun.
-pub(super) fn process(
-    context: Arc<Context>,
-    mut job: Job,
-    withdraw: CancellationToken,
-) -> impl Future<Output = Finished> {
+pub(super) fn process(context: Arc<Context>, mut job: Job) -> impl Future<Output = Finished> {
     job.pending.begins(Span::process(&job.delivery.message, &job.delivery.origin));
     let span = job.pending.log_span().clone();
-    process_in_span(context, job, withdraw).instrument(span)
+    process_in_span(context, job).instrument(span)
 }
 
-async fn process_in_span(context: Arc<Context>, job: Job, withdraw: CancellationToken) -> Finished {
-    let Job { delivery, mut pending, round } = job;
+async fn process_in_span(context: Arc<Context>, Job { delivery, mut pending, round }: Job) -> Finished {
     let Delivery { message, origin, attempt, unfinished, can_be_retried, unreadable, receipt, span: _ } = delivery;
     let mut attempt = Attempt { number: attempt, max: context.policy.max_attempts };
     if !can_be_retried {
@@ -110,7 +106,7 @@ async fn process_in_span(context: Arc<Context>, job: Job, withdraw: Cancellation
     let running = pending.trace().run(context.sandbox.name(), guest);
     let prepared = match unreadable {
         Some(reason) => Err(Verdict::Unreadable(reason)),
-        None => prepare(&context, message, &origin, attempt, unfinished, running.carried(), withdraw).await,
+        None => prepare(&context, message, &origin, attempt, unfinished, running.carried()).await,
     };
     let (mut verdict, left) = match prepared {
         Err(verdict) => (verdict, Left::default()),
@@ -207,7 +203,6 @@ async fn prepare(
     attempt: Attempt,
     unfinished: u32,
     trace: &Carried,
-    withdraw: CancellationToken,
 ) -> Result<(Input, Option<Metadata>), Verdict> {
     let too_large = Verdict::TooLarge(context.max_message);
     if context.policy.gives_up(unfinished) {
@@ -245,7 +240,7 @@ async fn prepare(
         None
     };
     let dirs = metadata.iter().map(Metadata::dir).collect();
-    Ok((Input { env, stdin, dirs, cancel: context.abort.child_token(), withdraw }, metadata))
+    Ok((Input { env, stdin, dirs, cancel: context.abort.child_token(), withdraw: context.withdraw.clone() }, metadata))
 }
 
 /// Why a result is not where it should be.

@@ -177,6 +177,7 @@ impl World {
         match step {
             Step::Deliver => {
                 self.delivered += 1;
+                self.wanted -= u64::from((1..u64::MAX).contains(&self.wanted));
                 let delivery = self.broker.deliver(self.delivered);
                 self.on(Event::Notice(Notice::Delivery(delivery)));
             }

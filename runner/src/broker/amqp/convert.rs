@@ -199,7 +199,12 @@ pub fn given_back(
     if unfinished == 0 {
         return copy;
     }
-    let mut headers = copy.headers().clone().unwrap_or_default();
+    let mut headers = if was_dead_lettered(&self::headers(original), queue) {
+        // The count is of this life, and an earlier one must not hide it.
+        copied_headers(original, queue)
+    } else {
+        copy.headers().clone().unwrap_or_default()
+    };
     let value = failure::unfinished_in(queue, unfinished);
     headers.insert(failure::UNFINISHED.into(), AMQPValue::LongString(value.into()));
     copy.with_headers(headers)

@@ -12,22 +12,17 @@ pub fn options(failures: u32, tries: Option<u32>) -> breaker::Options {
 
 /// A worker whose breaker has just opened: three of its messages failed, one is still running, and one waits.
 fn opened(mode: Mode, releases_count: bool) -> World {
-    let more =
-        Options { prefetch: 6, releases_count, breaker: options(3, Some(2)), ..super::options(mode, MILLISECOND, 4) };
-    let mut world = World::with(more);
-    // Those that the sandbox has in line count as running.
-    world.state.places = 4;
+    let options = super::options(mode, MILLISECOND, 2);
+    let mut world = World::with(Options { releases_count, breaker: self::options(3, Some(2)), ..options });
     world.step(Step::Established);
     for _ in 0..5 {
         world.step(Step::Deliver);
     }
-    for _ in 0..2 {
-        world.step(Step::Finish(0, End::Retry));
+    for end in [End::Retry, End::DeadLetter] {
+        world.step(Step::Finish(0, end));
     }
-    world.state.places = 2;
-    world.step(Step::Deliver);
     assert!(!world.state.observers.breaker().is_open());
-    world.step(Step::Finish(0, End::DeadLetter));
+    world.step(Step::Finish(0, End::Retry));
     world
 }
 
