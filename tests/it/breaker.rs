@@ -45,7 +45,16 @@ impl Dependency {
         let (failures, concurrency) = (FAILURES.to_string(), CONCURRENCY.to_string());
         let folder = format!("{}::/dependency", self.0.path().display());
         let mut command = queue.command(&["work", &guest("depends"), mode, "--dir", &folder, "--breaker", &failures]);
-        command.args(["--concurrency", &concurrency, "--prefetch", "8", "--backoff-initial", "100ms", "--max-attempts", "9"]);
+        command.args([
+            "--concurrency",
+            &concurrency,
+            "--prefetch",
+            "8",
+            "--backoff-initial",
+            "100ms",
+            "--max-attempts",
+            "9",
+        ]);
         start(command.env("RUST_LOG", "wq_run=debug"))
     }
 }

@@ -76,8 +76,14 @@ impl Options {
     /// A worker without a breaker.
     #[cfg(test)]
     pub fn never() -> Options {
-        let pauses = Backoff { initial: Duration::ZERO, max: Duration::ZERO, factor: 1.0 };
-        Options { failures: 0, pauses, tries: None }
+        Options::soon(0, None)
+    }
+
+    /// A breaker that tries again soon.
+    #[cfg(test)]
+    pub fn soon(failures: u32, tries: Option<u32>) -> Options {
+        let pauses = Backoff { initial: Duration::from_millis(1), max: Duration::from_millis(4), factor: 2.0 };
+        Options { failures, pauses, tries }
     }
 }
 

@@ -286,7 +286,7 @@ proptest! {
         mode in mode(), concurrency in 1usize..4, steps in prop::collection::vec(step(), 0..60),
         failures in 0u32..4, releases_count: bool,
     ) {
-        let breaker = breaking::options(failures, Some(3));
+        let breaker = breaker::Options::soon(failures, Some(3));
         let options = options(mode, Duration::from_secs(1), concurrency);
         let mut world = World::with(Options { breaker, releases_count, ..options });
         world.step(Step::Established);
@@ -464,7 +464,7 @@ proptest! {
         let recorder = Recorder::default();
         let (stopped, books) = runtime.block_on(async {
             let prefetch = concurrency + more;
-            let breaker = breaking::options(failures, None);
+            let breaker = breaker::Options::soon(failures, None);
             let options =
                 Options { prefetch, breaker, releases_count, ..options(mode, Duration::ZERO, concurrency) };
             let mut worker = worker(options, sandbox(concurrency).await, Memory(written.clone()));

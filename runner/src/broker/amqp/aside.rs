@@ -150,8 +150,7 @@ impl Aside {
                 let queue = &options.queue;
                 let counts = self.counts_returns.get_or_try_init(|| async {
                     // A queue whose type is not told may be one that counts.
-                    let asking = Arguments::read_type(publisher.connection(), queue);
-                    match publisher.by(deadline, asking).await {
+                    match Arguments::read_type(publisher.connection(), queue).await {
                         Err(Error::Forbidden { .. }) => Ok(true),
                         queue_type => Ok(queue_type?.as_deref() != Some("classic")),
                     }

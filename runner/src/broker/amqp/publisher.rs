@@ -106,6 +106,11 @@ impl Publisher {
         self.connection.status().connected() && !self.given_up.load(Ordering::Relaxed)
     }
 
+    /// To ask something over it that has nothing to do with a message.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
     pub async fn close(&self) -> Result<(), Error> {
         connection::close(&self.connection).await
     }

@@ -4,16 +4,10 @@ use super::*;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// A breaker that tries again soon.
-pub fn options(failures: u32, tries: Option<u32>) -> breaker::Options {
-    let pauses = Backoff { initial: MILLISECOND, max: 4 * MILLISECOND, factor: 2.0 };
-    breaker::Options { failures, pauses, tries }
-}
-
 /// A worker whose breaker has just opened: three of its messages failed, one is still running, and one waits.
 fn opened(mode: Mode, releases_count: bool) -> World {
-    let options = super::options(mode, MILLISECOND, 2);
-    let mut world = World::with(Options { releases_count, breaker: self::options(3, Some(2)), ..options });
+    let breaker = breaker::Options::soon(3, Some(2));
+    let mut world = World::with(Options { releases_count, breaker, ..options(mode, MILLISECOND, 2) });
     world.step(Step::Established);
     for _ in 0..5 {
         world.step(Step::Deliver);
@@ -66,7 +60,7 @@ fn one_message_is_tried_and_if_it_succeeds_all_goes_on() {
 fn a_worker_that_is_to_end_ends_after_its_tries_and_a_service_goes_on() {
     for (tries, ends) in [(Some(2), true), (None, false)] {
         let mut world =
-            World::with(Options { breaker: options(1, tries), ..super::options(Mode::Drain, MILLISECOND, 1) });
+            World::with(Options { breaker: breaker::Options::soon(1, tries), ..options(Mode::Drain, MILLISECOND, 1) });
         world.step(Step::Established);
         world.step(Step::Deliver);
         world.step(Step::Finish(0, End::Retry));
@@ -102,7 +96,7 @@ fn a_queue_is_not_called_empty_while_nothing_is_taken_from_it() {
 #[test]
 fn a_count_goes_on_where_its_breaker_stopped_it() {
     let mut world =
-        World::with(Options { breaker: options(2, Some(9)), ..super::options(Mode::Count(4), MILLISECOND, 1) });
+        World::with(Options { breaker: breaker::Options::soon(2, Some(9)), ..options(Mode::Count(4), MILLISECOND, 1) });
     world.step(Step::Established);
     for _ in 0..2 {
         world.step(Step::Deliver);
