@@ -144,7 +144,7 @@ pub fn failed_runs(headers: &Map<String, Value>, queue: &str, unmarked: Unmarked
 /// Whether it was us who put this message aside.
 pub fn is_dead_letter(headers: &Map<String, Value>) -> bool {
     headers.get(SETTLEMENT).is_some_and(|settlement| settlement == Next::DeadLetter.name())
-    }
+}
 
 /// How many hand-overs of a message in this queue ended without a word before it was copied, as the message says.
 pub fn unfinished(headers: &Map<String, Value>, queue: &str) -> u32 {

@@ -1,6 +1,6 @@
 //! Keeping a session going: reconnecting, pausing and giving up, once for every kind of broker.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::adapter::Adapter;
 use super::error::Error;

@@ -13,8 +13,8 @@ mod pick;
 mod process;
 mod publish;
 mod queue;
-mod showing;
 mod remains;
+mod showing;
 mod work;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

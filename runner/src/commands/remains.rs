@@ -36,7 +36,7 @@ async fn look(admin: &mut dyn Admin, queue: &str, dead_letter_queue: &str) -> Re
 
 /// Whether nothing of a queue is ready, delayed, or with another worker, as far as its broker tells. Where it does not say how many
 /// messages are with workers, a worker that takes messages may have one.
-fn is_done(Status { ready, running, delayed, workers }: Status) -> bool {
+fn is_done(Status { ready, running, delayed, workers, .. }: Status) -> bool {
     ready == 0 && delayed.unwrap_or(0) == 0 && running.or(workers).unwrap_or(0) == 0
 }
 
@@ -46,7 +46,8 @@ mod tests {
 
     #[test]
     fn a_queue_is_done_when_nobody_has_anything_of_it() {
-        let done = |ready, running, delayed, workers| is_done(Status { ready, running, delayed, workers });
+        let done =
+            |ready, running, delayed, workers| is_done(Status { ready, running, delayed, workers, elsewhere: None });
         assert!(done(0, Some(0), Some(0), None) && done(0, None, None, Some(0)) && done(0, Some(0), None, Some(3)));
         assert!(!done(1, Some(0), Some(0), None));
         assert!(!done(0, Some(1), Some(0), Some(0)));

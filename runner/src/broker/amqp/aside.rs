@@ -11,9 +11,9 @@ use lapin::BasicProperties;
 use tokio::sync::{Mutex, OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use super::arguments::Arguments;
 use super::config::{Config, connection_name};
 use super::filter::Server;
-use super::arguments::Arguments;
 use super::publisher::{Deadline, Publisher};
 use super::{convert, retries};
 use crate::broker::bounds::{ABORT_TIMEOUT, aborted};

@@ -115,10 +115,6 @@ impl Publisher {
         connection::close(&self.connection).await
     }
 
-    pub fn connection(&self) -> &Connection {
-        &self.connection
-    }
-
     /// Publishes a message, and returns when the broker has taken responsibility for it.
     ///
     /// # Errors

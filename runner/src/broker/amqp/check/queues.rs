@@ -7,11 +7,11 @@ use lapin::Connection;
 use lapin::types::FieldTable;
 
 use super::rights::{self, Right, mismatch};
-use crate::broker::amqp::filter::Server;
 use crate::broker::amqp::arguments::Arguments;
 use crate::broker::amqp::config::ACKNOWLEDGEMENT_TIMEOUT;
 use crate::broker::amqp::connection::LOOK_AFTER;
 use crate::broker::amqp::delays;
+use crate::broker::amqp::filter::Server;
 use crate::broker::amqp::looks::{Found, Looks};
 use crate::broker::amqp::publisher::look_over;
 use crate::broker::bounds::answered;
