@@ -57,7 +57,7 @@ fn without_a_grant_a_request_is_denied_and_the_log_names_the_flag_once() {
     everywhere(|fetch| {
         let denied = run(&mut fetch(&[], &["GET", "http", &authority, "/?secret=abc"]));
         denied.exits(1).says("HttpRequestDenied").prints("");
-        denied.says(&format!("http://{authority}; --allow-http HOST[:PORT] would grant it"));
+        denied.says(&format!("http://{authority}")).says("--allow-http HOST[:PORT] would grant it");
         assert!(!denied.stderr.contains("secret"), "{}", denied.stderr);
         let often = run(&mut fetch(&[], &["many", "20", "http", &authority]));
         often.exits(1).says("HttpRequestDenied").prints("0 answered\n");

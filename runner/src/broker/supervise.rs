@@ -35,7 +35,8 @@ pub(super) async fn supervise(mut adapter: Box<dyn Adapter>, mut link: Link, opt
             // The time in which nobody needs it yet counts as well.
             Ended::Refused(error) if !was_there && is_missing(&error) && Instant::now() < missing_until => {
                 let left = missing_until.saturating_duration_since(Instant::now());
-                tracing::info!(error = %chain(&error), "waiting for the queue, for at most {}", in_seconds(left));
+                let timeout_ms = left.as_millis() as u64;
+                tracing::info!(error = %chain(&error), timeout_ms, "waiting for the queue (--wait-for-queue)");
                 if link.wait_disconnected(pause.min(MISSING_MAX).min(left)).await.is_closed() {
                     return;
                 }
@@ -86,8 +87,4 @@ pub(super) async fn supervise(mut adapter: Box<dyn Adapter>, mut link: Link, opt
 /// Whether somebody still has to make the queue, or its file.
 fn is_missing(error: &Error) -> bool {
     matches!(error, Error::MissingQueue { .. } | Error::InaccessibleFile { .. })
-}
-
-fn in_seconds(time: Duration) -> humantime::FormattedDuration {
-    humantime::format_duration(Duration::from_secs(time.as_secs().max(1)))
 }

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use self::breaker::{Breaker, Change};
 use self::process::{Context, Finished, Job, process};
 pub use self::stop::{StopReason, Stopped};
-use self::waits::{abort_with, in_millis, sleep_until};
+use self::waits::{abort_with, sleep_until};
 use crate::broker::{Depth, Notice, Subscription};
 use crate::fault::{self, Point};
 use crate::observe::{Guest, Observers};
@@ -351,8 +351,8 @@ impl State {
             Change::Opens { pause } => {
                 tracing::warn!(
                     failures = self.breaker.failures(),
-                    "the breaker is open: that many different messages failed in a row. No more are taken; one is tried in {}",
-                    in_millis(pause)
+                    pause_ms = pause.as_millis() as u64,
+                    "the breaker is open: too many different messages failed in a row; one is tried after the pause"
                 );
                 self.probe_at = None;
                 self.idle_since = None;
@@ -361,9 +361,9 @@ impl State {
             }
             Change::StaysOpen { pause } => {
                 tracing::debug!(
-                    "the message that was tried did not succeed; the next one is tried in {}",
-                    in_millis(pause)
-                )
+                    pause_ms = pause.as_millis() as u64,
+                    "the message that was tried did not succeed; the next one is tried after the pause"
+                );
             }
             Change::GivesUp { tries } => self.stop(StopReason::BreakerOpen { tries }, acts),
             Change::Closes => {

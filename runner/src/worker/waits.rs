@@ -1,7 +1,6 @@
-//! Waits of the loop, and pauses as text.
+//! Waits of the loop.
 
 use std::convert::Infallible;
-use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -16,11 +15,6 @@ pub async fn abort_with(phases: &mut watch::Receiver<Phase>, abort: &Cancellatio
     }
     // No further phase can come.
     std::future::pending().await
-}
-
-/// A pause as people read it.
-pub fn in_millis(pause: Duration) -> humantime::FormattedDuration {
-    humantime::format_duration(Duration::from_millis(pause.as_millis() as u64))
 }
 
 pub async fn sleep_until(at: Option<Instant>) {

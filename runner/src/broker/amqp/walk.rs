@@ -222,8 +222,7 @@ impl walk::Walk for Walk {
             Some(error) => {
                 tracing::warn!(
                     error = %chain(&error),
-                    "dead letters could not be put back as copies: the broker counts this look as a hand-over, and deletes a \
-                     message at the delivery limit of its queue"
+                    "messages could not be put back as copies: this look counts as one of the hand-overs of their delivery limit"
                 );
                 Ok(())
             }

@@ -21,8 +21,7 @@ impl Hints {
         match report.outcome {
             Outcome::Exited(1) if !has_codes && said_exit(&report.stderr_tail).is_none() && is_first(&self.no_code) => {
                 tracing::info!(
-                    "a component for WASI 0.2 can say by most toolchains only that it failed; for another exit code it calls \
-                     exit-with-code (WASI 0.2.12), or writes `wq-run-exit: CODE` as its last line to stderr"
+                    "the guest can only say that it failed: for other codes it has to call exit-with-code, or end with wq-run-exit: CODE"
                 );
             }
             Outcome::Exited(GO_PANIC) if is_go_panic(&report.stderr_tail) && is_first(&self.go) => {

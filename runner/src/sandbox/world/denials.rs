@@ -61,11 +61,15 @@ impl Noted {
 
 /// Says it in the log. The text is a stranger's.
 pub fn log(door: Door, what: &str) {
-    let (asked, flag) = match door {
-        Door::Net => ("a TCP connection", "--allow-net HOST:PORT"),
-        Door::Http => ("an HTTP request", "--allow-http HOST[:PORT]"),
-    };
-    tracing::warn!("the guest was refused {asked}: {}; {flag} would grant it", lines(what));
+    let asked = lines(what);
+    match door {
+        Door::Net => {
+            tracing::warn!(%asked, "the guest was refused a TCP connection: --allow-net HOST:PORT would grant it")
+        }
+        Door::Http => {
+            tracing::warn!(%asked, "the guest was refused an HTTP request: --allow-http HOST[:PORT] would grant it")
+        }
+    }
 }
 
 #[cfg(test)]
