@@ -16,7 +16,7 @@ use super::link::{Ended, Link};
 use super::outbox::{self, Outbox};
 use super::scaler::Scaler;
 use super::subscription::Options;
-use super::walk::{HandOvers, Walk};
+use super::walk::Walk;
 use crate::task::System;
 
 /// A kind of broker, as far as it is the same for all of its addresses.
@@ -103,7 +103,7 @@ pub(crate) trait Broker: fmt::Display + Send + Sync {
     fn admin(&self) -> Box<dyn Admin>;
 
     /// A walk through one of its queues. Connects when it begins.
-    fn walk(&self, queue: &str, hand_overs: HandOvers) -> Box<dyn Walk>;
+    fn walk(&self, queue: &str) -> Box<dyn Walk>;
 
     /// Opens a way out for results.
     async fn outbox(&self, options: outbox::Options) -> Result<Arc<dyn Outbox>, Error>;

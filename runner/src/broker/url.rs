@@ -10,7 +10,7 @@ use super::check::{Findings, Settings};
 use super::error::Error;
 use super::kinds::{self, KINDS};
 use super::outbox::{self, Outbox};
-use super::walk::{HandOvers, Walk};
+use super::walk::Walk;
 
 /// `--broker`: its beginning says which kind of broker it is. Never shows a password.
 #[derive(Clone)]
@@ -67,8 +67,8 @@ impl Url {
     }
 
     /// A walk through one of the broker's queues. It connects when it begins.
-    pub fn walk(&self, queue: &str, hand_overs: HandOvers) -> Box<dyn Walk> {
-        self.broker.walk(queue, hand_overs)
+    pub fn walk(&self, queue: &str) -> Box<dyn Walk> {
+        self.broker.walk(queue)
     }
 
     /// Opens the way to the broker for results, for as long as `connect_timeout` lets it try.

@@ -13,6 +13,9 @@ use super::error::Error;
 use super::failure;
 use crate::task::{Message, Origin};
 
+/// As many bytes of messages a walk reads at once, about, where it can stop in between.
+pub const PAGE_BYTES: usize = 1 << 20;
+
 /// A header that a message gets when a walk puts it back as a copy.
 pub const RENEWED: &str = "x-wq-renewed";
 
@@ -27,15 +30,6 @@ pub const LEFT_BEHIND: [&str; failure::NAMES.len() + 1] = {
     }
     names
 };
-
-/// Whether somebody reads how often the broker has handed a message over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HandOvers {
-    /// A worker does: it stays as it is, and the walk adds one where the broker counts that.
-    Matter,
-    /// Nobody does. A message is put back as a copy, whose count begins anew, before a limit of its queue could delete it.
-    DoNotMatter,
-}
 
 /// A message that a walk came by. It stays in its queue until it is moved or removed.
 #[derive(Debug)]
@@ -79,8 +73,8 @@ pub struct Fates {
 
 #[async_trait]
 pub trait Walk: Send {
-    /// Goes on to the next messages, `most` of them at most; none at the end of the queue. Messages that are with a worker or
-    /// wait for the end of a pause are not seen.
+    /// Goes on to the next messages, `most` of them at most, and fewer if they are large; none at the end of the queue. Messages
+    /// that are with a worker or wait for the end of a pause are not seen.
     ///
     /// # Errors
     /// When there is no such queue.

@@ -80,7 +80,7 @@ fn body(text: &mut String, body: &[u8]) {
     match shown {
         Some(shown) if shown.len() == body.len() => field(text, "body", &bytes),
         Some(shown) => field(text, "body", &format!("{bytes}, of which these are the first {}", shown.len())),
-        None => field(text, "body", &format!("{bytes} that are no text; --json has them in base64")),
+        None => field(text, "body", &format!("{bytes}, which is no text; --json has it in base64")),
     }
     block(text, shown.unwrap_or_default());
 }
@@ -146,7 +146,7 @@ mod tests {
     fn no_part_of_a_message_can_fool_a_terminal() {
         let mut shown = String::new();
         body(&mut shown, "one\ntwo\r\x1b[2Jthree\u{202e}".as_bytes());
-        assert_eq!(shown, "body          19 bytes\n  one\n  two\\r\\u{1b}[2Jthree\\u{202e}\n".replace("19", "20"));
+        assert_eq!(shown, "body          20 bytes\n  one\n  two\\r\\u{1b}[2Jthree\\u{202e}\n");
         assert_eq!(one_line("a\nb\x1b"), "a\\nb\\u{1b}");
     }
 
@@ -157,7 +157,7 @@ mod tests {
             body(&mut text, bytes);
             text
         };
-        assert!(shown(b"\xff").contains("1 byte that are no text") || shown(b"\xff").contains("no text"));
+        assert!(shown(b"\xff").contains("1 byte, which is no text"));
         let long = "ä".repeat(MOST_OF_A_BODY);
         assert!(shown(format!("x{long}").as_bytes()).contains("the first 4095"));
         assert_eq!(shown(b""), "body          0 bytes\n");

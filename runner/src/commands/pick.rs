@@ -3,13 +3,13 @@
 use std::time::SystemTime;
 
 use crate::broker::Error;
-use crate::broker::walk::{End, Seen, Walk};
+use crate::broker::walk::{End, PAGE_BYTES, Seen, Walk};
 use crate::config::Filters;
 use crate::streams;
 
-/// The messages of one page take about this many bytes, as far as those of the page before tell.
-const PAGE_BYTES: usize = 1 << 20;
-const FIRST_PAGE: usize = 50;
+/// How large the messages of a queue are is not known before. So pages begin small, and each is at most twice as long as the
+/// one before it.
+const FIRST_PAGE: usize = 20;
 const MOST_IN_A_PAGE: usize = 500;
 
 pub struct Pick {
@@ -98,8 +98,8 @@ impl Pick {
         let unseen = self.walk.unseen().await?;
         if unseen > 0 {
             let text = format!(
-                "wq-run: about {unseen} more messages were not looked at: this broker only hands messages over, and some are \
-                 kept back while others are looked at\n"
+                "wq-run: about {unseen} more messages were not looked at: this broker shows messages only by handing them over, and \
+                 does not hand over all at once\n"
             );
             streams::err::push(text.as_bytes());
         }
@@ -119,6 +119,6 @@ impl Pick {
     fn learn(&mut self, page: &[Seen]) {
         let bytes: usize = page.iter().map(|seen| seen.message.body.len()).sum();
         let each = (bytes / page.len().max(1)).max(1);
-        self.page = (PAGE_BYTES / each).clamp(1, MOST_IN_A_PAGE);
+        self.page = (PAGE_BYTES / each).clamp(1, MOST_IN_A_PAGE.min(self.page * 2));
     }
 }

@@ -8,7 +8,6 @@ use super::describe;
 use super::pick::{Pick, Picked};
 use super::process::{report, say};
 use crate::broker::admin::{Admin, Got, Status};
-use crate::broker::walk::HandOvers;
 use crate::cli;
 use crate::config::{Target, queue_arguments_on, queue_type_on};
 use crate::envelope;
@@ -115,13 +114,13 @@ fn numbers(queue: &str, status: &Status) -> Vec<String> {
 /// Prints messages and leaves them where they are. Says how many.
 async fn peek(Target { broker, queue }: &Target, which: &cli::Which) -> Result<u64, Error> {
     let can = &broker.kind().capabilities;
-    let walk = broker.walk(queue, HandOvers::Matter);
+    let walk = broker.walk(queue);
     let mut pick = Pick::new(walk, None, Some(if which.all { u64::MAX } else { which.count }), can.most_seen);
     let peeked = peek_with(&mut pick, which.json).await;
     let closed = pick.walk.close().await;
     let peeked = peeked?;
     closed?;
-    if peeked > 0 && !can.release_uncounted {
+    if peeked > 0 && can.most_seen.is_some() {
         let name = broker.kind().name;
         let text = format!("wq-run: {name} may count this look as an attempt of each message that was shown\n");
         streams::err::push(text.as_bytes());

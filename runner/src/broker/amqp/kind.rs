@@ -18,7 +18,7 @@ use crate::broker::outbox;
 use crate::broker::scaler::{Login, Scaler, Trigger};
 use crate::broker::subscription::Options;
 use crate::broker::tls::{self, TlsFault};
-use crate::broker::walk::{self, HandOvers};
+use crate::broker::walk;
 
 pub static KIND: BrokerKind = BrokerKind {
     name: "RabbitMQ",
@@ -78,8 +78,8 @@ impl Broker for Nodes {
         Box::new(admin::Admin::new(self.0.clone()))
     }
 
-    fn walk(&self, queue: &str, hand_overs: HandOvers) -> Box<dyn walk::Walk> {
-        Box::new(Walk::new(self.0.clone(), queue, hand_overs))
+    fn walk(&self, queue: &str) -> Box<dyn walk::Walk> {
+        Box::new(Walk::new(self.0.clone(), queue))
     }
 
     async fn outbox(&self, options: outbox::Options) -> Result<Arc<dyn outbox::Outbox>, Error> {

@@ -1,7 +1,8 @@
 //! A walk through a queue of an AMQP broker, which only hands messages over: what the walk came by is held until its end.
 //!
-//! A quorum queue counts what goes back as a hand-over (before RabbitMQ 4.3), and deletes a message at its delivery limit,
-//! which is 20 where nobody set another one. So a dead letter that was handed over a few times already is put back as a copy, at the end of
+//! A quorum queue counts what goes back as a hand-over (before RabbitMQ 4.3). A worker takes three of them for runs that
+//! killed their workers, and the queue deletes a message at its delivery limit, which is 20 in RabbitMQ 4 where nobody set another
+//! one. No message must die of being looked at. So one that was handed over twice already is put back as a copy, at the end of
 //! its queue, and the copy's count begins anew.
 
 use std::sync::Arc;
@@ -26,11 +27,11 @@ use super::held::sent;
 use super::looks::look_at;
 use super::publisher::{Deadline, Publisher, name};
 use crate::broker::error::Error;
-use crate::broker::walk::{self, Fate, Fates, HandOvers, LEFT_BEHIND, RENEWED, Seen};
+use crate::broker::walk::{self, Fate, Fates, LEFT_BEHIND, PAGE_BYTES, RENEWED, Seen};
 use crate::causes::chain;
 
-/// A message that was handed over so often is put back as a copy. A limit that somebody set is hardly lower.
-const WORN: u64 = 3;
+/// A message that was handed over so often is put back as a copy.
+const WORN: u64 = 2;
 
 /// Fewer messages are asked for one by one, which also shows the end of a queue.
 const WORTH_A_CONSUMER: usize = 20;
@@ -44,7 +45,6 @@ const IDLE: Duration = Duration::from_secs(1);
 pub struct Walk {
     nodes: Vec<Url>,
     queue: String,
-    hand_overs: HandOvers,
     opened: Option<(Connection, Channel)>,
     /// Made for the first message that is published.
     publisher: Option<Arc<Publisher>>,
@@ -62,9 +62,9 @@ struct Place {
 }
 
 impl Walk {
-    pub fn new(nodes: Vec<Url>, queue: &str, hand_overs: HandOvers) -> Walk {
+    pub fn new(nodes: Vec<Url>, queue: &str) -> Walk {
         let token = uuid::Uuid::now_v7().to_string();
-        Walk { nodes, queue: queue.to_owned(), hand_overs, opened: None, publisher: None, ahead: 0, token }
+        Walk { nodes, queue: queue.to_owned(), opened: None, publisher: None, ahead: 0, token }
     }
 
     async fn channel(&mut self) -> Result<Channel, Error> {
@@ -105,14 +105,16 @@ impl Walk {
 
     /// Up to so many messages one by one; fewer at the end of the queue.
     async fn get(&self, channel: &Channel, most: usize) -> Result<Vec<Delivery>, Error> {
-        let mut deliveries = Vec::new();
-        while deliveries.len() < most {
+        let mut deliveries: Vec<Delivery> = Vec::new();
+        let mut bytes = 0;
+        while deliveries.len() < most && bytes < PAGE_BYTES {
             let side_by_side = SIDE_BY_SIDE.min(most - deliveries.len());
             let queue = name(&self.queue)?;
             let getting = (0..side_by_side).map(|_| channel.basic_get(queue.clone(), BasicGetOptions::default()));
             let got = answered(channel, "hand a message over", &self.queue, try_join_all(getting), "read").await?;
             let before = deliveries.len();
             deliveries.extend(got.into_iter().flatten().map(|got| got.delivery));
+            bytes += deliveries[before..].iter().map(|delivery| delivery.data.len()).sum::<usize>();
             if deliveries.len() < before + side_by_side {
                 break;
             }
@@ -207,9 +209,6 @@ impl walk::Walk for Walk {
     }
 
     async fn pass(&mut self, seen: Vec<Seen>) -> Result<(), Error> {
-        if self.hand_overs == HandOvers::Matter {
-            return Ok(());
-        }
         let worn: Vec<Place> = places(seen).filter(|place| place.hand_overs >= WORN).collect();
         if worn.is_empty() {
             return Ok(());

@@ -18,7 +18,7 @@ use crate::broker::outbox;
 use crate::broker::scaler::Scaler;
 use crate::broker::subscription::Options;
 use crate::broker::tls;
-use crate::broker::walk::{self, HandOvers};
+use crate::broker::walk;
 
 pub static KIND: BrokerKind = BrokerKind {
     name: "Redis",
@@ -65,7 +65,7 @@ impl Broker for Url {
         Box::new(admin::Admin::new(self.clone()))
     }
 
-    fn walk(&self, queue: &str, _hand_overs: HandOvers) -> Box<dyn walk::Walk> {
+    fn walk(&self, queue: &str) -> Box<dyn walk::Walk> {
         Box::new(Walk::new(self.clone(), queue))
     }
 

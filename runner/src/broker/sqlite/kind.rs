@@ -15,7 +15,7 @@ use crate::broker::check::{Findings, Settings};
 use crate::broker::error::Error;
 use crate::broker::outbox;
 use crate::broker::subscription::Options;
-use crate::broker::walk::{self, HandOvers};
+use crate::broker::walk;
 
 pub static KIND: BrokerKind = BrokerKind {
     name: "the embedded queue",
@@ -64,7 +64,7 @@ impl Broker for File {
         Box::new(admin::Admin::new(self.0.clone()))
     }
 
-    fn walk(&self, queue: &str, _hand_overs: HandOvers) -> Box<dyn walk::Walk> {
+    fn walk(&self, queue: &str) -> Box<dyn walk::Walk> {
         Box::new(Walk::new(self.0.clone(), queue))
     }
 

@@ -19,7 +19,7 @@ use crate::broker::error::Error;
 use crate::broker::outbox;
 use crate::broker::scaler::Scaler;
 use crate::broker::subscription::Options;
-use crate::broker::walk::{self, HandOvers};
+use crate::broker::walk;
 use crate::causes::chain;
 
 /// `DelaySeconds`, the most that SQS takes.
@@ -77,7 +77,7 @@ impl Broker for Url {
         Box::new(admin::Admin::new(self.clone()))
     }
 
-    fn walk(&self, queue: &str, _hand_overs: HandOvers) -> Box<dyn walk::Walk> {
+    fn walk(&self, queue: &str) -> Box<dyn walk::Walk> {
         Box::new(Walk::new(self.clone(), queue))
     }
 

@@ -150,7 +150,7 @@ mod tests {
         let expected = "\
 ID           AGE  OUTCOME  EXIT  ATTEMPTS  ERROR
 m1           3h   exit     1     3         short
-a longer id  3h   exit     1     3         the guest exited …
+a longer id  3h   exit     1     3         the guest exited…
 ";
         assert_eq!(first, expected);
         assert!(first.lines().all(|line| line.chars().count() <= 60));

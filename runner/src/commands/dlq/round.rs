@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use crate::broker;
-use crate::broker::walk::HandOvers;
 use crate::commands::pick::{Pick, Picked};
 use crate::config::{DeadLetters, Filters};
 use crate::error::{Error, ExitStatus};
@@ -23,7 +22,7 @@ pub struct Round<'a> {
 impl<'a> Round<'a> {
     pub fn begin(letters: &'a DeadLetters, filters: Filters) -> Round<'a> {
         let DeadLetters { broker, dead_letter_queue, .. } = letters;
-        let walk = broker.walk(dead_letter_queue, HandOvers::DoNotMatter);
+        let walk = broker.walk(dead_letter_queue);
         let missing = filters.ids.iter().cloned().collect();
         let limit = filters.limit;
         let pick = Pick::new(walk, Some(filters), limit, broker.kind().capabilities.most_seen);

@@ -7,7 +7,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior, named_params, param
 use super::{LEASED, LONGEST_LEASE, Store, WAITS, has_queue, insert, json, millis};
 use crate::broker::Error;
 use crate::broker::sqlite::row::{self, FARTHEST_TIME, Row};
-use crate::broker::walk::Fate;
+use crate::broker::walk::{Fate, PAGE_BYTES};
 use crate::task::Message;
 
 impl Store {
@@ -26,11 +26,12 @@ impl Store {
         if published { Ok(()) } else { Err(missing(queue)) }
     }
 
-    /// The next messages behind the one with the number `after`, with their numbers. They stay as they are.
+    /// The next messages behind the one with the number `after`, with their numbers; fewer than asked for if they are large. They
+    /// stay as they are.
     pub fn look(&mut self, queue: &str, after: i64, count: usize) -> Result<Vec<(i64, Row)>, Error> {
         let now = self.file.clock.now();
         let connection = &self.file.connection;
-        let looking = || {
+        let looking = || -> rusqlite::Result<Option<Vec<(i64, Row)>>> {
             // What is read at different moments would not belong together.
             let db = Transaction::new_unchecked(connection, TransactionBehavior::Deferred)?;
             if !has_queue(&db, queue)? {
@@ -50,9 +51,18 @@ impl Store {
                     |row| row.get(0),
                 )?
                 .collect::<rusqlite::Result<Vec<i64>>>()?;
-            ids.into_iter().map(|id| Ok((id, Row::read(&db, id)?))).collect::<rusqlite::Result<_>>().map(Some)
+            let (mut rows, mut bytes) = (Vec::new(), 0);
+            for id in ids {
+                let row = Row::read(&db, id)?;
+                bytes += row.message.body.len();
+                rows.push((id, row));
+                if bytes >= PAGE_BYTES {
+                    break;
+                }
+            }
+            Ok(Some(rows))
         };
-        let seen: Option<Vec<(i64, Row)>> = looking().map_err(|error| self.failed(error))?;
+        let seen = looking().map_err(|error| self.failed(error))?;
         seen.ok_or_else(|| missing(queue))
     }
 
