@@ -197,21 +197,26 @@ fn a_queue_that_is_not_there_is_an_error_and_one_without_dead_letters_is_not() {
 }
 
 #[test]
-fn looking_changes_nothing_however_often() {
+fn no_message_is_lost_by_looking_at_it_however_often() {
     on_every_queue(|queue| {
         queue.publish(&["a", "b", "c"]);
         for _ in 0..5 {
             let peeked = run(&mut queue.command(&["queue", "peek", "--all", "--json"]));
             peeked.exits(0);
-            assert_eq!(
-                lines(&peeked).iter().map(|line| line["body"].as_str().unwrap()).collect::<Vec<_>>(),
-                ["a", "b", "c"]
-            );
+            let seen = lines(&peeked);
+            let seen: BTreeSet<&str> = seen.iter().map(|line| line["body"].as_str().unwrap()).collect();
+            assert_eq!(seen, BTreeSet::from(["a", "b", "c"]));
         }
         let first = run(&mut queue.command(&["queue", "peek"])).exits(0).out();
         assert!(first.ends_with("body          1 byte\n  a\n"), "{first}");
         queue.wait_for_depth(3);
-        run(&mut queue.command(&["queue", "purge"])).exits(0);
+        if queue.sqs().is_some() {
+            // It counts each look, and so does the worker.
+            run(&mut queue.command(&["queue", "purge"])).exits(0);
+        } else {
+            let worked = run(&mut queue.command(&["work", &guest("echo"), "--drain"])).exits(0).out();
+            assert_eq!(worked.chars().collect::<BTreeSet<_>>(), BTreeSet::from(['a', 'b', 'c']));
+        }
         run(&mut queue.command(&["queue", "peek"])).exits(79).prints("");
         run(&mut queue.command(&["queue", "peek", "--on-empty", "success"])).exits(0);
         run(queue.command(&["queue", "peek"]).env("QUEUE", "no-such-queue")).exits(78);
