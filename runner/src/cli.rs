@@ -5,6 +5,7 @@ mod dlq;
 mod durations;
 pub mod generated;
 mod guest;
+mod help;
 pub mod kubernetes;
 mod limits;
 pub mod manifest;
@@ -95,12 +96,12 @@ impl Cli {
 
     /// All commands and flags.
     pub fn definition() -> clap::Command {
-        Cli::command()
+        help::described(Cli::command())
     }
 
     /// A flag that was typed comes before a variable that says the opposite. Two flags that do are refused.
     fn try_read(line: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
-        let mut command = Cli::command();
+        let mut command = Cli::definition();
         let matches = command.try_get_matches_from_mut(line)?;
         let mut cli = Cli::from_arg_matches(&matches)?;
         let Some((_, typed)) = matches.subcommand() else { return Ok(cli) };
