@@ -41,8 +41,8 @@ fn what_is_wrong_with_the_way_to_the_broker_is_told_with_the_status_of_a_worker(
             "virtual host `closed`",
         ),
         ("amqp://guest:guest@127.0.0.1:1".to_owned(), "reach", 69, "127.0.0.1:1"),
-        (format!("amqps://guest:guest@127.0.0.1:{port}?cacertfile={ca}"), "tls", 69, "there is no TLS at this port"),
-        (format!("amqps://guest:guest@localhost:{tls_port}"), "tls", 69, "cacertfile"),
+        (format!("amqps://guest:guest@127.0.0.1:{port}?cacertfile={ca}"), "tls", 78, "does not speak TLS"),
+        (format!("amqps://guest:guest@localhost:{tls_port}"), "tls", 78, "cacertfile"),
         (format!("amqps://guest:guest@localhost:{tls_port}?cacertfile=/no/such.pem"), "tls", 78, "/no/such.pem"),
         (format!("amqp://guest:guest@localhost:{tls_port}"), "reach", 69, "BROKER_URL"),
     ];
