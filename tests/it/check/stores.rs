@@ -110,7 +110,7 @@ fn a_redis_with_tls_is_told_from_one_without() {
     assert_found(look(trusted).exits(69), "error", "tls", "certfile");
     assert_found(&good, "ok", "tls", "encrypted");
     let unknown = look(format!("rediss://localhost:{tls_port}"));
-    assert_found(unknown.exits(69), "error", "tls", "cacertfile");
+    assert_found(unknown.exits(78), "error", "tls", "cacertfile");
     let plain = look(format!("rediss://localhost:{}?connection_timeout=500&cacertfile={}", redis.port, ca.display()));
     assert_found(plain.exits(69), "error", "reach", "does it speak TLS at this port");
 }
