@@ -7,8 +7,8 @@
 #     rabbitmq     a broker, its command line tools and openssl, for the tests
 #     redis        Redis as Debian has it, and two other versions in build/redis, for the tests
 #     sqs          emulators of SQS in build/sqs, for the tests
+#     prometheus   Prometheus and promtool in build/prometheus, for the tests
 #     faketime     what sets the clock of a process, for the tests
-#     prometheus   what checks the rules of Prometheus, for the tests
 #     pika         a client for RabbitMQ that is not ours, in Python, for the tests and the example reader
 #     containers   what builds and runs the image, for the tests
 #     fuzz         cargo-fuzz, and a C++ compiler for libFuzzer
@@ -124,12 +124,30 @@ JAVASCRIPT
     fi
 }
 
-install_faketime() {
-    need faketime faketime
+# Out of Debian's package, and not by it: that would start a server which listens to the whole network.
+install_prometheus() {
+    into=$(pwd)/build/prometheus
+    [ ! -x "$into/prometheus" ] || return 0
+    need dpkg-deb dpkg
+    command -v apt-get >/dev/null || die "please put prometheus and promtool into build/prometheus"
+    mkdir -p "$into"
+    part=$(mktemp -d)
+    echo "installing prometheus into build/prometheus" >&2
+    download_prometheus "$part" || {
+        apt-get -qq update >&2 || die "apt-get update failed"
+        download_prometheus "$part" || die "could not download prometheus"
+    }
+    dpkg-deb --extract "$part"/prometheus_*.deb "$part/root" || die "could not unpack prometheus"
+    mv "$part/root/usr/bin/promtool" "$part/root/usr/bin/prometheus" "$into"
+    rm -rf "$part"
 }
 
-install_prometheus() {
-    need promtool prometheus
+download_prometheus() {
+    (cd "$1" && apt-get -qq download prometheus >/dev/null 2>&1)
+}
+
+install_faketime() {
+    need faketime faketime
 }
 
 install_pika() {
@@ -171,8 +189,8 @@ install() {
         rabbitmq) install_rabbitmq ;;
         redis) install_redis ;;
         sqs) install_sqs ;;
-        faketime) install_faketime ;;
         prometheus) install_prometheus ;;
+        faketime) install_faketime ;;
         pika) install_pika ;;
         containers) install_containers ;;
         fuzz) install_fuzz ;;

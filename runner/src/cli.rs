@@ -8,12 +8,14 @@ mod guest;
 mod help;
 pub mod kubernetes;
 mod limits;
+mod listen;
 pub mod manifest;
 mod publish;
 mod queue;
 mod version;
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -111,7 +113,7 @@ impl Cli {
         };
         if let Command::Work(Work { guest, .. })
         | Command::Check(Check { work: Work { guest, .. }, .. })
-        | Command::Exec(Exec { guest })
+        | Command::Exec(Exec { guest, .. })
         | Command::Compile(Compile { guest }) = &mut cli.command
             && guest.no_cache
             && guest.cache_dir.take().is_some()
@@ -258,6 +260,10 @@ pub struct Work {
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration, help_heading = QUEUE)]
     pub reconnect_timeout: Duration,
 
+    /// Serve /metrics, /healthz and /readyz there: 127.0.0.1:9090 for this host alone, 0.0.0.0:9090 for others too
+    #[arg(long, value_name = "ADDR", env = "WQ_LISTEN", value_parser = listen::address, help_heading = REPORTING)]
+    pub listen: Option<SocketAddr>,
+
     /// Leave out of the log what is said of messages that are done; failures, progress and the summary stay
     #[arg(long, help_heading = REPORTING)]
     pub quiet: bool,
@@ -289,6 +295,10 @@ pub struct Check {
 pub struct Exec {
     #[command(flatten)]
     pub guest: Guest,
+
+    /// Say on stderr what the run used: time, CPU time, memory, fuel, and how long compiling took
+    #[arg(long)]
+    pub stats: bool,
 }
 
 #[derive(Debug, Args)]

@@ -5,6 +5,7 @@
 mod ability;
 mod dlq;
 mod guest;
+mod listen;
 mod manifest;
 mod metadata;
 mod mode;
@@ -16,6 +17,7 @@ mod target;
 pub use ability::{queue_arguments_on, queue_type_on};
 pub use dlq::{DeadLetters, Filters};
 pub use guest::bounds;
+pub use listen::Listen;
 pub use manifest::{GUEST_FOLDER, Guest, Job, Load, Manifest, Mount, Scaled, Workload};
 pub use publish::{From, Publish, Stamp};
 pub use target::Target;
@@ -46,6 +48,8 @@ pub struct Work {
     pub shutdown_timeout: Duration,
     pub dead_letters_fail: bool,
     pub fail_on_empty: bool,
+    /// There if the worker is to be looked at.
+    pub listen: Option<Listen>,
 }
 
 /// All that `exec` needs.
@@ -54,6 +58,7 @@ pub struct Exec {
     pub loading: Loading,
     pub sandbox: sandbox::Options,
     pub max_message: u64,
+    pub stats: bool,
 }
 
 /// All that `compile` needs.
@@ -80,7 +85,9 @@ impl Work {
         results::check(&work, &queue)?;
         let mut sandbox = guest::options(&work.guest, Stderr::Log)?;
         metadata::grant(&work, &mut sandbox)?;
+        let listen = work.listen.map(|address| Listen::resolve(&work, address, longest_hold, &policy));
         Ok(Work {
+            listen,
             sandbox,
             loading: guest::loading(&work.guest, work.concurrency.into())?,
             outbox: results::outbox(&work, &queue),
@@ -138,6 +145,7 @@ impl Exec {
             sandbox: guest::options(&exec.guest, Stderr::Inherit)?,
             loading: guest::loading(&exec.guest, 1)?,
             max_message: exec.guest.limits.message,
+            stats: exec.stats,
         })
     }
 }

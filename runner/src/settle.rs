@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
-use crate::task::{Attempt, Failure, Outcome, Settlement, Verdict};
+use crate::task::{Attempt, Failure, Outcome, Settlement, Usage, Verdict};
 
 #[derive(Clone, Debug)]
 pub struct Policy {
@@ -91,6 +91,7 @@ impl Policy {
                 guest: guest.to_owned(),
                 attempt: attempt.number,
                 at: now,
+                usage: Usage::default(),
             })
         };
         let put_aside = || match self.rejects {

@@ -3,6 +3,7 @@
 //! Nothing here does anything. Every other module speaks in these types, so this one imports none of them.
 
 pub mod limits;
+mod usage;
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use limits::Limit;
+pub use usage::Usage;
 
 /// What a producer published.
 #[derive(Clone, Debug, Default)]
@@ -65,6 +67,8 @@ pub struct Origin {
     pub redelivered: bool,
     /// The broker's number of this delivery, for the log.
     pub delivery_tag: u64,
+    /// When the broker got the message, where it tells. A publisher says that by the property `timestamp`.
+    pub received: Option<SystemTime>,
     pub system: System,
 }
 
@@ -77,6 +81,7 @@ impl Origin {
             exchange: String::new(),
             redelivered,
             delivery_tag: 0,
+            received: None,
             system,
         }
     }
@@ -318,12 +323,13 @@ pub struct Report {
     /// The last of what the guest wrote to stderr, for the dead letter.
     pub stderr_tail: String,
     pub duration: Duration,
+    pub usage: Usage,
 }
 
 impl Report {
     /// A report of a run that wrote nothing, or whose output is of no use to anyone.
     pub fn bare(outcome: Outcome, duration: Duration) -> Report {
-        Report { outcome, stdout: Bytes::new(), stderr_tail: String::new(), duration }
+        Report { outcome, stdout: Bytes::new(), stderr_tail: String::new(), duration, usage: Usage::default() }
     }
 }
 
@@ -338,6 +344,7 @@ pub struct Failure {
     pub guest: String,
     pub attempt: u32,
     pub at: SystemTime,
+    pub usage: Usage,
 }
 
 /// What becomes of a delivery.
@@ -363,6 +370,16 @@ impl Settlement {
             Settlement::DeadLetter { .. } => "dead-letter",
             Settlement::Reject { .. } => "reject",
             Settlement::Release => "release",
+        }
+    }
+
+    /// What it says of the run that failed.
+    pub fn failure_mut(&mut self) -> Option<&mut Failure> {
+        match self {
+            Settlement::Retry { failure, .. } | Settlement::DeadLetter { failure } | Settlement::Reject { failure } => {
+                Some(failure)
+            }
+            Settlement::Ack | Settlement::Release => None,
         }
     }
 }

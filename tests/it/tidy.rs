@@ -63,13 +63,13 @@ const LAYERS: [(&str, &[&[&str]]); 3] = [
 ];
 
 /// Which crate is named only where.
-const HOMES: [(&str, &[&str]); 30] = [
+const HOMES: [(&str, &[&str]); 33] = [
     ("amq_protocol", &["broker/amqp/filter", "broker/amqp/fuzz.rs", "broker/amqp/size.rs"]),
     ("async_rs", &["broker/amqp/transport.rs"]),
     ("wasmtime", &["sandbox/"]),
     ("wasmtime_wasi", &["sandbox/", "observe/log.rs"]),
     ("wasmtime_wasi_http", &["sandbox/abi/"]),
-    ("hyper", &["sandbox/abi/http/exchange.rs"]),
+    ("hyper", &["sandbox/abi/http/exchange.rs", "observe/listen.rs"]),
     ("http_body", &["sandbox/abi/http/exchange.rs"]),
     ("tokio_rustls", &["sandbox/abi/http/tls.rs"]),
     ("aws_config", &["broker/sqs/", "observe/log.rs"]),
@@ -92,6 +92,9 @@ const HOMES: [(&str, &[&str]); 30] = [
     ("ureq", &["observe/"]),
     ("hdrhistogram", &["observe/counts.rs"]),
     ("indicatif", &["observe/progress.rs"]),
+    ("prometheus_client", &["observe/metrics.rs"]),
+    ("hyper_util", &["observe/listen.rs"]),
+    ("http_body_util", &["observe/listen.rs"]),
     ("clap", &["cli.rs", "cli/", "main.rs"]),
     ("clap_complete", &["cli/generated.rs"]),
     ("clap_mangen", &["cli/generated.rs"]),

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::task::Failure;
+use crate::task::{Failure, Usage};
 
 /// The number of the run that failed last.
 pub const ATTEMPT: &str = "x-wq-attempt";
@@ -17,14 +17,34 @@ pub const LAST_FAILED_AT: &str = "x-wq-last-failed-at";
 pub const FIRST_FAILED_AT: &str = "x-wq-first-failed-at";
 pub const GUEST: &str = "x-wq-guest";
 pub const STDERR: &str = "x-wq-stderr";
+/// What the run used, as far as it is known.
+const PEAK_MEMORY: &str = "x-wq-peak-memory-bytes";
+const CPU: &str = "x-wq-cpu-ms";
+const FUEL: &str = "x-wq-fuel";
 
 /// How many earlier hand-overs ended without a word, on a copy that took the place of a message given back: the number, a space,
 /// and the queue. The broker's own count begins anew with a copy.
 pub const UNFINISHED: &str = "x-wq-unfinished";
 
 /// All that tell of a failure. Values of an earlier failure are not true of the next one.
-pub const NAMES: [&str; 10] =
-    [ATTEMPT, QUEUE, SETTLEMENT, OUTCOME, EXIT_CODE, ERROR, LAST_FAILED_AT, FIRST_FAILED_AT, GUEST, STDERR];
+pub const NAMES: [&str; 13] = [
+    ATTEMPT,
+    QUEUE,
+    SETTLEMENT,
+    OUTCOME,
+    EXIT_CODE,
+    ERROR,
+    LAST_FAILED_AT,
+    FIRST_FAILED_AT,
+    GUEST,
+    STDERR,
+    PEAK_MEMORY,
+    CPU,
+    FUEL,
+];
+
+/// Those that are numbers. All others are text.
+pub const NUMERIC: [&str; 5] = [ATTEMPT, EXIT_CODE, PEAK_MEMORY, CPU, FUEL];
 
 /// So many of [`headers`] make a retry what it is. The others tell people what happened.
 pub const REQUIRED: usize = 3;
@@ -49,7 +69,7 @@ pub enum Unmarked {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
     Text(String),
-    Number(u32),
+    Number(u64),
 }
 
 /// The headers of a message after a failed run, the most important ones first.
@@ -64,7 +84,7 @@ pub fn headers(
     let text = |text: &str| Content::Text(text.to_owned());
     let at = humantime::format_rfc3339_millis(failure.at).to_string();
     let mut headers = vec![
-        (ATTEMPT, Content::Number(failure.attempt)),
+        (ATTEMPT, Content::Number(failure.attempt.into())),
         (QUEUE, text(queue)),
         (SETTLEMENT, text(next.name())),
         (OUTCOME, text(failure.outcome)),
@@ -77,8 +97,14 @@ pub fn headers(
         (FIRST_FAILED_AT, Content::Text(first_failed_at.unwrap_or(at))),
         (GUEST, text(&failure.guest)),
         (ERROR, text(&failure.error)),
-        (STDERR, text(&failure.stderr)),
     ]);
+    let Usage { peak_memory, cpu, fuel } = failure.usage;
+    let cpu = cpu.map(|cpu| u64::try_from(cpu.as_millis()).unwrap_or(u64::MAX));
+    for (name, value) in [(PEAK_MEMORY, peak_memory), (CPU, cpu), (FUEL, fuel)] {
+        headers.extend(value.map(|value| (name, Content::Number(value))));
+    }
+    // The last one, since it is cut to what is left.
+    headers.push((STDERR, text(&failure.stderr)));
     headers
 }
 
@@ -105,7 +131,7 @@ pub fn fitting(
         };
         let length = match &content {
             Content::Text(text) => text.len(),
-            Content::Number(_) => size_of::<u32>(),
+            Content::Number(_) => size_of::<u64>(),
         };
         let size = overhead + name.len() + length;
         if size <= room {
@@ -121,7 +147,7 @@ pub fn fitting(
 /// The size of the required headers of a retry.
 pub fn required_size(queue: &str, overhead: usize) -> usize {
     let texts = [ATTEMPT, QUEUE, queue, SETTLEMENT, Next::Retry.name()].map(str::len);
-    REQUIRED * overhead + texts.iter().sum::<usize>() + size_of::<u32>()
+    REQUIRED * overhead + texts.iter().sum::<usize>() + size_of::<u64>()
 }
 
 /// How many runs of a message failed in this queue, as the message says.
@@ -185,6 +211,7 @@ mod tests {
             guest: "sha256:00".into(),
             attempt: 2,
             at: SystemTime::UNIX_EPOCH,
+            usage: Usage { peak_memory: Some(1 << 40), cpu: Some(Duration::from_millis(1)), fuel: Some(7) },
         }
     }
 
@@ -205,6 +232,9 @@ mod tests {
         names.sort_unstable();
         known.sort_unstable();
         assert_eq!(names, known);
+        for (name, content) in headers {
+            assert_eq!(matches!(content, Content::Number(_)), NUMERIC.contains(&name), "{name}");
+        }
     }
 
     #[test]
@@ -256,7 +286,7 @@ mod tests {
                     prop_assert_eq!(&fitting[..REQUIRED], &all[..REQUIRED]);
                     let size = |(name, content): &(&str, Content)| overhead + name.len() + match content {
                         Content::Text(text) => text.len(),
-                        Content::Number(_) => 4,
+                        Content::Number(_) => 8,
                     };
                     prop_assert!(fitting.iter().map(size).sum::<usize>() <= room);
                 }

@@ -4,6 +4,7 @@ use std::io::Read as _;
 use std::time::Duration;
 
 use bytes::Bytes;
+use bytesize::ByteSize;
 use tokio_util::sync::CancellationToken;
 
 use super::process::{can_read, unwatched};
@@ -13,7 +14,7 @@ use crate::error::{Error, ExitStatus};
 use crate::sandbox::{Input, Sandbox};
 use crate::shutdown::{self, Phase, Signal};
 use crate::streams;
-use crate::task::{Limit, Outcome, Report};
+use crate::task::{Limit, Outcome, Report, Usage};
 
 /// What a shell reports for a program that abort(), an out-of-memory kill or a file size limit ended, and what
 /// timeout(1) reports.
@@ -28,6 +29,7 @@ const SILENT: u8 = 1;
 pub async fn run(args: cli::Exec) -> Result<u8, Error> {
     can_read()?;
     let config = Exec::resolve(args)?;
+    let counts_fuel = config.sandbox.limits.fuel.is_some();
     let sandbox = Sandbox::load(config.loading, config.sandbox).await?;
     let stdin = read_stdin(config.max_message)?;
     // After stdin, so that a person who types it in can still leave with Ctrl-C.
@@ -53,15 +55,59 @@ pub async fn run(args: cli::Exec) -> Result<u8, Error> {
             }
         }
     };
-    let Report { outcome, stdout, .. } = report;
+    let Report { outcome, stdout, duration, usage, .. } = report;
     // The reader of the result may be slow, and Ctrl-C should end that too.
     shutdown::end_at_once();
     let written = streams::print(&stdout);
     if !matches!(outcome, Outcome::Succeeded | Outcome::Exited(_) | Outcome::Interrupted) {
         tracing::error!(outcome = outcome.name(), error = %outcome, "the guest failed");
     }
+    if config.stats {
+        let stats = Stats { run: duration, usage, counts_fuel, compiled_in: sandbox.compiled_in() };
+        streams::err::push(stats.text(streams::err::speaks_json()).as_bytes());
+    }
     written.map_err(|source| Error::Io { doing: "write the result to stdout".into(), source })?;
     Ok(status(&outcome, signal))
+}
+
+/// What `--stats` tells.
+struct Stats {
+    run: Duration,
+    usage: Usage,
+    counts_fuel: bool,
+    compiled_in: Option<Duration>,
+}
+
+impl Stats {
+    /// A line for each figure; or one line of JSON, with the names that the log has for them.
+    fn text(&self, json: bool) -> String {
+        let Stats { run, usage: Usage { peak_memory, cpu, fuel }, counts_fuel, compiled_in } = self;
+        if json {
+            let millis = |time: &Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+            let stats = serde_json::json!({
+                "message": "stats",
+                "duration_ms": millis(run),
+                "cpu_ms": cpu.as_ref().map(millis),
+                "peak_memory_bytes": peak_memory,
+                "fuel": fuel,
+                "compile_ms": compiled_in.as_ref().map(millis),
+                "cached": compiled_in.is_none(),
+            });
+            return format!("{stats}\n");
+        }
+        let seconds = |time: Duration| format!("{:.3} s", time.as_secs_f64());
+        let or = |text: Option<String>, otherwise: &str| text.unwrap_or_else(|| otherwise.to_owned());
+        let memory = peak_memory.map(|peak| format!("{} ({peak} bytes)", ByteSize(peak).display().iec()));
+        let no_fuel = if *counts_fuel { "unknown" } else { "not counted (--fuel)" };
+        let lines = [
+            ("run time", seconds(*run)),
+            ("CPU time", or(cpu.map(seconds), "unknown")),
+            ("peak memory", or(memory, "unknown")),
+            ("fuel", or(fuel.map(|fuel| fuel.to_string()), no_fuel)),
+            ("compile time", or(compiled_in.map(seconds), "none, the guest's code is from the cache (--cache-dir)")),
+        ];
+        lines.iter().map(|(name, value)| format!("{name:<12}  {value}\n")).collect()
+    }
 }
 
 fn status(outcome: &Outcome, signal: Option<Signal>) -> u8 {

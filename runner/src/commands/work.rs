@@ -10,17 +10,21 @@ use super::showing::Showing;
 use crate::broker::{self, outbox};
 use crate::causes::chain;
 use crate::cli;
-use crate::config::Work;
+use crate::config::{Listen, Work};
 use crate::error::{Error, ExitStatus, broker_status};
 use crate::locks::lock;
-use crate::observe::Counts;
+use crate::observe::health::Health;
+use crate::observe::listen::Listener;
+use crate::observe::metrics::{Build, Metrics};
 use crate::observe::summary::{self, Summary};
+use crate::observe::{Counts, Served};
 use crate::sandbox::{self, Loading, Sandbox};
 use crate::shutdown::{self, Signal};
 use crate::sink::{Format, Needs, Sinks, Spec};
 use crate::streams::termination;
 use crate::task::Refused;
-use crate::worker::{Mode, StopReason, Stopped, Worker};
+use crate::worker::depth::Asker;
+use crate::worker::{self, Mode, StopReason, Stopped, Worker};
 
 /// For a connection over which nothing was taken. That one is cut off is a line in the broker's log, and no more.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -34,6 +38,7 @@ pub async fn run(args: cli::Work) -> Result<u8, Error> {
     }
     let queue = config.subscription.queue.clone();
     let dead_letter_queue = config.subscription.dead_letter_queue.clone();
+    let (served, asker) = serve(&config)?;
     // It connects while the guest is loaded, and takes nothing before the worker says so.
     let subscription = broker::subscribe(&config.broker, config.subscription);
     let results = (config.results.as_slice(), config.result_format);
@@ -56,9 +61,12 @@ pub async fn run(args: cli::Work) -> Result<u8, Error> {
             return end;
         }
     };
+    if let Some(metrics) = &served.metrics {
+        metrics.loaded(sandbox.compiled_in());
+    }
     let (mode, concurrency) = (config.worker.mode, config.worker.concurrency);
     let (guest, digest) = (sandbox.name().to_owned(), sandbox.digest().to_owned());
-    let mut worker = Worker::new(config.worker, sandbox, sinks, config.policy);
+    let mut worker = Worker::new(config.worker, sandbox, sinks, config.policy, served);
     let observers = worker.observers();
     let so_far = observers.clone();
     termination::about(move || summary::Work::of(&so_far).for_people());
@@ -81,6 +89,9 @@ pub async fn run(args: cli::Work) -> Result<u8, Error> {
     });
     let Stopped { reason, counts, closed } = worker.run(subscription, phases).await;
     drop(lock(&showing).take());
+    if let Some(asker) = asker {
+        asker.end().await;
+    }
     if let Err(error) = &closed {
         tracing::error!(
             error = %chain(error),
@@ -108,6 +119,29 @@ pub async fn run(args: cli::Work) -> Result<u8, Error> {
     }
     termination::about(move || summary.for_people());
     Ok(status)
+}
+
+/// Starts what `--listen` asks for. It answers from now on: loading a guest can take longer than a probe waits.
+fn serve(config: &Work) -> Result<(Served, Option<Asker>), Error> {
+    let Some(Listen { address, bounds }) = config.listen else { return Ok((Served::default(), None)) };
+    let refused = |cause: std::io::Error| {
+        Error::configuration(
+            format!("cannot listen on {address}: {cause}"),
+            "--listen (WQ_LISTEN) needs an address of this host and a port that no other program has",
+        )
+    };
+    let listener = Listener::bind(address).map_err(refused)?;
+    let bound = listener.address().map_err(refused)?;
+    let worker::Options { concurrency, prefetch, .. } = config.worker;
+    let health = Arc::new(Health::watched(bounds, concurrency.max(prefetch)));
+    let build = Build { version: env!("CARGO_PKG_VERSION"), commit: version::commit(), wasmtime: sandbox::WASMTIME };
+    let queue = config.subscription.queue.clone();
+    let metrics = Arc::new(Metrics::new(&queue, build, health.clone()));
+    let unstarted = |source| Error::Io { doing: "start a thread (--listen)".into(), source };
+    let asker = Asker::start(config.broker.clone(), queue, metrics.clone()).map_err(unstarted)?;
+    listener.serve(health.clone(), metrics.clone()).map_err(unstarted)?;
+    tracing::info!(address = %bound, "listening: /metrics, /healthz and /readyz");
+    Ok((Served { health, metrics: Some(metrics) }, Some(asker)))
 }
 
 /// All that can be wrong for every message is found out here, before one is taken.

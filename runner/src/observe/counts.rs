@@ -135,6 +135,7 @@ impl Observer for Tally {
         if let Some(run) = ended.run {
             figures.runs.add(run);
         }
+        figures.runs.peak_memory = figures.runs.peak_memory.max(ended.usage.peak_memory);
     }
 }
 

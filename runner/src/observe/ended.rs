@@ -1,9 +1,9 @@
 //! How a message that a worker was handed has ended. Log, trace and counts are made from this one value.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use crate::task::{Settlement, Verdict};
+use crate::task::{Settlement, Usage, Verdict};
 
 /// The end of one message that this worker was handed.
 #[derive(Clone, Debug)]
@@ -14,8 +14,11 @@ pub struct Ended {
     pub attempt: u32,
     /// How long the guest ran; `None` if it was not run.
     pub run: Option<Duration>,
+    pub usage: Usage,
     /// How long the broker took for the settlement; `None` if it was not asked for one.
     pub settle: Option<Duration>,
+    /// When the message was published, as its property `timestamp` says, or else its broker.
+    pub sent: Option<SystemTime>,
     /// Since the broker handed the message over.
     pub total: Duration,
     /// The body as it came, in bytes.
@@ -91,8 +94,6 @@ impl From<&Settlement> for Settled {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
-
     use super::*;
     use crate::task::Failure;
 
@@ -106,6 +107,7 @@ mod tests {
             guest: String::new(),
             attempt: 1,
             at: SystemTime::UNIX_EPOCH,
+            usage: Usage::default(),
         });
         for settlement in [
             Settlement::Ack,

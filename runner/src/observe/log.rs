@@ -10,7 +10,7 @@ use tracing_subscriber::fmt::format::FmtSpan;
 
 use super::ended::{Ended, Observer, Settled};
 use crate::streams::{self, termination};
-use crate::task::{Message, Origin, Outcome, Verdict};
+use crate::task::{Message, Origin, Outcome, Usage, Verdict};
 use crate::visible::{self, Form};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +112,8 @@ impl Observer for Log {
         let Ended { verdict, settled, guest, result_bytes: stdout_bytes, .. } = ended;
         let (outcome, exit_code, settlement) = (verdict.name(), verdict.exit_code(), settled.name());
         let duration_ms = ended.run.unwrap_or_default().as_millis() as u64;
+        let Usage { peak_memory: peak_memory_bytes, cpu, fuel } = ended.usage;
+        let cpu_ms = cpu.map(|cpu| cpu.as_millis() as u64);
         let (guest, digest) = (&guest.name, &guest.digest);
         let error = match settled {
             Settled::Acked if self.quiet => return,
@@ -127,6 +129,9 @@ impl Observer for Log {
                     exit_code,
                     settlement,
                     duration_ms,
+                    cpu_ms,
+                    peak_memory_bytes,
+                    fuel,
                     stdout_bytes,
                     guest,
                     guest.digest = digest,

@@ -2,8 +2,12 @@
 
 mod breaker;
 mod counts;
+mod depth;
 mod ended;
+pub mod health;
+pub mod listen;
 pub mod log;
+pub mod metrics;
 pub mod otlp;
 pub mod progress;
 mod spoken;
@@ -11,8 +15,7 @@ pub mod summary;
 pub mod trace;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio_util::sync::CancellationToken;
 
@@ -20,19 +23,27 @@ pub use self::breaker::BreakerState;
 use self::counts::Tally;
 pub use self::counts::{Counts, Durations, Figures};
 pub use self::ended::{Ended, Guest, Observer, Settled};
+use self::health::{Health, Place, Stage};
 use self::log::Log;
+use self::metrics::Metrics;
 use self::trace::Span;
-use crate::task::{Message, Origin, Outcome, Verdict};
+use crate::task::{Message, Origin, Outcome, Usage, Verdict};
 
 /// Who is told of each end. The message's own span is told as well.
 pub struct Observers {
     guest: Arc<Guest>,
     tally: Tally,
-    breaker: BreakerState,
     log: Log,
     others: Vec<Box<dyn Observer>>,
-    running: AtomicU64,
     since: Instant,
+    health: Arc<Health>,
+}
+
+/// What is served to those who look at a worker (`--listen`); nothing by default.
+#[derive(Clone, Default)]
+pub struct Served {
+    pub health: Arc<Health>,
+    pub metrics: Option<Arc<Metrics>>,
 }
 
 /// A message that this worker was handed, as long as it has not ended. Dropped without an end, by a panic or an early return, it
@@ -46,6 +57,7 @@ pub struct Pending {
     /// Is cancelled when the delivery is no longer ours.
     lost: CancellationToken,
     since: Instant,
+    place: Option<Place>,
     is_told: bool,
 }
 
@@ -56,11 +68,10 @@ impl Observers {
         Observers {
             guest: Arc::new(guest),
             tally: Tally::default(),
-            breaker: BreakerState::default(),
             log: Log { quiet: false },
             others: Vec::new(),
-            running: AtomicU64::new(0),
             since: Instant::now(),
+            health: Arc::default(),
         }
     }
 
@@ -78,13 +89,28 @@ impl Observers {
         self
     }
 
-    pub fn counts(&self) -> Counts {
-        self.tally.counts()
+    /// The same, with what is served of it.
+    #[must_use]
+    pub fn served(mut self, Served { health, metrics }: Served) -> Observers {
+        self.health = health;
+        match metrics {
+            Some(metrics) => self.and(metrics),
+            None => self,
+        }
+    }
+
+    /// Where the worker notes what the probes tell.
+    pub fn health(&self) -> &Health {
+        &self.health
     }
 
     /// What the worker says of its breaker.
     pub fn breaker(&self) -> &BreakerState {
-        &self.breaker
+        self.health.breaker()
+    }
+
+    pub fn counts(&self) -> Counts {
+        self.tally.counts()
     }
 
     pub fn figures(&self) -> Figures {
@@ -93,11 +119,7 @@ impl Observers {
 
     /// How many messages a worker has at the moment.
     pub fn running(&self) -> u64 {
-        self.running.load(Ordering::Relaxed)
-    }
-
-    pub fn set_running(&self, messages: usize) {
-        self.running.store(messages as u64, Ordering::Relaxed);
+        self.health.in_flight()
     }
 
     /// How long the worker has been there.
@@ -108,6 +130,7 @@ impl Observers {
 
 impl Observer for Observers {
     fn ended(&self, ended: &Ended) {
+        self.health.ended();
         self.tally.ended(ended);
         self.log.ended(ended);
         self.others.iter().for_each(|observer| observer.ended(ended));
@@ -126,12 +149,17 @@ impl Pending {
         lost: &CancellationToken,
         log_span: tracing::Span,
     ) -> Pending {
+        observers.health.taken();
+        let published = message.properties.timestamp.filter(|seconds| *seconds > 0);
+        let published = published.and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
         let facts = Ended {
             verdict: Outcome::Withdrawn.into(),
             settled: Settled::GivenBack,
             attempt,
             run: None,
+            usage: Usage::default(),
             settle: None,
+            sent: published.or(origin.received),
             total: Default::default(),
             message_bytes: message.body.len(),
             result_bytes: 0,
@@ -149,6 +177,7 @@ impl Pending {
             trace: Span::default(),
             lost: lost.clone(),
             since: Instant::now(),
+            place: None,
             is_told: false,
         }
     }
@@ -156,11 +185,19 @@ impl Pending {
     /// Something is done with the message from now on, as a part of this span.
     pub fn begins(&mut self, trace: Span) {
         self.facts.verdict = Outcome::Interrupted.into();
+        self.place = self.observers.health.enter();
         self.facts.trace_id = trace.trace_id();
         if let Some(trace_id) = &self.facts.trace_id {
             self.log_span.record("trace_id", trace_id);
         }
         self.trace = trace;
+    }
+
+    /// What is done with it next, for those who notice when that takes too long.
+    pub fn is_at(&self, stage: Stage) {
+        if let Some(place) = &self.place {
+            place.is_at(stage);
+        }
     }
 
     /// The span in which its events are logged.

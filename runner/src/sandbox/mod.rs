@@ -67,7 +67,7 @@ pub struct Sandbox {
     name: String,
     digest: String,
     deterministic: bool,
-    was_compiled: bool,
+    compiled_in: Option<Duration>,
     /// The parts of the second wall that do not stand, where there is to be one.
     missing_walls: Vec<String>,
     room: Arc<Room>,
@@ -117,9 +117,9 @@ pub async fn pack(guest: PathBuf, packing: Packing, bounds: Bounds) -> Result<Pa
 struct Ready {
     core: Core,
     digest: Digest,
+    compiled_in: Option<Duration>,
     /// Its compiled code, as a file for other processes to map.
     code: std::io::Result<File>,
-    was_compiled: bool,
 }
 
 fn ready(loading: &Loading, mut options: Options) -> Result<Ready, Error> {
@@ -134,12 +134,12 @@ fn ready(loading: &Loading, mut options: Options) -> Result<Ready, Error> {
             }
         }
     }
-    let Prepared { name, known: Known { nature, digest }, engine, program, code, was_compiled } =
-        prepare(loading, &options)?;
+    let prepared = prepare(loading, &options)?;
+    let Prepared { name, known: Known { nature, digest }, engine, program, compiled_in, code } = prepared;
     let core = Core::new(name, nature, options, engine, program, Room::temporary(), Outside::here());
     let core = core.map_err(Error::Thread)?;
     core.try_grants().map_err(Error::Grant)?;
-    Ok(Ready { core, digest, code, was_compiled })
+    Ok(Ready { core, digest, compiled_in, code })
 }
 
 /// Does all that comes before a run within the time that compiling has: files can hang as well as compilers.
@@ -168,7 +168,7 @@ impl Sandbox {
     pub async fn load(loading: Loading, options: Options) -> Result<Sandbox, Error> {
         let (isolation, places, wall) = (loading.isolation, loading.concurrency, loading.wall);
         let (guest, bounds) = (loading.guest.clone(), loading.bounds);
-        let Ready { core, digest, code, was_compiled } =
+        let Ready { core, digest, compiled_in, code } =
             bounded(&guest, bounds, move || ready(&loading, options)).await?;
         let (name, deterministic) = (core.name.clone(), core.options.deterministic);
         let room = core.room.clone();
@@ -193,7 +193,7 @@ impl Sandbox {
             name,
             digest: digest.to_string(),
             deterministic,
-            was_compiled,
+            compiled_in,
             missing_walls,
             room,
             runs,
@@ -213,7 +213,12 @@ impl Sandbox {
 
     /// Whether its code was in the cache when it was loaded.
     pub fn was_compiled(&self) -> bool {
-        self.was_compiled
+        self.compiled_in.is_none()
+    }
+
+    /// How long the compiler took for the guest; `None` if its code is from the cache.
+    pub fn compiled_in(&self) -> Option<Duration> {
+        self.compiled_in
     }
 
     /// The parts of the second wall that the system does not have.

@@ -22,11 +22,12 @@ use crate::sandbox::abi::program::Program;
 use crate::sandbox::abi::versions::version;
 use crate::sandbox::known::Nature;
 use crate::sandbox::world::grants::{self, Dir, Net, Outside, SCRATCH};
+use crate::sandbox::world::limiter::Limiter;
 use crate::sandbox::world::room::Room;
 use crate::sandbox::world::scratch::Scratch;
 use crate::sandbox::world::stdio::{Capture, Lines, Stream};
 use crate::task::limits::Limits;
-use crate::task::{Limit, Outcome, Report};
+use crate::task::{Limit, Outcome, Report, Usage};
 
 /// What all runs of a guest share.
 pub struct Core {
@@ -104,6 +105,7 @@ impl Core {
             Ok(made) => made,
             Err(fault) => return Report::bare(Outcome::HostFault(fault), started.elapsed()),
         };
+        let peak = world.limiter.peak();
         let stopped = async {
             let overflows = async {
                 match &scratch {
@@ -131,6 +133,7 @@ impl Core {
             stopped = stopped => Err(stopped),
         };
         let stderr_tail = stderr.finish();
+        let fuel = ended.as_ref().ok().and_then(|ended| ended.fuel);
         let outcome = match ended {
             Err(stopped) => stopped,
             // Checked before the result: an output over its limit fails the run, whatever the guest made of it.
@@ -153,7 +156,9 @@ impl Core {
             Outcome::Succeeded if self.options.output_is_due && stdout.is_empty() => Outcome::Silent,
             outcome => outcome,
         };
-        Report { outcome, stdout, stderr_tail, duration: started.elapsed() }
+        // Who has its thread knows what that took.
+        let usage = Usage { peak_memory: Some(peak.get()), fuel, cpu: None };
+        Report { outcome, stdout, stderr_tail, duration: started.elapsed(), usage }
     }
 
     fn scratch(&self) -> Result<Option<Scratch>, String> {
@@ -196,7 +201,7 @@ impl Core {
         if self.options.deterministic {
             grants::make_deterministic(&mut wasi, &input.stdin);
         }
-        Ok(World { wasi, net, http })
+        Ok(World { wasi, net, http, limiter: Limiter::new(self.nature.wasi.kind(), limits) })
     }
 }
 

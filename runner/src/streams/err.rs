@@ -128,6 +128,7 @@ pub fn speak_json() {
     JSON.store(true, Ordering::Relaxed);
 }
 
+/// Whether the log is one of JSON.
 pub fn speaks_json() -> bool {
     JSON.load(Ordering::Relaxed)
 }

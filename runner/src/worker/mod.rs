@@ -6,6 +6,7 @@
 
 pub mod breaker;
 mod decode;
+pub mod depth;
 pub mod metadata;
 mod process;
 mod stop;
@@ -29,7 +30,7 @@ pub use self::stop::{StopReason, Stopped};
 use self::waits::{abort_with, sleep_until};
 use crate::broker::{Depth, Notice, Subscription};
 use crate::fault::{self, Point};
-use crate::observe::{Guest, Observers};
+use crate::observe::{Guest, Observers, Served};
 use crate::sandbox::Sandbox;
 use crate::settle::Policy;
 use crate::shutdown::Phase;
@@ -154,9 +155,9 @@ const DRAIN_STANDS_BY: Duration = Duration::from_secs(30);
 // === impl Worker ===
 
 impl Worker {
-    pub fn new(options: Options, sandbox: Sandbox, sinks: Sinks, policy: Policy) -> Worker {
+    pub fn new(options: Options, sandbox: Sandbox, sinks: Sinks, policy: Policy, served: Served) -> Worker {
         let guest = Guest { name: sandbox.name().to_owned(), digest: sandbox.digest().to_owned() };
-        let observers = Arc::new(Observers::new(guest).quiet(options.quiet));
+        let observers = Arc::new(Observers::new(guest).quiet(options.quiet).served(served));
         let context = Context {
             sandbox,
             sinks,
@@ -179,7 +180,9 @@ impl Worker {
         let mut subscribed = true;
         subscription.want(state.wanted());
         subscription.begin();
+        let mut heart = self.observers.health().works();
         let reason = loop {
+            self.observers.health().beats();
             let (probe_at, try_at) = (state.probe_at, state.try_at());
             subscription.want(state.wanted());
             let event = tokio::select! {
@@ -195,6 +198,7 @@ impl Worker {
                 }
                 () = sleep_until(probe_at) => Event::ProbeDue,
                 () = sleep_until(try_at) => Event::TryDue,
+                () = heart.is_due() => continue,
             };
             self.tell_when_ready(&event);
             for act in state.on(event, Instant::now()) {
@@ -213,13 +217,13 @@ impl Worker {
                     }
                 }
             }
-            self.observers.set_running(state.running);
             if state.running == 0
                 && let Some(reason) = state.stopping.take()
             {
                 break reason;
             }
         };
+        self.observers.health().closes();
         let abort = subscription.abort();
         let closing = async {
             let closed = match reason {
@@ -281,6 +285,7 @@ impl State {
             }
             Event::Notice(Notice::Established) => {
                 tracing::debug!("subscribed");
+                self.observers.health().connected();
                 fault::reach(Point::Idle);
                 self.wait_for_work(now);
             }
@@ -298,6 +303,7 @@ impl State {
                 // What waits belongs to the old connection; what runs is told by its receipt.
                 self.waiting.clear();
                 self.probe_at = None;
+                self.observers.health().disconnected();
             }
             Event::Notice(Notice::Failed(error)) => self.stop(StopReason::BrokerFailed(error), &mut acts),
             Event::BrokerPanicked => self.stop(StopReason::Bug("the broker's task panicked".into()), &mut acts),
@@ -484,6 +490,7 @@ impl State {
             Some(current) if current.severity() >= reason.severity() => return,
             Some(_) => {}
         }
+        self.observers.health().stops(&reason, matches!(reason, StopReason::Stuck | StopReason::Bug(_)));
         acts.push(Act::GiveBack(std::mem::take(&mut self.waiting)));
         if !reason.keeps_what_was_started() {
             acts.push(Act::Withdraw);

@@ -15,6 +15,7 @@ use crate::blocking;
 use crate::broker::{self, Delivery};
 use crate::causes::chain;
 use crate::fault::{self, Point};
+use crate::observe::health::Stage;
 use crate::observe::trace::{Carried, Span};
 use crate::observe::{Observers, Pending, Settled};
 use crate::sandbox::{Input, Sandbox};
@@ -113,14 +114,16 @@ async fn process_in_span(context: Arc<Context>, Job { delivery, mut pending, rou
         Ok((input, _metadata)) => {
             let cancel = input.cancel.clone();
             let mut run = std::pin::pin!(context.sandbox.run(input));
-            let Report { outcome, stdout, stderr_tail, duration } = tokio::select! {
+            let Report { outcome, stdout, stderr_tail, duration, usage } = tokio::select! {
                 report = &mut run => report,
                 () = receipt.lost().cancelled() => {
                     cancel.cancel();
                     run.await
                 }
             };
-            pending.facts.run = Some(duration);
+            let began = !matches!(outcome, Outcome::Withdrawn | Outcome::Blocked(_));
+            pending.facts.run = began.then_some(duration);
+            pending.facts.usage = usage;
             pending.facts.result_bytes = stdout.len();
             (Verdict::Run(outcome), Left { stdout, stderr_tail })
         }
@@ -144,6 +147,7 @@ async fn process_in_span(context: Arc<Context>, Job { delivery, mut pending, rou
     }
     fault::reach(Point::Finished);
     if context.policy.succeeds(&verdict) {
+        pending.is_at(Stage::Delivering);
         let mut record = identity.with(left.stdout, pending.trace());
         if context.sinks.tell_of_runs() {
             let (id, outcome) = (pending.facts.message_id.clone(), verdict.name());
@@ -165,8 +169,11 @@ async fn process_in_span(context: Arc<Context>, Job { delivery, mut pending, rou
         Some(culprit) if context.policy.is_failed_run(&verdict) => Sign::Failure(culprit),
         _ => Sign::Nothing,
     };
-    let settlement =
+    let mut settlement =
         context.policy.decide(&verdict, &left.stderr_tail, guest, attempt, SystemTime::now(), fastrand::f64());
+    if let Some(failure) = settlement.failure_mut() {
+        failure.usage = pending.facts.usage;
+    }
     if matches!((&settlement, &verdict), (Settlement::Release, Verdict::Run(Outcome::Exited(_)))) {
         // A guest that gives its message back gets it again at once, and would do so as fast as it can. Holding the
         // message for a moment keeps the loop slow on every kind of broker.
@@ -178,6 +185,7 @@ async fn process_in_span(context: Arc<Context>, Job { delivery, mut pending, rou
     }
     let settling = pending.trace().settle(&origin, settlement.name());
     let settled = Settled::from(&settlement);
+    pending.is_at(Stage::Settling);
     let began = Instant::now();
     let answer = receipt.settle(settlement).await;
     pending.facts.settle = Some(began.elapsed());

@@ -19,7 +19,7 @@ use crate::sandbox::{self, Bounds, Isolation, Keep, Loading, Wall};
 use crate::settle::{Backoff, ExitMap};
 use crate::shutdown::Signal;
 use crate::sink::memory::Memory;
-use crate::task::{Failure, Refused, Settlement};
+use crate::task::{Failure, Refused, Settlement, Usage};
 
 /// What happens to the worker, one after the other.
 #[derive(Clone, Debug)]
@@ -213,6 +213,7 @@ impl World {
             guest: String::new(),
             attempt: 1,
             at: std::time::SystemTime::UNIX_EPOCH,
+            usage: Usage::default(),
         });
         let (outcome, settlement) = match end {
             End::Ack | End::NotSettled | End::Panic => (Outcome::Succeeded, Settlement::Ack),
@@ -441,7 +442,7 @@ fn worker(options: Options, sandbox: Sandbox, sink: Memory) -> Worker {
         backoff: Backoff { initial: Duration::ZERO, max: Duration::ZERO, factor: 1.0 },
         rejects: false,
     };
-    Worker::new(options, sandbox, Sinks::of(vec![Box::new(sink)]), policy)
+    Worker::new(options, sandbox, Sinks::of(vec![Box::new(sink)]), policy, Served::default())
 }
 
 proptest! {

@@ -2,10 +2,13 @@
 
 pub mod collector;
 mod components;
+pub mod http;
+pub mod prometheus;
 pub mod proxy;
 pub mod queue;
 pub mod rabbitmq;
 pub mod redis;
+pub mod samples;
 pub mod sqs;
 pub mod stub;
 pub mod terminal;

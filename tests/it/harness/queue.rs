@@ -194,11 +194,11 @@ impl Queue<'_> {
     }
 
     /// Takes all messages from their workers, as another one does when their leases have run out. They stay away until
-    /// [`Queue::end_leases`].
+    /// [`Queue::end_leases`], by a lease that is not too long to be believed.
     pub fn take_over(&self) {
         let taken = match &self.broker {
             Broker::Redis(redis) => redis_claim(redis, &self.name, "0"),
-            _ => self.change_leases("lease = lease + 1000000, lease_until = lease_until + 3600000"),
+            _ => self.change_leases("lease = lease + 1000000, lease_until = lease_until + 1800000"),
         };
         assert!(taken > 0, "no worker has a message");
     }

@@ -40,6 +40,7 @@ pub fn received(delivery: Delivery, queue: &str) -> Received {
         routing_key: routing_key.to_string(),
         redelivered,
         delivery_tag,
+        received: None,
         system: SYSTEM,
     };
     Received { message, origin, properties, acker }
@@ -258,7 +259,10 @@ pub fn republished(
     for (name, content) in fitting {
         let value = match content {
             Content::Text(text) => AMQPValue::LongString(text.into()),
-            Content::Number(number) => AMQPValue::LongUInt(number),
+            Content::Number(number) => match u32::try_from(number) {
+                Ok(number) => AMQPValue::LongUInt(number),
+                Err(_) => AMQPValue::LongLongInt(i64::try_from(number).unwrap_or(i64::MAX)),
+            },
         };
         headers.insert(name.into(), value);
     }

@@ -10,7 +10,7 @@ use lapin::BasicProperties;
 use super::filter::filtered;
 use super::{convert, size};
 use crate::broker::failure::{self, Next};
-use crate::task::Failure;
+use crate::task::{Failure, Usage};
 
 const FRAME_MAX: usize = 131_072;
 const QUEUE: &str = "q";
@@ -77,6 +77,7 @@ fn converted(original: &BasicProperties) {
         guest: "sha256:0".into(),
         attempt: 1,
         at: SystemTime::UNIX_EPOCH,
+        usage: Usage::default(),
     };
     for frame_max in [4096, FRAME_MAX] {
         for next in [Next::Retry, Next::DeadLetter] {

@@ -111,7 +111,8 @@ impl Leases for Queue {
 impl Queue {
     fn leased(&self, taken: Taken) -> leased::Taken<Lease> {
         let Taken { lease, message, attempt, unfinished, redelivered, unreadable } = taken;
-        let origin = Origin::of_queue(&self.options.queue, redelivered, SYSTEM);
+        let origin =
+            Origin { received: lease.added_at(), ..Origin::of_queue(&self.options.queue, redelivered, SYSTEM) };
         leased::Taken {
             lease,
             handed: Handed { message, origin, attempt, unfinished, can_be_retried: true, unreadable },

@@ -33,9 +33,6 @@ const TEXTS: [&str; 9] = [
 
 const NUMBERS: [&str; 3] = ["priority", "timestamp", "delivery_mode"];
 
-/// Headers of ours that are numbers. All other values are text.
-const NUMERIC_HEADERS: [&str; 2] = [failure::ATTEMPT, failure::EXIT_CODE];
-
 /// Headers that somebody else may add to a foreign entry.
 const KNOWN_HEADERS: [&str; 2] = ["traceparent", "tracestate"];
 
@@ -103,7 +100,7 @@ fn property(name: &str, value: &[u8]) -> Option<Value> {
 
 fn header(name: &str, value: &[u8]) -> Value {
     let text = String::from_utf8_lossy(value);
-    if NUMERIC_HEADERS.contains(&name)
+    if failure::NUMERIC.contains(&name)
         && let Ok(number) = text.parse::<u64>()
     {
         return number.into();

@@ -7,7 +7,7 @@ mod tests;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use redis::{Cmd, Value};
 use tokio_util::sync::CancellationToken;
@@ -85,6 +85,14 @@ pub struct Lease {
     first_failed_at: Option<String>,
     /// What its dead letter has in place of a copy, where a script can't copy it.
     rewritten: Option<Vec<Field>>,
+}
+
+impl Lease {
+    /// When the server put the entry into the stream: the first part of its id, if nobody chose the id.
+    pub fn added_at(&self) -> Option<SystemTime> {
+        let millis = self.id.split('-').next()?.parse().ok()?;
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis))
+    }
 }
 
 impl Store {

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use super::store::{Held, Lease, Store, Taken};
 use crate::broker::Error;
-use crate::task::{Failure, Properties};
+use crate::task::{Failure, Properties, Usage};
 
 const QUEUE: &str = "q";
 const LEASE: Duration = Duration::from_secs(60);
@@ -67,5 +67,6 @@ fn failure() -> Failure {
         guest: "sha256:0".into(),
         attempt: 1,
         at: SystemTime::UNIX_EPOCH,
+        usage: Usage::default(),
     }
 }

@@ -7,6 +7,7 @@ use wasmtime_wasi::WasiCtxBuilder;
 
 use super::http::Http;
 use crate::sandbox::world::grants::Net;
+use crate::sandbox::world::limiter::Limiter;
 use crate::task::limits::Limits;
 
 /// What one run gets.
@@ -14,12 +15,36 @@ pub struct World {
     pub wasi: WasiCtxBuilder,
     pub net: Arc<Net>,
     pub http: Http,
+    pub limiter: Limiter,
 }
 
 /// How the guest's code came back, with what its limiter saw.
 pub struct Ended {
     pub result: wasmtime::Result<()>,
     pub memory_refused: bool,
+    /// How much fuel it used, if that is counted.
+    pub fuel: Option<u64>,
+}
+
+impl Ended {
+    /// Without a store there was no call.
+    pub fn without_a_store(error: wasmtime::Error) -> Ended {
+        Ended { result: Err(error), memory_refused: false, fuel: None }
+    }
+
+    pub fn of<T>(
+        result: wasmtime::Result<()>,
+        store: &Store<T>,
+        limits: &Limits,
+        limiter: impl FnOnce(&T) -> &Limiter,
+    ) -> Ended {
+        let left = limits.fuel.and_then(|given| Some((given, store.get_fuel().ok()?)));
+        Ended {
+            result,
+            memory_refused: limiter(store.data()).refused(),
+            fuel: left.map(|(given, left)| given.saturating_sub(left)),
+        }
+    }
 }
 
 /// A store for one run, with its limits set.

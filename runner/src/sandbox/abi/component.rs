@@ -10,7 +10,6 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::call::{self, World};
 use super::http::Http;
-use crate::sandbox::known::Kind;
 use crate::sandbox::world::grants::Net;
 use crate::sandbox::world::limiter::Limiter;
 use crate::task::limits::Limits;
@@ -44,8 +43,7 @@ pub fn store(engine: &Engine, mut world: World, limits: &Limits) -> wasmtime::Re
     let resources = usize::try_from(limits.resources).unwrap_or(usize::MAX);
     let mut table = ResourceTable::new();
     table.set_max_capacity(resources);
-    let limiter = Limiter::new(Kind::Component, limits);
-    let World { net, http, .. } = world;
+    let World { net, http, limiter, .. } = world;
     let state = State { wasi: world.wasi.build(), table, limiter, net, http, http_context: WasiHttpCtx::new() };
     let mut store = call::store(engine, state, limits, |state| &mut state.limiter)?;
     store.set_max_component_handles(resources);

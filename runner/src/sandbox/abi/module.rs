@@ -8,7 +8,6 @@ use wasmtime_wasi::{WasiCtxBuilder, WasiView as _};
 
 use super::call::{Ended, World, store};
 use super::program::{Program, Version};
-use crate::sandbox::known::Kind;
 use crate::sandbox::world::limiter::Limiter;
 use crate::task::limits::Limits;
 
@@ -39,13 +38,13 @@ impl Program for ModuleProgram {
     async fn run(&self, engine: &Engine, mut world: World, limits: &Limits) -> Ended {
         let mut wasi = world.wasi.build_p1();
         wasi.ctx().table.set_max_capacity(usize::try_from(limits.resources).unwrap_or(usize::MAX));
-        let state = State { wasi, limiter: Limiter::new(Kind::Module, limits) };
+        let state = State { wasi, limiter: world.limiter };
         let mut store = match store(engine, state, limits, |state| &mut state.limiter) {
             Ok(store) => store,
-            Err(error) => return Ended { result: Err(error), memory_refused: false },
+            Err(error) => return Ended::without_a_store(error),
         };
         let result = self.call(&mut store).await;
-        Ended { result, memory_refused: store.data().limiter.refused() }
+        Ended::of(result, &store, limits, |state| &state.limiter)
     }
 }
 

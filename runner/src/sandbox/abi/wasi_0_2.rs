@@ -48,10 +48,10 @@ impl Program for Linked {
     async fn run(&self, engine: &Engine, world: World, limits: &Limits) -> Ended {
         let mut store = match store(engine, world, limits) {
             Ok(store) => store,
-            Err(error) => return Ended { result: Err(error), memory_refused: false },
+            Err(error) => return Ended::without_a_store(error),
         };
         let result = self.call(&mut store).await;
-        Ended { result, memory_refused: store.data().limiter.refused() }
+        Ended::of(result, &store, limits, |state| &state.limiter)
     }
 }
 

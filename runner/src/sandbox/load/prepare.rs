@@ -9,6 +9,7 @@
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use wasmtime::Engine;
@@ -67,10 +68,10 @@ pub struct Prepared {
     pub known: Known,
     pub engine: Engine,
     pub program: Box<dyn Program>,
+    /// How long the compiler took; `None` if the code is from the cache.
+    pub compiled_in: Option<Duration>,
     /// Its compiled code, as a file for other processes to map.
     pub code: io::Result<File>,
-    /// Whether its code was in the cache.
-    pub was_compiled: bool,
 }
 
 /// What [`compile`] left in the cache.
@@ -97,10 +98,10 @@ struct Code {
     known: Known,
     engine: Engine,
     compiled: Compiled,
+    /// How long the compiler took; `None` if the code is from the cache.
+    compiled_in: Option<Duration>,
     /// The code as a file and its path, where it is from the cache or was put there.
     entry: Option<(PathBuf, File)>,
-    /// Whether it was in the cache.
-    was_compiled: bool,
 }
 
 pub fn prepare(loading: &Loading, options: &Options) -> Result<Prepared, Error> {
@@ -108,8 +109,7 @@ pub fn prepare(loading: &Loading, options: &Options) -> Result<Prepared, Error> 
         Some(code) => code,
         None => read_and_compiled(loading, options)?,
     };
-    let was_compiled = code.was_compiled;
-    let Code { name, known, engine, compiled, entry, was_compiled: _ } = code;
+    let Code { name, known, engine, compiled, compiled_in, entry } = code;
     let link = version(known.nature.wasi).link;
     let program = link(&engine, &compiled).map_err(|source| unusable(loading, source))?;
     let code = match (loading.isolation, entry) {
@@ -128,7 +128,7 @@ pub fn prepare(loading: &Loading, options: &Options) -> Result<Prepared, Error> 
     if known.nature.wasi.kind() == Kind::Module && !(net.is_empty() && http.is_empty()) {
         return Err(Error::NoSockets { path: loading.guest.clone(), flag });
     }
-    Ok(Prepared { name, known, engine, program, code, was_compiled })
+    Ok(Prepared { name, known, engine, program, compiled_in, code })
 }
 
 /// The code of a guest that is as it was when it was last read, and that is in the cache.
@@ -140,7 +140,7 @@ fn kept(loading: &Loading, options: &Options) -> Option<Code> {
     let engine = engine(options, known.nature, loading.concurrency).ok()?;
     let (path, entry) = existing(loading, folder, &engine, known.digest)?;
     let compiled = cache::load(&engine, known.nature.wasi.kind(), &entry).ok()?;
-    Some(Code { name, known, engine, compiled, entry: Some((path, entry)), was_compiled: true })
+    Some(Code { name, known, engine, compiled, compiled_in: None, entry: Some((path, entry)) })
 }
 
 /// The entry of a guest in the cache.
@@ -254,14 +254,10 @@ fn cached(loading: &Loading, options: &Options, name: &str, known: Known) -> Res
     let found = loading.cache.as_ref().and_then(|folder| existing(loading, folder, &engine, known.digest));
     let Some((path, file)) = found else { return Ok(None) };
     match cache::load(&engine, known.nature.wasi.kind(), &file) {
-        Ok(compiled) => Ok(Some(Code {
-            name: name.to_owned(),
-            known,
-            engine,
-            compiled,
-            entry: Some((path, file)),
-            was_compiled: true,
-        })),
+        Ok(compiled) => {
+            let (name, entry) = (name.to_owned(), Some((path, file)));
+            Ok(Some(Code { name, known, engine, compiled, compiled_in: None, entry }))
+        }
         Err(error) => {
             tracing::warn!(error = format!("{error:#}"), "a cache entry can't be used: it is made again");
             Ok(None)
@@ -272,7 +268,9 @@ fn cached(loading: &Loading, options: &Options, name: &str, known: Known) -> Res
 /// The guest's code from the compiler, and into the cache.
 fn compiled(loading: &Loading, options: &Options, guest: Guest, compiler: &Compiler) -> Result<Code, Error> {
     let Guest { name, kind, digest, wasm } = guest;
+    let began = Instant::now();
     let (nature, code) = compiler.compile(kind, Codegen::of(options), &wasm)?;
+    let compiled_in = Some(began.elapsed());
     let engine = engine_for(loading, options, nature)?;
     let unusable = |source| unusable(loading, source);
     let known = Known { nature, digest };
@@ -283,7 +281,7 @@ fn compiled(loading: &Loading, options: &Options, guest: Guest, compiler: &Compi
             Ok(_) => {
                 if let Some((path, file)) = cache.find() {
                     let compiled = cache::load(&engine, kind, &file).map_err(unusable)?;
-                    return Ok(Code { name, known, engine, compiled, entry: Some((path, file)), was_compiled: false });
+                    return Ok(Code { name, known, engine, compiled, compiled_in, entry: Some((path, file)) });
                 }
             }
             Err(source) if loading.keep == Keep::Always => return Err(Error::Cache { path: folder.clone(), source }),
@@ -293,7 +291,7 @@ fn compiled(loading: &Loading, options: &Options, guest: Guest, compiler: &Compi
         }
     }
     let compiled = cache::load_bytes(&engine, kind, &code).map_err(unusable)?;
-    Ok(Code { name, known, engine, compiled, entry: None, was_compiled: false })
+    Ok(Code { name, known, engine, compiled, compiled_in, entry: None })
 }
 
 /// A note in the cache on a guest that was found good, by its digest or by the bytes that are stored: a packed file or a text

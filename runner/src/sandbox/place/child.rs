@@ -31,7 +31,7 @@ use crate::sandbox::world::names::{Names, OfParent};
 use crate::sandbox::world::options::Input;
 use crate::sandbox::world::room::Room;
 use crate::sandbox::world::stdio::Lines;
-use crate::task::{Outcome, Report};
+use crate::task::{Report, Usage};
 
 /// This process's own.
 const DESCRIPTORS: &str = "/proc/self/fd";
@@ -100,20 +100,15 @@ pub fn serve() -> io::Result<()> {
     while let Ok(input) = runs_rx.recv() {
         if let Some(attempt) = &told.attempt {
             let outcome = probe::attempt(attempt, parent, &replies);
-            replies.send(
-                &Reply::Ended { outcome: claims::sayable(outcome), duration: Duration::ZERO, is_last: false },
-                &[],
-            );
+            let (outcome, duration) = (claims::sayable(outcome), Duration::ZERO);
+            replies.send(&Reply::Ended { outcome, duration, usage: Usage::default(), is_last: false }, &[]);
             continue;
         }
         let to_parent = replies.clone();
         let stderr = Lines::handed_on(move |bytes| to_parent.stderr(bytes), core.options.limits.stderr);
-        let report = ground.block_on(core.run(input, &stderr)).unwrap_or_else(|error| {
-            Report::bare(Outcome::HostFault(format!("no thread for the guest's files: {error}")), Duration::ZERO)
-        });
-        let Report { outcome, stdout, duration, .. } = report;
+        let Report { outcome, stdout, duration, usage, .. } = ground.run(&core, input, &stderr);
         let is_last = ground.may_be_blocked(&outcome);
-        replies.send(&Reply::Ended { outcome: claims::sayable(outcome), duration, is_last }, &stdout);
+        replies.send(&Reply::Ended { outcome: claims::sayable(outcome), duration, usage, is_last }, &stdout);
     }
     drop(descriptors);
     // Not waited for: a panic of its own is all that it could still tell.

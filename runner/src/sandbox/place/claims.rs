@@ -1,7 +1,10 @@
-//! Checks the outcome that a guest's process reports. A guest may have taken its process over.
+//! Checks what a guest's process reports of a run. A guest may have taken its process over.
+
+use std::sync::LazyLock;
+use std::time::Duration;
 
 use crate::sandbox::world::options::Options;
-use crate::task::Outcome;
+use crate::task::{Outcome, Usage};
 
 /// The longest text of a trap or a fault. Longer ones are cut.
 pub const MAX_TEXT: usize = 4096;
@@ -19,6 +22,20 @@ pub fn believable(outcome: Outcome, options: &Options, is_cancelled: bool) -> Op
         Outcome::Interrupted => is_cancelled.then_some(outcome),
         // About its process and the other ones, of which it knows nothing.
         Outcome::Withdrawn | Outcome::Crashed(_) | Outcome::Blocked(_) | Outcome::Stuck(_) => None,
+    }
+}
+
+/// What a run can have used that took so long, of what its process says of it.
+pub fn possible(usage: Usage, options: &Options, elapsed: Duration) -> Usage {
+    static PROCESSORS: LazyLock<u32> = LazyLock::new(|| {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        u32::try_from(processors).unwrap_or(u32::MAX)
+    });
+    let limits = &options.limits;
+    Usage {
+        peak_memory: usage.peak_memory.map(|peak| peak.min(limits.memory)),
+        cpu: usage.cpu.map(|cpu| cpu.min(elapsed.saturating_mul(*PROCESSORS))),
+        fuel: usage.fuel.zip(limits.fuel).map(|(used, given)| used.min(given)),
     }
 }
 
@@ -41,8 +58,6 @@ pub fn sayable(outcome: Outcome) -> Outcome {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::task::Limit;
 
@@ -67,6 +82,21 @@ mod tests {
         let limit = Outcome::LimitExceeded(Limit::Memory(Options::default().limits.memory));
         assert_eq!(believable(limit.clone(), &Options::default(), false), Some(limit));
         assert_eq!(believable(Outcome::Interrupted, &Options::default(), true), Some(Outcome::Interrupted));
+    }
+
+    #[test]
+    fn a_process_cannot_claim_to_have_used_more_than_it_could() {
+        let second = Duration::from_secs(1);
+        let claimed = Usage { peak_memory: Some(u64::MAX), cpu: Some(Duration::MAX), fuel: Some(7) };
+        let mut options = Options::default();
+        let possible_of = |options: &Options| possible(claimed, options, second);
+        assert_eq!(possible_of(&options).peak_memory, Some(options.limits.memory));
+        assert!(possible_of(&options).cpu.is_some_and(|cpu| cpu >= second && cpu < 10_000 * second));
+        assert_eq!(possible_of(&options).fuel, None, "nobody counts it");
+        options.limits.fuel = Some(5);
+        assert_eq!(possible_of(&options).fuel, Some(5));
+        let modest = Usage { peak_memory: Some(1), cpu: Some(second / 2), fuel: Some(1) };
+        assert_eq!(possible(modest, &options, second), modest);
     }
 
     #[test]

@@ -3,17 +3,25 @@
 //! Such a call may never return: a pipe waits for a writer, a network file system for its server. It can't be stopped, so it
 //! outlives its run, and its thread is lost. No later run may suffer from that: after such a run the
 //! runtime is given up with its threads, and the next run gets another one.
+//!
+//! The thread of a run and those of its files belong to that run alone as long as it goes on, so that their clocks tell what
+//! it took.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
+use nix::time::ClockId;
+use rustix::thread::gettid;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::locks::lock;
-use crate::task::{Limit, Outcome};
+use crate::sandbox::run::Core;
+use crate::sandbox::world::options::Input;
+use crate::sandbox::world::stdio::Lines;
+use crate::task::{Limit, Outcome, Report};
 
 /// More threads than the files of one run need at the same time. With more, some of them must be stuck.
 const USUAL_THREADS: usize = 8;
@@ -26,13 +34,24 @@ const MOST_THREADS: usize = 2 * USUAL_THREADS;
 pub struct Ground {
     /// `None` only while it is dropped.
     runtime: Option<Runtime>,
-    /// Threads that this runtime has for calls that block.
-    threads: Arc<AtomicUsize>,
+    helpers: Arc<Helpers>,
+}
+
+/// The threads that a runtime has for calls that block.
+#[derive(Debug, Default)]
+struct Helpers(Mutex<HelpersState>);
+
+#[derive(Debug, Default)]
+struct HelpersState {
+    /// The clocks of those that live.
+    clocks: Vec<ClockId>,
+    /// What those have taken that have ended.
+    ended: Duration,
 }
 
 /// Threads that were given up, as long as they live.
 #[derive(Debug, Default)]
-pub struct GivenUp(Mutex<Vec<Arc<AtomicUsize>>>);
+pub struct GivenUp(Mutex<Vec<Arc<Helpers>>>);
 
 // === impl Ground ===
 
@@ -42,19 +61,30 @@ impl Ground {
     }
 
     fn build(builder: &mut Builder) -> std::io::Result<Ground> {
-        let threads = Arc::new(AtomicUsize::new(0));
-        let (started, stopped) = (threads.clone(), threads.clone());
+        let helpers = Arc::new(Helpers::default());
+        let (started, stopped) = (helpers.clone(), helpers.clone());
         let runtime = builder
             .enable_all()
             .max_blocking_threads(MOST_THREADS)
-            .on_thread_start(move || {
-                started.fetch_add(1, Ordering::Relaxed);
-            })
-            .on_thread_stop(move || {
-                stopped.fetch_sub(1, Ordering::Relaxed);
-            })
+            .on_thread_start(move || started.starts())
+            .on_thread_stop(move || stopped.stops())
             .build()?;
-        Ok(Ground { runtime: Some(runtime), threads })
+        Ok(Ground { runtime: Some(runtime), helpers })
+    }
+
+    /// Runs a guest on this thread.
+    pub fn run(&self, core: &Core, input: Input, stderr: &Lines) -> Report {
+        let (began, before) = (Instant::now(), self.cpu());
+        let mut report = self.block_on(core.run(input, stderr)).unwrap_or_else(|error| {
+            Report::bare(Outcome::HostFault(format!("no thread for the guest's files: {error}")), began.elapsed())
+        });
+        report.usage.cpu = Some(self.cpu().saturating_sub(before));
+        report
+    }
+
+    /// The time of processors that this thread and its helpers have taken so far.
+    fn cpu(&self) -> Duration {
+        taken(ClockId::CLOCK_THREAD_CPUTIME_ID) + self.helpers.cpu()
     }
 
     /// `Runtime::block_on` for what mostly is ready at once. A runtime takes longer to start and stop than a short run has
@@ -89,7 +119,7 @@ impl Ground {
 
     /// Whether a call of the run that ended like this may still go on.
     pub fn may_be_blocked(&self, outcome: &Outcome) -> bool {
-        let threads = self.threads.load(Ordering::Relaxed);
+        let threads = self.helpers.count();
         let stopped =
             matches!(outcome, Outcome::TimedOut(_) | Outcome::Interrupted | Outcome::LimitExceeded(Limit::Scratch(_)));
         stopped && threads > 0 || threads > USUAL_THREADS
@@ -98,7 +128,7 @@ impl Ground {
     /// Takes another runtime, and leaves this one to its calls.
     pub fn renew(&mut self, given_up: &GivenUp) -> std::io::Result<()> {
         let left = std::mem::replace(self, Ground::new()?);
-        given_up.lock().push(left.threads.clone());
+        given_up.lock().push(left.helpers.clone());
         Ok(())
     }
 }
@@ -112,26 +142,62 @@ impl Drop for Ground {
     }
 }
 
+// === impl Helpers ===
+
+impl Helpers {
+    fn starts(&self) {
+        lock(&self.0).clocks.push(clock_of_this_thread());
+    }
+
+    fn stops(&self) {
+        let state = &mut *lock(&self.0);
+        let own = clock_of_this_thread();
+        state.clocks.retain(|clock| *clock != own);
+        state.ended += taken(own);
+    }
+
+    fn count(&self) -> usize {
+        lock(&self.0).clocks.len()
+    }
+
+    fn cpu(&self) -> Duration {
+        let state = lock(&self.0);
+        // Under the lock a thread can't end, so that its clock is there.
+        state.ended + state.clocks.iter().copied().map(taken).sum::<Duration>()
+    }
+}
+
+/// The clock of this thread's time on processors, as another thread can read it.
+fn clock_of_this_thread() -> ClockId {
+    /// As the kernel makes such a clock's number of a thread's, and glibc in `pthread_getcpuclockid`:
+    /// `CPUCLOCK_PERTHREAD_MASK | CPUCLOCK_SCHED`.
+    const OF_THREAD: i32 = 4 | 2;
+    ClockId::from_raw(!gettid().as_raw_nonzero().get() << 3 | OF_THREAD)
+}
+
+/// The time on a clock of processors; nothing if there is no such clock.
+fn taken(clock: ClockId) -> Duration {
+    clock.now().map_or(Duration::ZERO, Duration::from)
+}
+
 // === impl GivenUp ===
 
 impl GivenUp {
     pub fn count(&self) -> usize {
         let mut threads = self.lock();
-        threads.retain(|threads| threads.load(Ordering::Relaxed) > 0);
-        threads.iter().map(|threads| threads.load(Ordering::Relaxed)).sum()
+        threads.retain(|threads| threads.count() > 0);
+        threads.iter().map(|threads| threads.count()).sum()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<AtomicUsize>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Helpers>>> {
         lock(&self.0)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::channel;
-    use std::time::{Duration, Instant};
-
     use super::*;
+    use std::sync::mpsc::channel;
 
     #[test]
     fn a_run_that_has_to_wait_for_something_is_woken() {
@@ -152,6 +218,29 @@ mod tests {
         let error = ground.block_on(async { tokio::task::spawn_blocking(|| ()).await.is_ok() }).unwrap_err();
         assert!(error.contains("thread"), "{error}");
         assert!(catch_unwind(AssertUnwindSafe(|| ground.block_on(async { panic!("a bug") }))).is_err());
+    }
+
+    #[test]
+    fn the_time_of_a_helper_counts_while_it_lives_and_after_it_has_ended() {
+        /// In the tests' own time on a processor.
+        const WORK: Duration = Duration::from_millis(50);
+        let work = || {
+            let began = taken(ClockId::CLOCK_THREAD_CPUTIME_ID);
+            while taken(ClockId::CLOCK_THREAD_CPUTIME_ID) - began < WORK {}
+        };
+        let mut builder = Builder::new_current_thread();
+        let ground = Ground::build(builder.thread_keep_alive(Duration::from_millis(1))).unwrap();
+        let before = ground.cpu();
+        ground.block_on(async { tokio::task::spawn_blocking(work).await.unwrap() }).unwrap();
+        assert!(ground.cpu() - before >= WORK, "{:?}", ground.cpu() - before);
+        let until = Instant::now() + Duration::from_secs(60);
+        while ground.helpers.count() > 0 {
+            assert!(Instant::now() < until, "its thread has ended");
+            std::thread::yield_now();
+        }
+        assert!(ground.helpers.cpu() >= WORK);
+        work();
+        assert!(ground.cpu() - before >= 2 * WORK);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::sandbox::wire::{self, Frame};
 use crate::sandbox::world::denials::Door;
 use crate::sandbox::world::grants::Dir;
 use crate::sandbox::world::options::Options;
-use crate::task::Outcome;
+use crate::task::{Outcome, Usage};
 
 /// From the worker.
 #[derive(Debug, Serialize, Deserialize)]
@@ -86,6 +86,7 @@ pub enum Reply {
     Ended {
         outcome: Outcome,
         duration: Duration,
+        usage: Usage,
         /// A call of the run may go on for ever: the process is no good for another run.
         is_last: bool,
     },

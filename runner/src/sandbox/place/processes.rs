@@ -40,7 +40,7 @@ use crate::sandbox::world::names::{self, MAX_LOOKUPS, MAX_NAME};
 use crate::sandbox::world::options::{Input, Options};
 use crate::sandbox::world::room::{Folder, Room};
 use crate::sandbox::world::stdio::Lines;
-use crate::task::{Outcome, Report};
+use crate::task::{Outcome, Report, Usage};
 
 /// The hidden command that makes this program a child.
 pub const COMMAND: &str = "guest-process";
@@ -88,6 +88,7 @@ struct Ended {
     outcome: Outcome,
     stdout: Bytes,
     duration: Duration,
+    usage: Usage,
     is_last: bool,
 }
 
@@ -210,13 +211,13 @@ impl Processes {
             }
         };
         drop(handed);
-        let (outcome, stdout, duration) = match ended {
-            Ok(Ended { outcome, stdout, duration, is_last }) => {
+        let (outcome, stdout, duration, usage) = match ended {
+            Ok(Ended { outcome, stdout, duration, usage, is_last }) => {
                 // A fault of the host's may be one of this process alone.
                 if !matches!(outcome, Outcome::HostFault(_)) && !is_last {
                     self.keep(child);
                 }
-                (outcome, stdout, duration)
+                (outcome, stdout, duration, claims::possible(usage, &self.options, started.elapsed()))
             }
             Err(Lost::BeforeItBegan) => return Err(child.end().await),
             Err(Lost::Running(error)) => {
@@ -224,10 +225,10 @@ impl Processes {
                     io::ErrorKind::InvalidData => format!("its process sent an invalid frame: {error}"),
                     _ => child.end().await,
                 };
-                (Outcome::Crashed(end), Bytes::new(), started.elapsed())
+                (Outcome::Crashed(end), Bytes::new(), started.elapsed(), Usage::default())
             }
         };
-        Ok(Report { outcome, stdout, duration, stderr_tail: stderr.finish() })
+        Ok(Report { outcome, stdout, duration, usage, stderr_tail: stderr.finish() })
     }
 
     /// Starts a child and waits until it has its guest.
@@ -426,10 +427,10 @@ async fn listen(
                 stderr.write(&bytes);
                 stderr.room().await;
             }
-            (Reply::Ended { outcome, duration, is_last }, stdout) => {
+            (Reply::Ended { outcome, duration, usage, is_last }, stdout) => {
                 let outcome = claims::believable(outcome, options, cancel.is_cancelled())
                     .ok_or_else(|| nonsense("a run can't end like this"))?;
-                return Ok(Ended { outcome, stdout, duration, is_last });
+                return Ok(Ended { outcome, stdout, duration, usage, is_last });
             }
             (Reply::Lookup { id, name }, _) => {
                 if name.len() > MAX_NAME || !options.grants.may_resolve(&name) {

@@ -163,13 +163,7 @@ impl Slots {
                     continue;
                 }
                 let stderr = Lines::new(core.options.stderr, core.options.limits.stderr);
-                let began = Instant::now();
-                let report = ground.block_on(core.run(input, &stderr)).unwrap_or_else(|error| {
-                    Report::bare(
-                        Outcome::HostFault(format!("no thread for the guest's files: {error}")),
-                        began.elapsed(),
-                    )
-                });
+                let report = ground.run(&core, input, &stderr);
                 let may_be_blocked = ground.may_be_blocked(&report.outcome);
                 let _ = reply.send(report);
                 if may_be_blocked && let Err(error) = ground.renew(&given_up) {

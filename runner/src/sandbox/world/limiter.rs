@@ -1,5 +1,8 @@
 //! The limiter that holds the memory of a run to its limit.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use wasmtime::ResourceLimiter;
 
 use crate::sandbox::known::Kind;
@@ -13,11 +16,16 @@ use crate::task::limits::Limits;
 pub struct Limiter {
     limit: u64,
     used: u64,
+    peak: Peak,
     refused: bool,
     instances: usize,
     memories: usize,
     tables: usize,
 }
+
+/// The most memory that a run had at one time. Outlives the run, which may be stopped at any point.
+#[derive(Clone, Debug, Default)]
+pub struct Peak(Arc<AtomicU64>);
 
 /// What an element of a table costs the host: a pointer.
 const TABLE_ELEMENT_SIZE: u64 = size_of::<usize>() as u64;
@@ -32,12 +40,12 @@ impl Limiter {
             Kind::Module => (1, count, MODULE_TABLES),
             Kind::Component => (count, count, count),
         };
-        Limiter { limit: limits.memory, used: 0, refused: false, instances, memories, tables }
+        Limiter { limit: limits.memory, used: 0, peak: Peak::default(), refused: false, instances, memories, tables }
     }
 
     /// For a store that nothing runs in.
     pub fn closed() -> Limiter {
-        Limiter { limit: 0, used: 0, refused: false, instances: 0, memories: 0, tables: 0 }
+        Limiter { limit: 0, used: 0, peak: Peak::default(), refused: false, instances: 0, memories: 0, tables: 0 }
     }
 
     /// Whether the guest was ever denied memory.
@@ -45,10 +53,15 @@ impl Limiter {
         self.refused
     }
 
+    pub fn peak(&self) -> Peak {
+        self.peak.clone()
+    }
+
     fn grow(&mut self, by: u64) -> bool {
         match self.used.checked_add(by) {
             Some(used) if used <= self.limit => {
                 self.used = used;
+                self.peak.0.fetch_max(used, Ordering::Relaxed);
                 true
             }
             _ => {
@@ -56,6 +69,13 @@ impl Limiter {
                 false
             }
         }
+    }
+}
+
+impl Peak {
+    /// In bytes.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
     }
 }
 
@@ -111,6 +131,7 @@ mod tests {
         assert!(limiter.refused());
         assert!(limiter.table_growing(0, 12, None).unwrap());
         assert_eq!(limiter.used, 996);
+        assert_eq!(limiter.peak().get(), 996, "what was refused was never there");
     }
 
     #[test]

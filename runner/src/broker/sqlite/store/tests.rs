@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use super::*;
+use crate::task::Usage;
 
 pub const LEASE: Duration = Duration::from_secs(60);
 pub const BUSY: Duration = Duration::from_secs(30);
@@ -26,6 +27,7 @@ pub fn failure() -> Failure {
         guest: "sha256:0".into(),
         attempt: 1,
         at: SystemTime::UNIX_EPOCH,
+        usage: Usage::default(),
     }
 }
 

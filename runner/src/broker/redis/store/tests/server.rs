@@ -9,7 +9,7 @@ use serde_json::Map;
 
 use super::super::*;
 use crate::broker::redis::queue;
-use crate::task::Properties;
+use crate::task::{Properties, Usage};
 
 pub const QUEUE: &str = "q";
 pub const DEAD: &str = "q.dead";
@@ -134,6 +134,7 @@ pub fn failure(attempt: u32) -> Failure {
         guest: "sha256:0".into(),
         attempt,
         at: SystemTime::UNIX_EPOCH,
+        usage: Usage::default(),
     }
 }
 
