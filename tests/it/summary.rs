@@ -150,7 +150,7 @@ fn a_termination_log_has_the_error_and_its_hint() {
     };
     // The queue is missing, which the broker says; the guest is missing; the command line is wrong.
     let (status, said) = work(&[&guest("echo")], "missing");
-    let error = "wq-run: there is no queue `missing`\n  hint: `wq-run queue declare --queue missing` makes it";
+    let error = "wq-run: there is no queue `missing`\n  hint: `wq-run queue declare --queue missing` creates it";
     assert!(
         status == 78 && said.starts_with(error) && said.contains("exit status: 78\n  messages  0 done\n"),
         "{said}"

@@ -41,9 +41,8 @@ const COMMON: &[&str] = &[
     "max-attempts",
     "result",
     "timeout",
-    "max-memory-size",
     "dir",
-    "allow-net", // Of `exec`, `check` and `manifest`.
+    // Of other commands.
     "stats",
     "strict",
     "completions",

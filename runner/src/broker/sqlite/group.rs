@@ -1,5 +1,6 @@
-//! Calls on the queue file that are at hand together share one transaction. A commit waits for the disk, and so costs more
-//! than all else that a call does.
+//! Calls on the queue file, of which those that wait together share one transaction.
+//!
+//! A commit waits for the disk, and so costs more than all else that a call does.
 
 use std::sync::{Arc, Mutex};
 
@@ -174,6 +175,6 @@ mod tests {
         locked.unwrap();
         assert_eq!(other.depth("q").unwrap().ready, 0);
         std::fs::remove_file(&path).unwrap();
-        assert!(calls().iter().all(|made| matches!(made, Err(Error::Lost { .. }))));
+        assert!(calls().iter().all(|made| matches!(made, Err(Error::Broken { .. }))));
     }
 }
