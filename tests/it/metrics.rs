@@ -14,7 +14,7 @@ use crate::harness::{Running, eventually, guest, http, root, start};
 /// Starts a worker with `--listen`; says where it listens.
 pub fn listening(command: &mut Command) -> (Running, SocketAddr) {
     let mut worker = start(command.args(["--listen", "127.0.0.1:0"]).env("WQ_LOG_FORMAT", "json"));
-    worker.wait_for("listening: /metrics");
+    worker.wait_for("\"listening\"");
     let line = worker.seen().lines().last().expect("it was waited for");
     let line: serde_json::Value = serde_json::from_str(line).expect("it is JSON");
     let address = line["address"].as_str().and_then(|address| address.parse().ok()).expect("it says where");
@@ -116,7 +116,7 @@ fn each_metric_moves_as_it_should() {
         let end = messages("success", "ack", 2.0);
         let end =
             if end.value("wq_in_flight", &[]) == Some(0.0) { end } else { until(address, "wq_in_flight", &[], 0.0) };
-        let told = end.value("wq_messages_total", &[("settlement", "lost")]).unwrap_or(0.0);
+        let told = end.value("wq_messages_total", &[("settlement", "unsettled")]).unwrap_or(0.0);
         assert_eq!(told, lost, "{}:\n{}\n{}", queue.url(), end.text, worker.seen());
         assert_eq!(end.value("wq_leases_lost_total", &[]), Some(lost));
         assert_eq!(end.value("wq_broker_connected", &[]), Some(1.0));

@@ -23,6 +23,7 @@ use crate::shutdown::{self, Signal};
 use crate::sink::{Format, Needs, Sinks, Spec};
 use crate::streams::termination;
 use crate::task::Refused;
+use crate::version;
 use crate::worker::depth::Asker;
 use crate::worker::{self, Mode, StopReason, Stopped, Worker};
 
@@ -140,7 +141,7 @@ fn serve(config: &Work) -> Result<(Served, Option<Asker>), Error> {
     let unstarted = |source| Error::Io { doing: "start a thread (--listen)".into(), source };
     let asker = Asker::start(config.broker.clone(), queue, metrics.clone()).map_err(unstarted)?;
     listener.serve(health.clone(), metrics.clone()).map_err(unstarted)?;
-    tracing::info!(address = %bound, "listening: /metrics, /healthz and /readyz");
+    tracing::info!(address = %bound, "listening");
     Ok((Served { health, metrics: Some(metrics) }, Some(asker)))
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
@@ -69,7 +69,11 @@ impl Admin {
 
 #[async_trait]
 impl admin::Admin for Admin {
-    async fn publish(&mut self, queue: &str, messages: Vec<Message>, delay: Duration) -> Confirmed {
+    async fn publish(&mut self, queue: &str, mut messages: Vec<Message>, delay: Duration) -> Confirmed {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs());
+        for message in &mut messages {
+            message.properties.timestamp = message.properties.timestamp.or(now);
+        }
         let published = self.opened(queue).and_then(|opened| {
             let store = &mut opened.lock().store;
             fault::reach(Point::Published);
