@@ -94,7 +94,7 @@ const HOMES: [(&str, &[&str]); 33] = [
     ("indicatif", &["observe/progress.rs"]),
     ("prometheus_client", &["observe/metrics.rs"]),
     ("hyper_util", &["observe/listen.rs"]),
-    ("http_body_util", &["observe/listen.rs"]),
+    ("http_body_util", &["sandbox/abi/http/exchange.rs", "observe/listen.rs"]),
     ("clap", &["cli.rs", "cli/", "main.rs"]),
     ("clap_complete", &["cli/generated.rs"]),
     ("clap_mangen", &["cli/generated.rs"]),

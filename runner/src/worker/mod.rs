@@ -200,7 +200,7 @@ impl Worker {
                 () = sleep_until(try_at) => Event::TryDue,
                 () = heart.is_due() => continue,
             };
-            self.tell_when_ready(&event);
+            self.tell(&event);
             for act in state.on(event, Instant::now()) {
                 match act {
                     Act::Start(job) => {
@@ -285,7 +285,6 @@ impl State {
             }
             Event::Notice(Notice::Established) => {
                 tracing::debug!("subscribed");
-                self.observers.health().connected();
                 fault::reach(Point::Idle);
                 self.wait_for_work(now);
             }
@@ -303,7 +302,6 @@ impl State {
                 // What waits belongs to the old connection; what runs is told by its receipt.
                 self.waiting.clear();
                 self.probe_at = None;
-                self.observers.health().disconnected();
             }
             Event::Notice(Notice::Failed(error)) => self.stop(StopReason::BrokerFailed(error), &mut acts),
             Event::BrokerPanicked => self.stop(StopReason::Bug("the broker's task panicked".into()), &mut acts),

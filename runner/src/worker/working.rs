@@ -18,11 +18,18 @@ impl Worker {
         self.observers.clone()
     }
 
-    pub(super) fn tell_when_ready(&mut self, event: &Event) {
-        if let Event::Notice(Notice::Established) = event
-            && let Some(ready) = self.when_ready.take()
-        {
-            ready();
+    /// Tells of a connection that was made or lost, and of the first one for which messages can come.
+    pub(super) fn tell(&mut self, event: &Event) {
+        let health = self.observers.health();
+        match event {
+            Event::Notice(Notice::Established) => {
+                health.connected();
+                if let Some(ready) = self.when_ready.take() {
+                    ready();
+                }
+            }
+            Event::Notice(Notice::Lost(_)) => health.disconnected(),
+            _ => {}
         }
     }
 }
