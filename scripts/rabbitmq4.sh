@@ -14,3 +14,5 @@ container=$(podman create "docker.io/library/rabbitmq:$version")
 trap 'podman rm "$container" >/dev/null' EXIT
 mkdir -p "$folder"
 podman export "$container" | tar -x -C "$folder"
+# In a container podman writes it.
+[ -s "$folder/etc/hosts" ] || printf '127.0.0.1\tlocalhost\n::1\tlocalhost\n' >"$folder/etc/hosts"
