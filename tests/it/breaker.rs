@@ -107,7 +107,9 @@ fn a_dependency_that_fails_costs_a_handful_of_attempts_and_the_work_goes_on_when
         ended.exits(0);
         let retried = counted(&ended, "retried") as usize;
         println!("{}: {all} messages, {retried} attempts that failed", queue.name);
-        assert!((FAILURES + 2..FAILURES + CONCURRENCY + 2).contains(&retried), "{retried} attempts failed");
+        // One more may have failed before its end was known here.
+        let expected = FAILURES + ended.stderr.matches("the message that was tried did not succeed").count();
+        assert!((expected..expected + CONCURRENCY).contains(&retried), "{retried} attempts failed");
         assert_eq!(counted(&ended, "dead_lettered"), 0, "{}", ended.stderr);
         let done: BTreeSet<usize> = ended.out().lines().map(|line| line.parse().unwrap()).collect();
         assert_eq!(done, (0..all).collect());
