@@ -4,6 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
+PATH=$(pwd)/build/prometheus:$PATH
 need promtool prometheus
 need_python_module yaml PyYAML==6.0.3
 

@@ -6,6 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
+PATH=$(pwd)/build/prometheus:$PATH
 need prometheus prometheus
 need_python_module yaml PyYAML==6.0.3
 

@@ -81,7 +81,8 @@ pub fn required<T>(what: Option<T>, missing: &str) -> Option<T> {
 /// Where a program is, if it is installed.
 pub fn installed(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/lib/rabbitmq/bin".into()]);
+    let elsewhere = ["/usr/sbin".into(), "/usr/lib/rabbitmq/bin".into(), root().join("build/prometheus")];
+    let folders = std::env::split_paths(&path).chain(elsewhere);
     required(
         folders.map(|folder| folder.join(program)).find(|path| path.is_file()),
         &format!("{program} is not installed"),
