@@ -56,8 +56,8 @@ scripts/shell-files.sh "$dist/$name/bin/wq-run" "$dist/$name/share"
 cp -R README.md CHANGELOG.md LICENSE docs deploy "$dist/$name/"
 rm -f "$dist/$name/deploy/job/task.wasm"
 
-# What is in the program: the licences with their texts, and the crates with their versions.
-cargo about --color never generate --locked --fail --manifest-path runner/Cargo.toml --config scripts/about.toml \
+# What is in the program: the licences with their texts, as the crates have them (no server is asked), and the crates themselves.
+cargo about --color never generate --frozen --fail --manifest-path runner/Cargo.toml --config scripts/about.toml \
     --output-file "$dist/$name/THIRD-PARTY-LICENSES.md" scripts/about.hbs
 scripts/materials.sh "$dist/$name.cdx.json"
 cp "$dist/$name.cdx.json" "$dist/$name/wq-run.cdx.json"
