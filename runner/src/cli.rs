@@ -43,7 +43,7 @@ pub struct Cli {
     pub command: Command,
 
     /// Form of the log, which goes to stderr [default: text on a terminal, json otherwise]
-    #[arg(long, global = true, env = "WQ_LOG_FORMAT", value_name = "FORMAT")]
+    #[arg(long, global = true, env = "WQ_LOG_FORMAT", value_name = "FORMAT", hide_short_help = true)]
     pub log_format: Option<LogFormat>,
 }
 

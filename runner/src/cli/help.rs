@@ -23,7 +23,7 @@ const EXAMPLES: &[(&[&str], &str)] = &[
     (&["dlq", "show"], "wq-run dlq show --queue job1 --outcome timeout"),
     (&["dlq", "replay"], "wq-run dlq replay --queue job1 --outcome timeout"),
     (&["dlq", "purge"], "wq-run dlq purge --queue job1 --older-than 30d"),
-    (&["manifest", "job"], "wq-run manifest job task.wasm --queue job1 --drain | kubectl apply --server-side -f -"),
+    (&["manifest", "job"], "wq-run manifest job task.wasm --queue job1 --drain | kubectl apply -f -"),
     (&["manifest", "worker"], "wq-run manifest worker task.wasm --queue job1 --replicas 3"),
     (&["manifest", "keda"], "wq-run manifest keda task.wasm --queue job1"),
     (&["completions"], "wq-run completions bash > ~/.local/share/bash-completion/completions/wq-run"),
@@ -38,7 +38,6 @@ const COMMON: &[&str] = &[
     "drain",
     "forever",
     "concurrency",
-    "max-attempts",
     "result",
     "timeout",
     "dir",
@@ -48,7 +47,6 @@ const COMMON: &[&str] = &[
     "completions",
     "replicas",
     "name",
-    "guest-from",
 ];
 
 /// A command with more flags than this has them hidden in its short form.
