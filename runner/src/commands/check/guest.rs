@@ -41,7 +41,7 @@ pub async fn look(config: &Work) -> Findings<Error> {
 fn topic(error: &sandbox::Error) -> Topic {
     match error {
         sandbox::Error::Digest { .. } => Topic::Digest,
-        sandbox::Error::Grant(_) => Topic::Imports,
+        sandbox::Error::Grant(_) | sandbox::Error::NoSockets { .. } => Topic::Imports,
         sandbox::Error::Wall(_) | sandbox::Error::Isolation(_) => Topic::Wall,
         sandbox::Error::NoRoom(_) | sandbox::Error::Thread(_) | sandbox::Error::CompileMemory { .. } => Topic::Memory,
         _ => Topic::Guest,
