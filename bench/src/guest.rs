@@ -24,7 +24,8 @@ use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi::p1::{self, WasiP1Ctx};
 use wasmtime_wasi::p2::pipe::{MemoryInputPipe, MemoryOutputPipe};
 use wq_run::sandbox::{
-    Bounds, COMPILER_COMMAND, Input, Isolation, Keep, Limits, Loading, Options, Sandbox, Stderr, Wall, serve_job,
+    Bounds, COMPILER_COMMAND, Grants, Input, Isolation, Keep, Limits, Loading, Options, Sandbox, Stderr, Wall,
+    serve_job,
 };
 use wq_run::task::Outcome;
 
@@ -137,7 +138,15 @@ fn sandbox(guest: PathBuf, runs: usize, at_hand: usize, clock: Clock) -> Result<
     };
     let Defaults { limits } = Defaults::try_parse_from(["wq-bench-guest"])?;
     let limits = Limits { memory: MEMORY as u64, stdout: STDOUT as u64, stack: STACK as u64, ..limits };
-    let options = Options { limits, stderr: Stderr::Log, ..Options::default() };
+    let options = Options {
+        limits,
+        grants: Grants::default(),
+        deterministic: false,
+        argv0: None,
+        args: Vec::new(),
+        output_is_due: false,
+        stderr: Stderr::Log,
+    };
     let sandbox = runtime.block_on(Sandbox::load(loading, options))?;
     let run = || {
         let (cancel, withdraw) = (CancellationToken::new(), CancellationToken::new());
