@@ -81,7 +81,7 @@ fn bash_completes_commands_and_flags() {
         );
         run(std::process::Command::new(&bash).args(["--norc", "-c", &line])).exits(0).out()
     };
-    assert_eq!(completed(&["wq-run", "chec"]).trim(), "check");
+    assert_eq!(completed(&["wq-run", "che"]).trim(), "check");
     assert_eq!(completed(&["wq-run", "check", "--stri"]).trim(), "--strict");
     assert_eq!(completed(&["wq-run", "queue", "stat"]).trim(), "status");
 }
