@@ -116,7 +116,7 @@ impl admin::Admin for Admin {
             Ok(publisher) => publisher,
             Err(error) => return Confirmed::none(count, error),
         };
-        let deadline = Deadline::after(PUBLISH_TIMEOUT);
+        let deadline = Deadline::fixed(PUBLISH_TIMEOUT);
         match delay {
             Duration::ZERO => publisher.publish_all(queue, items, deadline).await,
             delay => publisher.publish_all_delayed(queue, delay, items, deadline).await,

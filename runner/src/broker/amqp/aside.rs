@@ -97,7 +97,7 @@ impl Aside {
     pub async fn give_back(self: Arc<Aside>, order: Order, abort: CancellationToken) -> Result<Published, Error> {
         let publishing = async {
             let _turn = self.turns.acquire().await;
-            self.publish_by(&order, Deadline::after(GIVE_BACK_WITHIN)).await
+            self.publish_by(&order, Deadline::fixed(GIVE_BACK_WITHIN)).await
         };
         tokio::select! {
             biased;

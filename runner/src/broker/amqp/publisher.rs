@@ -198,7 +198,7 @@ impl Publisher {
         }
         if self.connection.status().blocked() {
             let timeout_ms = deadline.allowed.as_millis() as u64;
-            tracing::warn!(timeout_ms, "the broker takes no messages at the moment; waiting (--publish-timeout)");
+            tracing::warn!(timeout_ms, "the broker takes no messages at the moment; waiting");
         }
         publishing.await
     }

@@ -149,7 +149,7 @@ impl Walk {
             Ok(publisher) => publisher,
             Err(error) => return Fates::unknown(places.len(), error),
         };
-        let confirmed = publisher.publish_all(to, copies, Deadline::after(PUBLISH_TIMEOUT)).await;
+        let confirmed = publisher.publish_all(to, copies, Deadline::fixed(PUBLISH_TIMEOUT)).await;
         let mut failed = confirmed.failed;
         let mut each = Vec::with_capacity(places.len());
         for (place, confirmed) in places.into_iter().zip(confirmed.each) {
