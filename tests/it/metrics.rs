@@ -99,7 +99,10 @@ fn each_metric_moves_as_it_should() {
         // On SQS nobody can take a message from its worker.
         let lost = f64::from(u8::from(queue.sqs().is_none()));
         queue.publish(&["n"]);
-        worker.wait_for("started");
+        // Six runs have begun before it.
+        for _ in 0..7 {
+            worker.wait_for("started");
+        }
         match &proxy {
             Some(proxy) => {
                 proxy.cut_after(0);

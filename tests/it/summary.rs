@@ -300,7 +300,7 @@ fn results_and_the_log_go_past_above_the_line_and_none_is_torn() {
         others.into_iter().partition(|row| row.starts_with("result"));
     results.sort_by_key(|row| row.trim_start_matches("result-").parse::<usize>().ok());
     assert_eq!(results, bodies.iter().collect::<Vec<_>>());
-    assert!(summary[0].starts_with("wq-run: stopped: ") && summary.len() == 5, "{summary:#?}");
+    assert!(summary[0].starts_with("wq-run: stopped: ") && summary.len() == 6, "{summary:#?}");
 }
 
 #[test]
