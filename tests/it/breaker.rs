@@ -173,7 +173,7 @@ fn a_connection_that_is_made_again_under_an_open_breaker_takes_nothing() {
         let list = rabbitmq.ctl(&["list_connections", "--quiet", "--no-table-headers", "pid", "client_properties"]);
         let line = list.lines().find(|line| line.contains(&format!("{name} "))).expect("it is connected");
         rabbitmq.ctl(&["close_connection", line.split('\t').next().unwrap(), "a test"]);
-        worker.wait_for("no connection to the broker");
+        worker.wait_for("the broker is not available; trying again");
         worker.wait_for("subscribed");
         worker.wait_for("the message that was tried did not succeed");
         dependency.mend();
