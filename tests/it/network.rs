@@ -133,7 +133,16 @@ fn a_connection_that_is_always_lost_at_once_is_made_again_ever_more_slowly() {
     proxy.cut_each_after(50_000);
     let mut work = queue.command(&["work", &guest("echo"), "--forever"]);
     let mut worker = start(work.env("BROKER_URL", through(&proxy, "")));
-    worker.wait_for("trying again in 1s");
+    let is_slow = |line: &str| {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
+        line["pause_ms"].as_u64() >= Some(1000)
+    };
+    loop {
+        worker.wait_for("the broker is not available; trying again");
+        if worker.seen().lines().last().is_some_and(is_slow) {
+            break;
+        }
+    }
     proxy.cut_each_after(u64::MAX);
     worker.wait_for("\"settlement\":\"ack\"");
     worker.signal("TERM");
