@@ -91,9 +91,10 @@ fn a_queue_that_is_not_there_yet_is_waited_for_if_asked() {
         let missing = queue.name_beside("missing");
         let mut command = queue.command(&["work", &guest("echo"), "--forever", "--wait-for-queue", "1h"]);
         let mut service = start(command.env("QUEUE", &missing));
-        // A signal before that is about a worker that has not begun.
-        service.wait_for("working");
-        service.wait_for("waiting for the queue");
+        // By the fourth look, which comes after a second, its guest is loaded.
+        for _ in 0..4 {
+            service.wait_for("waiting for the queue");
+        }
         service.signal("TERM");
         service.end_within(Duration::from_secs(20)).exits(0);
     });

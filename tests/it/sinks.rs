@@ -212,7 +212,7 @@ fn a_sink_that_is_not_there_is_said_before_a_message_is_taken() {
         queue.publish(&["untouched"]);
         let mut table = vec![
             ("queue:no-such-queue", "wq-run queue declare --queue no-such-queue"),
-            ("dir:/no/such/folder", "the folder has to be there"),
+            ("dir:/no/such/folder", "the folder has to exist"),
             ("dir:/proc", "--result dir:PATH"),
             ("stdout,stdout", "named twice"),
             ("none,stdout", "with no other one"),
