@@ -137,8 +137,8 @@ install_prometheus() {
         apt-get -qq update >&2 || die "apt-get update failed"
         download_prometheus "$part" || die "could not download prometheus"
     }
-    dpkg-deb --extract "$part"/prometheus_*.deb "$part/root" || die "could not unpack prometheus"
-    mv "$part/root/usr/bin/promtool" "$part/root/usr/bin/prometheus" "$into"
+    dpkg-deb --extract "$part"/prometheus_*.deb "$part/unpacked" || die "could not unpack prometheus"
+    mv "$part/unpacked/usr/bin/promtool" "$part/unpacked/usr/bin/prometheus" "$into"
     rm -rf "$part"
 }
 
