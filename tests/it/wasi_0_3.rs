@@ -5,6 +5,7 @@ use std::process::Command;
 
 use crate::harness::queue::{Broker, Queue, on_every_queue};
 use crate::harness::{Run, commands_of_both, concurrent, concurrent_guest, run, run_with, start, wq_run};
+use crate::outcomes::ENDS;
 
 const WHERE: [&str; 2] = ["thread", "process"];
 
@@ -120,17 +121,8 @@ fn one_huge_write_costs_the_worker_no_more_than_the_limit_of_stdout() {
 
 #[test]
 fn on_every_queue_its_outcomes_are_those_of_the_other_kinds() {
-    let table: [(&str, &[&str], &str); 7] = [
-        ("fail", &[], "exit"),
-        ("trap", &[], "trap"),
-        ("deep", &[], "stack"),
-        ("spin", &["--timeout", "100ms"], "timeout"),
-        ("sleep", &["--timeout", "100ms"], "timeout"),
-        ("memory", &["--max-memory-size", "4MiB"], "memory"),
-        ("flood", &["--max-stdout", "1MiB"], "output"),
-    ];
     on_every_queue(|queue| {
-        for (name, flags, outcome) in table {
+        for (name, flags, outcome) in ENDS {
             queue.publish(&["task"]);
             let fast = ["--max-attempts", "1"];
             let failed = run(queue.command(&["work", &concurrent(name)]).args(flags).args(fast));
