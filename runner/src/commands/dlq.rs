@@ -6,7 +6,7 @@ mod replay;
 mod round;
 mod show;
 
-use self::round::Round;
+use self::round::{Round, Said};
 use crate::cli;
 use crate::config::{DeadLetters, Filters};
 use crate::error::Error;
@@ -25,12 +25,12 @@ async fn run_on(letters: &DeadLetters, args: cli::DeadLetters) -> Result<u8, Err
         cli::DeadLetters::List { filters, json, .. } => {
             let mut round = Round::begin(letters, Filters::new(filters));
             let listed = list::list(&mut round, json).await;
-            round.end(listed).await
+            round.end(listed.map(|()| Said::default())).await
         }
         cli::DeadLetters::Show { filters, json, .. } => {
             let mut round = Round::begin(letters, Filters::new(filters));
             let shown = show::show(&mut round, json).await;
-            round.end(shown).await
+            round.end(shown.map(|()| Said::default())).await
         }
         cli::DeadLetters::Replay { filters, to, doing, .. } => {
             replay::check(letters, to.as_deref())?;

@@ -25,7 +25,7 @@ pub struct Line {
 /// Why there is no further line.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
-    #[error("line {0} is longer than {1} bytes, the most that a message can have")]
+    #[error("line {0} is longer than {1} bytes, the most that is read as one line")]
     TooLong(u64, usize),
     #[error("it could not be read on")]
     Io(#[source] io::Error),

@@ -26,6 +26,9 @@ const BYTES_AT_ONCE: usize = 1 << 20;
 /// The longest line, where the broker's own settings say how large a message can be: more than they ever allow.
 const LONGEST_LINE: u64 = 512_000_000;
 
+/// Room for what a line of JSON has beside the body of its message, in bytes.
+const JSON_BESIDE: u64 = 1 << 20;
+
 /// How long what is on its way may take after a signal.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -57,15 +60,16 @@ async fn run_on(publish: &Publish) -> Result<u8, Error> {
     let Press { admin, confirmed, .. } = press;
     let closed = admin.close().await;
     let signal = printed?;
-    closed?;
+    // The broker has confirmed them, however the connection ends.
     report(format!("published {} to {}", messages(confirmed), publish.target.queue))?;
+    closed?;
     Ok(signal.map_or(ExitStatus::Done.code(), Signal::exit_code))
 }
 
-/// A line of JSON takes more bytes than the message in it.
+/// A line of JSON takes more bytes than the message in it: up to six for each that is escaped, and its properties and headers.
 fn longest_line(publish: &Publish, json: bool) -> usize {
     let most = publish.target.broker.kind().capabilities.max_message.unwrap_or(LONGEST_LINE).min(LONGEST_LINE);
-    let longest = if json { most * 2 } else { most };
+    let longest = if json { most * 6 + JSON_BESIDE } else { most };
     usize::try_from(longest).unwrap_or(usize::MAX)
 }
 
@@ -195,9 +199,12 @@ impl<'a> Press<'a> {
     }
 }
 
-/// Whether an error says that nothing of what it answers was sent.
+/// Whether an error says that nothing of what it answers was sent. A request without an answer, or with one that cannot be read,
+/// may have been carried out.
 fn is_before_all(error: &broker::Error) -> bool {
-    matches!(error.kind(), Kind::Unreachable | Kind::Refused | Kind::Configuration)
+    use broker::Error::{Mismatch, Unanswered, Unavailable};
+    !matches!(error, Unanswered { .. } | Unavailable { .. } | Mismatch { .. })
+        && matches!(error.kind(), Kind::Unreachable | Kind::Refused | Kind::Configuration)
 }
 
 /// Numbers as people list them: `3-7, 9`.

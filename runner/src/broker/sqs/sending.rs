@@ -32,15 +32,23 @@ struct Entry {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
 struct Answer {
-    #[serde(rename = "Failed", default)]
+    #[serde(default)]
+    successful: Vec<Sent>,
+    #[serde(default)]
     failed: Vec<Failed>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Failed {
+struct Sent {
     id: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Failed {
     code: String,
     message: Option<String>,
 }
@@ -93,14 +101,21 @@ impl Queue {
             Ok(answer) => answer,
             Err(error) => return Confirmed::none(count, error),
         };
-        let mut confirmed = Confirmed::all(count);
-        for Failed { id, code, message } in answer.failed {
+        // Only what SQS names as sent is sent: another server may leave a message out of its answer.
+        let mut confirmed = Confirmed { each: vec![false; count], failed: None };
+        for Sent { id } in answer.successful {
             if let Some(place) = id.parse::<usize>().ok().and_then(|id| confirmed.each.get_mut(id)) {
-                *place = false;
+                *place = true;
             }
+        }
+        for Failed { code, message } in answer.failed {
             let refusal = Refusal::of_entry(&code, message.as_deref());
             let doing = format!("publish to the queue `{}`", self.name);
             confirmed.failed.get_or_insert(refusal.into_error(self.client.endpoint(), &doing, &self.name));
+        }
+        if confirmed.each.contains(&false) {
+            let reason = "the answer leaves messages out".to_owned();
+            confirmed.failed.get_or_insert(Error::Unpublished { reason });
         }
         confirmed
     }

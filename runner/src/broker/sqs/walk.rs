@@ -111,12 +111,20 @@ impl walk::Walk for Walk {
         drop(unsent);
         let deleted = self.delete(&sent).await;
         let mut fates = Fates::all(Fate::Unknown, count);
+        let mut lost = None;
         for (place, fate) in places.into_iter().zip(deleted.each) {
             if let Some(known) = fates.each.get_mut(place) {
-                *known = fate;
+                *known = match fate {
+                    // Its copy is there, so it is not simply somebody else's.
+                    Fate::Gone => {
+                        lost.get_or_insert_with(Error::lease_lost);
+                        Fate::Unknown
+                    }
+                    fate => fate,
+                };
             }
         }
-        fates.failed = confirmed.failed.or(deleted.failed);
+        fates.failed = confirmed.failed.or(deleted.failed).or(lost);
         fates
     }
 

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::list;
-use super::round::{Round, dead_letters, note};
+use super::round::{Round, Said, dead_letters, note};
 use crate::broker;
 use crate::broker::walk::Fate;
 use crate::cli;
@@ -24,12 +24,14 @@ pub async fn all(letters: &DeadLetters) -> Result<u8, Error> {
         },
         purged => purged,
     };
-    admin.close().await?;
-    report(format!("deleted {} from {dead_letter_queue}", dead_letters(purged?)))?;
+    let closed = admin.close().await;
+    let purged = purged?;
+    closed?;
+    report(format!("deleted {} from {dead_letter_queue}", dead_letters(purged)))?;
     Ok(ExitStatus::Done.code())
 }
 
-pub async fn purge(round: &mut Round<'_>, doing: &cli::Doing) -> Result<(), Error> {
+pub async fn purge(round: &mut Round<'_>, doing: &cli::Doing) -> Result<Said, Error> {
     let (mut deleted, mut gone) = (0, 0);
     let queue = &round.letters.dead_letter_queue;
     loop {
@@ -74,9 +76,7 @@ pub async fn purge(round: &mut Round<'_>, doing: &cli::Doing) -> Result<(), Erro
     if gone > 0 {
         note(&format!("somebody else took {} in the meantime", dead_letters(gone)));
     }
-    if doing.json {
-        return Ok(());
-    }
     let verb = if doing.dry_run { "would delete" } else { "deleted" };
-    report(format!("{verb} {} from {queue}", dead_letters(deleted)))
+    let report = (!doing.json).then(|| format!("{verb} {} from {queue}", dead_letters(deleted)));
+    Ok(Said { report, then: None })
 }

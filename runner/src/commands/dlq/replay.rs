@@ -1,16 +1,17 @@
 //! `wq-run dlq replay`: a dead letter is in its queue before it leaves the others, so that nothing is lost whenever this ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{BuildHasher as _, RandomState};
 
 use serde_json::Value;
 
 use super::list;
-use super::round::{Round, dead_letters, note};
+use super::round::{Round, Said, dead_letters, note};
 use crate::broker::walk::{Fate, Seen};
 use crate::cli;
 use crate::commands::describe::one_line;
 use crate::commands::pick::Picked;
-use crate::commands::process::{report, say};
+use crate::commands::process::say;
 use crate::config::DeadLetters;
 use crate::error::Error;
 
@@ -25,14 +26,19 @@ pub fn check(letters: &DeadLetters, to: Option<&str>) -> Result<(), Error> {
     Ok(())
 }
 
-pub async fn replay(round: &mut Round<'_>, to: Option<&str>, doing: &cli::Doing) -> Result<(), Error> {
+pub async fn replay(round: &mut Round<'_>, to: Option<&str>, doing: &cli::Doing) -> Result<Said, Error> {
     let mut replayed: BTreeMap<String, u64> = BTreeMap::new();
-    let (mut gone, mut stay) = (0, 0);
+    let (mut gone, mut stay, mut again) = (0, 0, 0);
+    let mut ids = Ids::default();
     loop {
         let picked = round.next().await?;
         if picked.is_empty() {
             break;
         }
+        let (picked, came_back): (Vec<Picked>, Vec<Picked>) =
+            picked.into_iter().partition(|picked| ids.are_new(picked));
+        again += came_back.len() as u64;
+        round.pick.leave(came_back.into_iter().map(|picked| picked.seen).collect()).await?;
         let (groups, homeless) = by_queue(round.letters, to, picked);
         stay += homeless.len() as u64;
         round.pick.leave(homeless).await?;
@@ -66,22 +72,39 @@ pub async fn replay(round: &mut Round<'_>, to: Option<&str>, doing: &cli::Doing)
     if gone > 0 {
         note(&format!("somebody else took {} in the meantime", dead_letters(gone)));
     }
-    if !doing.json {
+    if again > 0 {
+        note(&format!("{} with the id of one that was just replayed stay where they are", dead_letters(again)));
+    }
+    let report = (!doing.json).then(|| {
         let verb = if doing.dry_run { "would replay" } else { "replayed" };
         let line = |(to, count): (&String, &u64)| format!("{verb} {} to {}", dead_letters(*count), one_line(to));
         let mut lines: Vec<String> = replayed.iter().map(line).collect();
         if lines.is_empty() {
             lines.push(format!("{verb} {}", dead_letters(0)));
         }
-        report(lines.join("\n"))?;
-    }
-    match stay {
-        0 => Ok(()),
-        stay => {
-            let message =
-                format!("{} stay where they are, since it is not known in which queue they died", dead_letters(stay));
-            Err(Error::configuration(message, HINT))
-        }
+        lines.join("\n")
+    });
+    let then = (stay > 0).then(|| {
+        let message =
+            format!("{} stay where they are, since it is not known in which queue they died", dead_letters(stay));
+        Error::configuration(message, HINT)
+    });
+    Ok(Said { report, then })
+}
+
+/// The ids that were replayed. A message that dies again at once lies behind the others, where the walk comes by once more:
+/// without this, it would be replayed for as long as it dies.
+#[derive(Default)]
+struct Ids {
+    hashes: HashSet<u64>,
+    hasher: RandomState,
+}
+
+impl Ids {
+    /// Whether this one has another id than all before. A message without an id is always new.
+    fn are_new(&mut self, picked: &Picked) -> bool {
+        let id = picked.seen.message.properties.message_id.as_deref();
+        id.is_none_or(|id| self.hashes.insert(self.hasher.hash_one(id)))
     }
 }
 

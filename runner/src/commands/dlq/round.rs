@@ -4,10 +4,19 @@ use std::collections::BTreeSet;
 
 use crate::broker;
 use crate::commands::pick::{Pick, Picked};
+use crate::commands::process::report;
 use crate::config::{DeadLetters, Filters};
 use crate::error::{Error, ExitStatus};
 use crate::streams;
 use crate::visible::lines;
+
+/// What is said once the broker has confirmed all of it.
+#[derive(Default)]
+pub struct Said {
+    pub report: Option<String>,
+    /// An error that takes nothing of it back.
+    pub then: Option<Error>,
+}
 
 /// One way through the dead letters.
 pub struct Round<'a> {
@@ -55,17 +64,24 @@ impl<'a> Round<'a> {
         let Some(queue) = &self.letters.queue else { return Err(missing.into()) };
         let mut admin = self.letters.broker.admin();
         let status = admin.status(queue).await;
-        admin.close().await?;
+        let closed = admin.close().await;
         status?;
-        Ok(())
+        Ok(closed?)
     }
 
-    /// Gives back what is held, whatever became of the work, and says which ids were not there.
-    pub async fn end(self, worked: Result<(), Error>) -> Result<u8, Error> {
+    /// Gives back what is held, whatever became of the work, and reports once the broker has confirmed it. Says which ids were
+    /// not there.
+    pub async fn end(self, worked: Result<Said, Error>) -> Result<u8, Error> {
         let Round { pick, missing, .. } = self;
         let closed = pick.walk.close().await;
-        worked?;
+        let Said { report: done, then } = worked?;
         closed?;
+        if let Some(done) = done {
+            report(done)?;
+        }
+        if let Some(error) = then {
+            return Err(error);
+        }
         for id in &missing {
             note(&format!("no dead letter has the id {id}"));
         }
