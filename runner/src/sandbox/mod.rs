@@ -211,11 +211,6 @@ impl Sandbox {
         &self.digest
     }
 
-    /// Whether its code was in the cache when it was loaded.
-    pub fn was_compiled(&self) -> bool {
-        self.compiled_in.is_none()
-    }
-
     /// How long the compiler took for the guest; `None` if its code is from the cache.
     pub fn compiled_in(&self) -> Option<Duration> {
         self.compiled_in

@@ -38,13 +38,18 @@ const KNOWN: [&str; 9] = [
     "wasi:sockets/",
 ];
 
+/// The most bytes of the fields of one request. A guest can have them for each of its handles, and no limit on memory counts them.
+const MAX_FIELD_BYTES: usize = 32 << 10;
+
 /// A store for one run, with all limits set.
 pub fn store(engine: &Engine, mut world: World, limits: &Limits) -> wasmtime::Result<Store<State>> {
     let resources = usize::try_from(limits.resources).unwrap_or(usize::MAX);
     let mut table = ResourceTable::new();
     table.set_max_capacity(resources);
     let World { net, http, limiter, .. } = world;
-    let state = State { wasi: world.wasi.build(), table, limiter, net, http, http_context: WasiHttpCtx::new() };
+    let mut http_context = WasiHttpCtx::new();
+    http_context.set_field_size_limit(MAX_FIELD_BYTES);
+    let state = State { wasi: world.wasi.build(), table, limiter, net, http, http_context };
     let mut store = call::store(engine, state, limits, |state| &mut state.limiter)?;
     store.set_max_component_handles(resources);
     // Tasks, streams, futures and calls that are under way. There is no such table without the runtime for them.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use http::uri::Scheme;
 use http::{HeaderValue, Method, Request, Response, Uri, header};
 use tokio::sync::Semaphore;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use crate::sandbox::world::denials::Door;
@@ -33,6 +34,8 @@ pub struct Http {
     net: Arc<Net>,
     /// There if anything was granted.
     places: Option<Arc<Semaphore>>,
+    /// Ends the run's connections with it. wasmtime-wasi-http lets a connection of WASI 0.3 go on for as long as its body does.
+    over: DropGuard,
 }
 
 /// Where a request goes.
@@ -55,7 +58,7 @@ impl Client {
 impl Http {
     pub fn new(client: Arc<Client>, net: Arc<Net>) -> Http {
         let places = (!client.origins.is_empty()).then(|| Arc::new(Semaphore::new(MAX_REQUESTS)));
-        Http { client, net, places }
+        Http { client, net, places, over: CancellationToken::new().drop_guard() }
     }
 
     /// The place that a request goes to, if it may go there.
@@ -80,8 +83,8 @@ impl Http {
         let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'))?;
         let port = match authority.port() {
             Some(port) => port.as_u16(),
-            // A colon and no port.
-            None if authority.as_str().ends_with(':') => return None,
+            // A colon and no port, or none that there is.
+            None if authority.as_str() != authority.host() => return None,
             None if encrypted => HTTPS,
             None => HTTP,
         };
@@ -126,6 +129,7 @@ impl WasiHttpHooks for Http {
     ) -> Box<dyn Future<Output = Result<(Response<WasiBody>, Rest), Error>> + Send> {
         let target = self.target(&request);
         let (client, net, places) = (self.client.clone(), self.net.clone(), self.places.clone());
+        let over = self.over.token().clone();
         Box::new(async move {
             let target = target?;
             rewrite(&mut request, &target)?;
@@ -135,7 +139,7 @@ impl WasiHttpHooks for Http {
             let tls = if encrypted { Some(client.tls.as_ref().ok_or(Error::ConfigurationError)?) } else { None };
             let exchange =
                 Exchange { host: &host, port, tls, bounds: client.bounds, options: options.unwrap_or_default() };
-            exchange.run(net, request, place).await
+            exchange.run(net, request, place, over).await
         })
     }
 }

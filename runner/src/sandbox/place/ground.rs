@@ -120,8 +120,10 @@ impl Ground {
     /// Whether a call of the run that ended like this may still go on.
     pub fn may_be_blocked(&self, outcome: &Outcome) -> bool {
         let threads = self.helpers.count();
-        let stopped =
-            matches!(outcome, Outcome::TimedOut(_) | Outcome::Interrupted | Outcome::LimitExceeded(Limit::Scratch(_)));
+        let stopped = matches!(
+            outcome,
+            Outcome::TimedOut(_) | Outcome::Interrupted | Outcome::LimitExceeded(Limit::Scratch(_) | Limit::Stdout(_))
+        );
         stopped && threads > 0 || threads > USUAL_THREADS
     }
 

@@ -130,8 +130,16 @@ pub fn may_be_named(name: &str, address: IpAddr) -> bool {
             !is_special && !METADATA.contains(&address) && (may_be_local || !address.is_loopback())
         }
         IpAddr::V6(address) => {
-            // Metadata of Amazon and of Google.
-            let is_metadata = matches!(address.segments(), [0xfd00, 0xec2, ..] | [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254]);
+            // Metadata of Amazon, Google, Oracle, Scaleway, Linode and Alibaba.
+            let is_metadata = matches!(
+                address.segments(),
+                [0xfd00, 0xec2, ..]
+                    | [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254]
+                    | [0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe]
+                    | [0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42]
+                    | [0xfd00, 0xa9fe, 0xa9fe, 0, 0, 0, 0, 1]
+                    | [0xfd00, 0x100, 0, 0, 0, 0, 0x100, 0x200]
+            );
             let is_special = address.is_unspecified() || address.is_multicast() || address.is_unicast_link_local();
             !is_special && !is_metadata && (may_be_local || !address.is_loopback())
         }
@@ -249,6 +257,10 @@ mod tests {
             "fe80::1",
             "fd00:ec2::254",
             "fd20:ce::254",
+            "fd00:c1::a9fe:a9fe",
+            "fd00:42::42",
+            "fd00:a9fe:a9fe::1",
+            "fd00:100::100:200",
             "100.100.100.200",
             "168.63.129.16",
             "::ffff:127.0.0.1",

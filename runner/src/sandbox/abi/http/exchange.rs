@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use wasmtime_wasi_http::io::TokioIo;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
@@ -65,6 +66,7 @@ impl Exchange<'_> {
         net: Arc<Net>,
         request: Request<WasiBody>,
         place: OwnedSemaphorePermit,
+        over: CancellationToken,
     ) -> Result<(Response<WasiBody>, Rest), Error> {
         let connect = self.options.connect_timeout.unwrap_or(CONNECT_TIMEOUT);
         let connected = timeout(connect, self.connect(net)).await;
@@ -96,16 +98,25 @@ impl Exchange<'_> {
         if response.body().size_hint().lower() > limit {
             return Err(Error::HttpResponseBodySize(Some(limit)));
         }
+        let place = Arc::new(place);
+        let answers_place = place.clone();
         let between = self.options.between_bytes_timeout;
         let response = response.map(|body| {
             let timer = between.map(|between| (between, Box::pin(sleep(between))));
-            Bounded::new(Answer { body, timer, _place: place }, limit, Error::HttpResponseBodySize).boxed_unsync()
+            Bounded::new(Answer { body, timer, _place: answers_place }, limit, Error::HttpResponseBodySize)
+                .boxed_unsync()
         });
         let rest = async move {
+            let _place = place;
             if has_ended {
                 return Ok(());
             }
-            connection.await.map_err(|error| said(&error))
+            tokio::select! {
+                // Looked at first: a body that was cut off by the end of its run must not end as if it were whole.
+                biased;
+                () = over.cancelled() => Ok(()),
+                ended = connection => ended.map_err(|error| said(&error)),
+            }
         };
         Ok((response, Box::new(rest)))
     }
@@ -216,12 +227,12 @@ impl<B: Body<Data = Bytes, Error = Error> + Unpin> Body for Bounded<B> {
     }
 }
 
-/// The body of an answer. As long as it is not done, its request is under way.
+/// The body of an answer. As long as it or its connection is not done, its request is under way.
 struct Answer {
     body: Incoming,
     /// The longest pause between two pieces, if the guest has set one.
     timer: Option<(Duration, Pin<Box<Sleep>>)>,
-    _place: OwnedSemaphorePermit,
+    _place: Arc<OwnedSemaphorePermit>,
 }
 
 impl Body for Answer {
