@@ -401,7 +401,8 @@ impl State {
     /// How many more messages can be started.
     fn wanted(&self) -> u64 {
         let left = match self.mode {
-            Mode::Count(count) => count.saturating_sub(self.started),
+            // What waits will be started. More than that would have to be given back.
+            Mode::Count(count) => count.saturating_sub(self.started + self.waiting.len() as u64),
             Mode::Drain | Mode::Forever => u64::MAX,
         };
         match self.breaker.room() {

@@ -109,3 +109,19 @@ fn a_count_goes_on_where_its_breaker_stopped_it() {
     world.step(Step::Finish(0, End::Ack));
     assert_eq!(world.wanted, 1, "of four, three are done");
 }
+
+#[test]
+fn a_count_takes_no_more_than_it_starts_when_its_breaker_closes() {
+    let breaker = breaker::Options::soon(1, Some(9));
+    let mut world = World::with(Options { releases_count: true, breaker, ..options(Mode::Count(5), MILLISECOND, 1) });
+    world.step(Step::Established);
+    for _ in 0..4 {
+        world.step(Step::Deliver);
+    }
+    world.step(Step::Finish(0, End::Retry));
+    assert_eq!((world.wanted, world.state.waiting.len()), (0, 3));
+    world.step(Step::TryDue);
+    world.step(Step::Finish(0, End::Ack));
+    // Three of the five have begun, and one waits.
+    assert_eq!((world.started, world.state.waiting.len(), world.wanted), (3, 1, 1));
+}
