@@ -38,17 +38,26 @@ fn until(address: SocketAddr, name: &str, labels: &[(&str, &str)], value: f64) -
     })
 }
 
-fn worker(queue: &Queue) -> (Running, SocketAddr) {
+/// A worker of a broker whose connections can be cut, where there are connections that hold messages.
+fn worker(queue: &Queue) -> (Running, SocketAddr, Option<Proxy>) {
     let args = ["work", &guest("use"), "--forever", "--max-attempts", "2", "--timeout", "3s"];
     let mut command = queue.command(&args);
     command.args(["--backoff-initial", "10ms", "--backoff-max", "10ms"]);
-    listening(&mut command)
+    let proxy = match &queue.broker {
+        Broker::Quorum(rabbitmq) | Broker::Classic(rabbitmq) => Some(Proxy::start(rabbitmq.port)),
+        _ => None,
+    };
+    if let Some(proxy) = &proxy {
+        command.env("BROKER_URL", format!("amqp://guest:guest@127.0.0.1:{}", proxy.port));
+    }
+    let (worker, address) = listening(&mut command);
+    (worker, address, proxy)
 }
 
 #[test]
 fn each_metric_moves_as_it_should() {
     on_every_queue(|queue| {
-        let (mut worker, address) = worker(queue);
+        let (mut worker, address, proxy) = worker(queue);
         let none = until(address, "wq_broker_connected", &[], 1.0);
         assert_eq!(none.value("wq_messages_total", &[]), Some(0.0));
         for name in ["wq_in_flight", "wq_leases_lost_total", "wq_results_bytes_total", "wq_broker_reconnects_total"] {
@@ -87,15 +96,21 @@ fn each_metric_moves_as_it_should() {
         let cpu = |samples: &Samples| samples.value("wq_guest_cpu_seconds_total", &[]);
         assert!(cpu(&timeout) > cpu(&dead), "the guest span: {}", timeout.text);
 
-        // On SQS nobody can take a message from its worker, and RabbitMQ has no leases.
-        let has_leases = matches!(queue.broker, Broker::Sqlite(_) | Broker::Redis(_));
-        let lost = f64::from(u8::from(has_leases));
+        // On SQS nobody can take a message from its worker.
+        let lost = f64::from(u8::from(queue.sqs().is_none()));
         queue.publish(&["n"]);
         worker.wait_for("started");
-        if lost > 0.0 {
-            queue.take_over();
-            until(address, "wq_leases_lost_total", &[], lost);
-            queue.end_leases();
+        match &proxy {
+            Some(proxy) => {
+                proxy.cut();
+                until(address, "wq_leases_lost_total", &[], lost);
+            }
+            None if lost > 0.0 => {
+                queue.take_over();
+                until(address, "wq_leases_lost_total", &[], lost);
+                queue.end_leases();
+            }
+            None => {}
         }
         let end = messages("success", "ack", 2.0);
         let end =
@@ -105,7 +120,7 @@ fn each_metric_moves_as_it_should() {
         assert_eq!(end.value("wq_leases_lost_total", &[]), Some(lost));
         assert_eq!(end.value("wq_broker_connected", &[]), Some(1.0));
         let reconnects = end.value("wq_broker_reconnects_total", &[]).unwrap_or_default();
-        assert_eq!(reconnects, 0.0);
+        assert_eq!(reconnects > 0.0, proxy.is_some(), "{reconnects}");
         // By all runs, of which there was one for each message that ended.
         let runs = end.value("wq_messages_total", &[]).unwrap_or_default();
         assert_eq!(runs, 7.0 + lost);

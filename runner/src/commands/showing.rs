@@ -147,7 +147,7 @@ fn figures(counts: Counts, running: u64, mode: Mode, seen: Option<Look>) -> Figu
         Mode::Count(count) => (counts.ended(), Some(count.saturating_sub(counts.ended()))),
         Mode::Drain | Mode::Forever => {
             let finished = counts.finished();
-            (finished, seen.map(|look| look.left.saturating_sub(finished - look.finished)))
+            (finished, seen.map(|look| look.left.saturating_sub(finished.saturating_sub(look.finished))))
         }
     };
     Figures { done: counts.acked, failed: Some(counts.failed()), running: Some(running), finished, left }

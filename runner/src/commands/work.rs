@@ -100,15 +100,23 @@ pub async fn run(args: cli::Work) -> Result<u8, Error> {
         );
     }
     let mut status = status(mode, &reason, counts, closed.is_ok(), config.fail_on_empty);
+    let mut failed = None;
     if config.dead_letters_fail && closed.is_ok() && matches!(reason, StopReason::Empty) {
-        let looked = remains::dead_letters(&config.broker, &queue, &dead_letter_queue).await;
-        if let Some(count) = looked.map_err(|error| Error::from(error).on(&config.broker))? {
-            tracing::error!(
-                queue = &dead_letter_queue,
-                dead_letters = count,
-                "the queue is empty, and dead letters of it remain (--on-dead-letters fail)"
-            );
-            status = ExitStatus::DeadLettersRemain;
+        match remains::dead_letters(&config.broker, &queue, &dead_letter_queue).await {
+            Ok(Some(count)) => {
+                tracing::error!(
+                    queue = &dead_letter_queue,
+                    dead_letters = count,
+                    "the queue is empty, and dead letters of it remain (--on-dead-letters fail)"
+                );
+                status = ExitStatus::DeadLettersRemain;
+            }
+            Ok(None) => {}
+            // The summary comes first: the work was done.
+            Err(error) => {
+                status = broker_status(&error);
+                failed = Some(error);
+            }
         }
     }
     let status = status.code();
@@ -116,6 +124,9 @@ pub async fn run(args: cli::Work) -> Result<u8, Error> {
     let summary = Summary { queue, reason: reason.to_string(), exit_status: status, work };
     summary.say();
     if let StopReason::BrokerFailed(error) = reason {
+        failed = Some(error);
+    }
+    if let Some(error) = failed {
         return Err(Error::from(error).on(&config.broker));
     }
     termination::about(move || summary.for_people());

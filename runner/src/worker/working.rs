@@ -28,7 +28,7 @@ impl Worker {
                     ready();
                 }
             }
-            Event::Notice(Notice::Lost(_)) => health.disconnected(),
+            Event::Notice(Notice::Lost(_) | Notice::Failed(_)) | Event::BrokerPanicked => health.disconnected(),
             _ => {}
         }
     }

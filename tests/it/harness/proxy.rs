@@ -22,6 +22,8 @@ struct State {
     silent: AtomicBool,
     /// End each new connection at once, and leave the old ones alone.
     refuses: AtomicBool,
+    /// Both ends of all connections so far.
+    open: Mutex<Vec<TcpStream>>,
     /// Methods of AMQP that the target's answers lose, by class and number.
     withheld: Mutex<Vec<(u16, u16)>>,
 }
@@ -41,6 +43,7 @@ impl Proxy {
             cut_each_after: AtomicU64::new(u64::MAX),
             silent: AtomicBool::new(false),
             refuses: AtomicBool::new(false),
+            open: Mutex::default(),
             withheld: Mutex::default(),
         });
         let accepting = state.clone();
@@ -51,6 +54,8 @@ impl Proxy {
                     continue;
                 }
                 let Ok(server) = TcpStream::connect(("127.0.0.1", accepting.target)) else { continue };
+                let ends = [&client, &server].map(|end| end.try_clone().expect("a handle"));
+                accepting.open.lock().expect("no test panics here").extend(ends);
                 for (from, to, answers) in [(&client, &server, false), (&server, &client, true)] {
                     let (from, to) = (from.try_clone().expect("a handle"), to.try_clone().expect("a handle"));
                     let state = accepting.clone();
@@ -65,7 +70,14 @@ impl Proxy {
         self.state.relayed.load(Ordering::Relaxed)
     }
 
-    /// Lets so many more bytes through, and then cuts.
+    /// Cuts every connection now, also one over which nothing comes. New ones are let in.
+    pub fn cut(&self) {
+        for end in self.state.open.lock().expect("no test panics here").drain(..) {
+            let _ = end.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Lets so many more bytes through, and cuts a connection at its next byte after that.
     pub fn cut_after(&self, bytes: u64) {
         self.state.relayed.store(0, Ordering::Relaxed);
         self.state.cut_after.store(bytes, Ordering::Relaxed);

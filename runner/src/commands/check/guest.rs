@@ -34,7 +34,7 @@ pub async fn look(config: &Work) -> Findings<Error> {
         Err(error) => findings.note(Topic::Imports, format!("not looked at: {error}")),
     }
     wall(&loading, &sandbox, &mut findings);
-    cache(loading.cache.as_deref(), sandbox.was_compiled(), took, &mut findings);
+    cache(loading.cache.as_deref(), sandbox.compiled_in().is_none(), took, &mut findings);
     findings
 }
 
@@ -103,14 +103,14 @@ fn wall(loading: &Loading, sandbox: &Sandbox, findings: &mut Findings<Error>) {
 }
 
 /// Whether the next start finds the compiled code.
-fn cache(folder: Option<&Path>, was_compiled: bool, took: Duration, findings: &mut Findings<Error>) {
+fn cache(folder: Option<&Path>, is_cached: bool, took: Duration, findings: &mut Findings<Error>) {
     let took = format_duration(Duration::from_millis(took.as_millis() as u64));
     let consequence = format!("each start compiles the guest, which took {took} here");
     let Some(folder) = folder else {
         return findings.note(Topic::Cache, format!("there is no folder for compiled guests: {consequence}"));
     };
     let shown = folder.display();
-    if was_compiled {
+    if is_cached {
         return findings.good(Topic::Cache, format!("the compiled guest is in {shown}"));
     }
     match made_in(folder) {
