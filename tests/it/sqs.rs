@@ -161,10 +161,28 @@ fn one_message(refuse: impl Fn(&str, u32) -> Option<(u16, String)> + Send + Sync
                 { "MessageId": "m", "ReceiptHandle": "r", "Body": "hello", "Attributes": { "ApproximateReceiveCount": "1" } },
             ] }),
             "GetQueueAttributes" => json!({ "Attributes": {} }),
-            _ => json!({}),
+            _ => all_done(asked),
         };
         (200, answer.to_string())
     })
+}
+
+/// The answer to a request for several messages of which each was done.
+fn all_done(asked: &Asked) -> serde_json::Value {
+    let asked = asked.json();
+    let ids = asked["Entries"].as_array().into_iter().flatten().map(|entry| json!({ "Id": entry["Id"] }));
+    json!({ "Successful": ids.collect::<Vec<_>>() })
+}
+
+#[test]
+fn what_an_answer_leaves_out_is_neither_published_nor_acknowledged() {
+    // An answer that names nothing, as of a proxy in between.
+    let stub = one_message(|action, _| action.ends_with("MessageBatch").then(|| (200, "{}".to_owned())));
+    let published = run(work_at(&stub, &[]).args(["--publish-timeout", "2s"]));
+    published.exits(74).says("\"settlement\":\"failed\"");
+    let mut publish = wq_run(&["publish", "a", "b"]);
+    publish.env("BROKER_URL", format!("sqs://eu-central-1/1/q?endpoint={}", stub.url)).envs(KEYS);
+    run(&mut publish).exits(74).says("not confirmed: messages 1-2").prints("");
 }
 
 fn work_at(stub: &Stub, flags: &[&str]) -> std::process::Command {

@@ -77,9 +77,19 @@ pub struct Order {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
 struct Batched {
-    #[serde(rename = "Failed", default)]
+    #[serde(default)]
+    successful: Vec<DoneEntry>,
+    #[serde(default)]
     failed: Vec<FailedEntry>,
+}
+
+/// What was done, of all requests for several messages.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct DoneEntry {
+    pub id: String,
 }
 
 #[derive(Deserialize)]
@@ -292,8 +302,15 @@ impl Queue {
             false => self.call("ChangeMessageVisibilityBatch", "hold or give back messages of"),
         };
         let input = json!({ "QueueUrl": self.url, "Entries": entries });
-        let Batched { failed } = self.client.call(&call, &input).await?;
-        let mut answers: Vec<Result<Held, Error>> = entries.iter().map(|_| Ok(Held::Yes)).collect();
+        let Batched { successful, failed } = self.client.call(&call, &input).await?;
+        // Only what SQS names as done is done: another server may leave a message out of its answer.
+        let unanswered = || Err(Error::Unanswered { doing: call.doing.into() });
+        let mut answers: Vec<Result<Held, Error>> = entries.iter().map(|_| unanswered()).collect();
+        for DoneEntry { id } in successful {
+            if let Some(place) = id.parse::<usize>().ok().and_then(|id| answers.get_mut(id)) {
+                *place = Ok(Held::Yes);
+            }
+        }
         for FailedEntry { id, code, message } in failed {
             let refusal = Refusal::of_entry(&code, message.as_deref());
             let answer = match refusal.sort() {
@@ -309,7 +326,7 @@ impl Queue {
 
     /// One message of [`Self::batch`].
     pub async fn settle(&self, entry: Entry) -> Result<Held, Error> {
-        self.batch(&[entry]).await?.pop().unwrap_or(Ok(Held::Yes))
+        self.batch(&[entry]).await?.pop().unwrap_or_else(|| Err(Error::Unanswered { doing: "settle a message".into() }))
     }
 
     /// Sends a message, and returns when SQS has it.

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::client::Call;
 use super::convert::{Attributes, MAX_MESSAGE, Outgoing, too_large};
 use super::error::Refusal;
-use super::queue::{BATCH, Order, Queue};
+use super::queue::{BATCH, DoneEntry, Order, Queue};
 use crate::broker::admin::Confirmed;
 use crate::broker::error::Error;
 
@@ -35,15 +35,9 @@ struct Entry {
 #[serde(rename_all = "PascalCase")]
 struct Answer {
     #[serde(default)]
-    successful: Vec<Sent>,
+    successful: Vec<DoneEntry>,
     #[serde(default)]
     failed: Vec<Failed>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Sent {
-    id: String,
 }
 
 #[derive(Deserialize)]
@@ -103,7 +97,7 @@ impl Queue {
         };
         // Only what SQS names as sent is sent: another server may leave a message out of its answer.
         let mut confirmed = Confirmed { each: vec![false; count], failed: None };
-        for Sent { id } in answer.successful {
+        for DoneEntry { id } in answer.successful {
             if let Some(place) = id.parse::<usize>().ok().and_then(|id| confirmed.each.get_mut(id)) {
                 *place = true;
             }

@@ -317,7 +317,10 @@ mod tests {
             let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
             let request = Request::builder().uri("/").header("host", "localhost").body(body).unwrap();
             let place = places.clone().try_acquire_owned().unwrap();
-            exchange.run(net.clone(), request, place).await.map(|(response, _)| response.status())
+            exchange
+                .run(net.clone(), request, place, CancellationToken::new())
+                .await
+                .map(|(response, _)| response.status())
         };
         assert_eq!(send().await.unwrap(), 200);
         assert!(matches!(send().await, Err(Error::DestinationIpProhibited)));
