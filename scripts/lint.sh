@@ -1,5 +1,5 @@
 #!/bin/sh
-# What a change must pass before a review: formatting, clippy, shellcheck, actionlint, cargo-deny, typos.
+# What a change must pass before a review: formatting, clippy, shellcheck, actionlint, cargo-deny, typos, proselint.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -49,4 +49,14 @@ elif [ -n "${CI:-}" ]; then
     die "typos is missing: run scripts/install.sh lint"
 else
     echo "SKIPPED: no typos" >&2
+fi
+
+# The tables of measured figures are written by a program.
+if command -v proselint >/dev/null; then
+    find . \( -name target -o -name .git -o -path ./build -o -name node_modules \) -prune -o -name '*.md' ! -name RESULTS.md \
+        -exec proselint check --config scripts/proselint.json -o compact {} +
+elif [ -n "${CI:-}" ]; then
+    die "proselint is missing: run scripts/install.sh lint"
+else
+    echo "SKIPPED: no proselint" >&2
 fi

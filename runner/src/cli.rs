@@ -166,7 +166,7 @@ pub struct Work {
     #[arg(long, group = "mode", help_heading = QUEUE)]
     pub forever: bool,
 
-    /// How long to wait for a message [default: for ever; with --drain: not at all]
+    /// How long to wait for a message [default: forever; with --drain: not at all]
     #[arg(long, value_name = "DURATION", env = "WQ_WAIT", value_parser = duration, help_heading = QUEUE)]
     pub wait: Option<Duration>,
 

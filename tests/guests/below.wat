@@ -1,5 +1,5 @@
 ;; Makes 20 folders with names of 250 bytes in its folder (descriptor 3), each in the one before it, so that the path of the
-;; last one is longer than a path may be. Writes 1 MiB at a time to a file there, for ever, and ignores errors. If there is
+;; last one is longer than a path may be. Writes 1 MiB at a time to a file there, forever, and ignores errors. If there is
 ;; anything on stdin, it removes the file first. Exits 10 if there is no folder, 11 if something can't be made.
 (module
   (import "wasi_snapshot_preview1" "path_create_directory"

@@ -1,4 +1,4 @@
-;; Writes to stdout for ever, never looks at an error, and would exit 0.
+;; Writes to stdout forever, never looks at an error, and would exit 0.
 (module
   (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
   (memory (export "memory") 2)

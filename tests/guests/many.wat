@@ -1,4 +1,4 @@
-;; Makes empty files in its folder (descriptor 3), for ever, and ignores errors. Exits 10 if there is no folder.
+;; Makes empty files in its folder (descriptor 3), forever, and ignores errors. Exits 10 if there is no folder.
 (module
   (import "wasi_snapshot_preview1" "path_open"
     (func $path_open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))

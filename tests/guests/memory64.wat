@@ -1,4 +1,4 @@
-;; Has a memory of 64-bit addresses beside the one that WASI uses, and grows it for ever.
+;; Has a memory of 64-bit addresses beside the one that WASI uses, and grows it forever.
 (module
   (memory (export "memory") 1)
   (memory $large i64 1)

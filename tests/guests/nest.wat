@@ -1,5 +1,5 @@
 ;; Makes 19,000 folders in its folder (descriptor 3), each in the one before it. Exits 10 if there is no folder, 11 if one
-;; can't be made. Writes `nested` to stderr, and then, if there is anything on stdin, runs for ever.
+;; can't be made. Writes `nested` to stderr, and then, if there is anything on stdin, runs forever.
 (module
   (import "wasi_snapshot_preview1" "path_create_directory"
     (func $path_create_directory (param i32 i32 i32) (result i32)))

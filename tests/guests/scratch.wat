@@ -1,4 +1,4 @@
-;; Writes 1 MiB at a time to a file in its folder (descriptor 3) that it has removed, for ever, and ignores errors.
+;; Writes 1 MiB at a time to a file in its folder (descriptor 3) that it has removed, forever, and ignores errors.
 ;; Exits 10 if there is no folder.
 (module
   (import "wasi_snapshot_preview1" "path_open"

@@ -1,4 +1,4 @@
-;; Says "started" on stderr and computes for ever.
+;; Says "started" on stderr and computes forever.
 (module
   (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
   (memory (export "memory") 1)

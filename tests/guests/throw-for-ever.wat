@@ -1,4 +1,4 @@
-;; Throws and catches, for ever.
+;; Throws and catches, forever.
 (module
   (memory (export "memory") 1)
   (tag $e)

@@ -1,5 +1,5 @@
 ;; Takes 16 MiB of memory in all and computes for a moment. Then it does what the first byte of its message says: `f` exits 1,
-;; `d` exits 3, `s` computes for ever, `n` says "started" on stderr, sleeps for 1.5 seconds and goes on as with anything
+;; `d` exits 3, `s` computes forever, `n` says "started" on stderr, sleeps for 1.5 seconds and goes on as with anything
 ;; else, which is echoed.
 (module
   (import "wasi_snapshot_preview1" "fd_read" (func $fd_read (param i32 i32 i32 i32) (result i32)))

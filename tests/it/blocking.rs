@@ -42,7 +42,7 @@ fn a_file_that_blocks_costs_its_own_message_and_no_other() {
     });
 }
 
-/// Each message with a pipe costs a thread for ever. Before there are too many of them, the worker ends, for another one to go on.
+/// Each message with a pipe costs a thread forever. Before there are too many of them, the worker ends, for another one to go on.
 #[test]
 fn threads_that_are_lost_to_files_end_the_worker_and_dead_letter_nothing_else() {
     const PIPES: usize = 200;

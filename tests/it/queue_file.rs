@@ -220,7 +220,7 @@ fn another_programs_database_is_left_as_it_is() {
 #[test]
 fn a_trigger_that_somebody_else_made_does_not_run() {
     let queue = queue();
-    // Would count for ever, with the write lock held.
+    // Would count forever, with the write lock held.
     sql(&queue)
         .execute_batch(
             "CREATE TRIGGER endless AFTER INSERT ON body BEGIN

@@ -74,7 +74,7 @@ fn a_run_that_was_stopped_or_went_over_a_limit_is_measured_too() {
         run.exits(134);
         assert_eq!(used["fuel"], 1_000_000);
     }
-    // It sleeps for ever, which takes no processor.
+    // It sleeps forever, which takes no processor.
     let (run, used) = stats(&guest("sleep"), &["--timeout", "2s"], b"");
     run.exits(124);
     assert!(used["duration_ms"].as_u64() >= Some(2000) && used["cpu_ms"].as_u64() < Some(500), "{used}");

@@ -42,7 +42,7 @@ fn a_command_of_wasi_0_3_ends_like_every_other_in_threads_and_processes() {
         // At once, and not at the timeout.
         (&["deadlock"], &[], 134, "deadlock"),
         (&["write", "2000000"], &["--max-stdout", "1MiB"], 153, "--max-stdout"),
-        // It never looks at the error, and would go on for ever.
+        // It never looks at the error, and would go on forever.
         (&["write-and-spin", "2000000"], &["--max-stdout", "1MiB"], 153, "--max-stdout"),
         // Fewer bytes than were asked for are within the interface.
         (&["random", "2000000"], &["--max-random-size", "1MiB"], 0, "1048576 bytes"),

@@ -67,7 +67,7 @@ fn ended(printed: u64, on_empty: cli::OnEmpty) -> u8 {
     status.code()
 }
 
-/// Says what is in a queue, once or for ever.
+/// Says what is in a queue, once or forever.
 async fn tell(admin: &mut dyn Admin, queue: &str, json: bool, watch: Option<Duration>) -> Result<(), Error> {
     let status = admin.status(queue).await?;
     let Some(pause) = watch else {

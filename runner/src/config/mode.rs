@@ -36,7 +36,7 @@ pub fn mode(work: &cli::Work) -> Result<Mode, Error> {
     }
 }
 
-/// How long a queue has to be empty before it counts as such; `None` is for ever.
+/// How long a queue has to be empty before it counts as such; `None` is forever.
 pub fn wait(work: &cli::Work, mode: Mode) -> Result<Option<Duration>, Error> {
     if mode == Mode::Forever && work.wait.is_some() {
         return Err(Error::configuration(

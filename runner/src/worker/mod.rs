@@ -1,7 +1,7 @@
 //! The loop: take messages, run the guest for each, settle them, and know when to stop.
 //!
 //! One `select!` collects what happened into an [`Event`]; [`State::on`] decides what follows, synchronously and
-//! without any I/O; the loop carries that out. One message, a count, a drain and a service that runs for ever are the
+//! without any I/O; the loop carries that out. One message, a count, a drain and a service that runs forever are the
 //! same loop with another limit. What happens to one message is in `process.rs`.
 
 pub mod breaker;
@@ -40,7 +40,7 @@ use crate::task::{Outcome, Verdict};
 #[derive(Clone, Debug)]
 pub struct Options {
     pub mode: Mode,
-    /// How long to wait for a message before the queue counts as empty; `None` is for ever.
+    /// How long to wait for a message before the queue counts as empty; `None` is forever.
     pub wait: Option<Duration>,
     /// Guests that run at the same time.
     pub concurrency: usize,

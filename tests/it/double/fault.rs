@@ -138,7 +138,7 @@ impl Fault {
 
 impl Case {
     /// The product: every fault at this place. A refusal strikes once, since a broker that says no again and again is no other
-    /// broker than one that is down; all other faults also strike for ever; and what keeps the program waiting is tried
+    /// broker than one that is down; all other faults also strike forever; and what keeps the program waiting is tried
     /// with SIGTERM as well.
     pub fn all_at(place: &Place, can_be_stopped: bool) -> Vec<Case> {
         let mut cases = Vec::new();

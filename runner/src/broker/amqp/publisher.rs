@@ -348,7 +348,7 @@ impl Publisher {
     }
 
     /// The properties of a dead letter, with as much of the reason as there is room for: what is never put aside would come
-    /// for ever.
+    /// forever.
     ///
     /// # Errors
     /// Never in practice: the values come from AMQP properties.

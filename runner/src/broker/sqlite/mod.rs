@@ -62,7 +62,7 @@ pub(crate) struct Adapter {
     /// Whether the file was open before.
     was_open: bool,
     /// Since when nothing could be written, over all sessions. A file that can be opened and not be written to would
-    /// otherwise be opened again for ever.
+    /// otherwise be opened again forever.
     failing_since: Option<Instant>,
 }
 

@@ -18,7 +18,7 @@ struct Policy {
 pub fn judged(policy: Option<&String>, options: &Options) -> Result<Option<String>, Error> {
     let Some(policy) = policy.and_then(|policy| serde_json::from_str::<Policy>(policy).ok()) else {
         if options.rejects {
-            let source = "it has no redrive policy, so that a message would come again for ever";
+            let source = "it has no redrive policy, so that a message would come again forever";
             return Err(Error::Mismatch { doing: "--dead-letter-by broker".into(), source: source.into() });
         }
         return Ok(None);

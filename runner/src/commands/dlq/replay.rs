@@ -17,7 +17,7 @@ use crate::error::Error;
 
 const HINT: &str = "name the queue that is to have them with --to, or the one in which they died with --queue (QUEUE)";
 
-/// Refuses what would come back to the dead letters for ever.
+/// Refuses what would come back to the dead letters forever.
 pub fn check(letters: &DeadLetters, to: Option<&str>) -> Result<(), Error> {
     if to == Some(&letters.dead_letter_queue) {
         let message = format!("the dead letters are in {} already", letters.dead_letter_queue);

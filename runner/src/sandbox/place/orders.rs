@@ -87,7 +87,7 @@ pub enum Reply {
         outcome: Outcome,
         duration: Duration,
         usage: Usage,
-        /// A call of the run may go on for ever: the process is no good for another run.
+        /// A call of the run may go on forever: the process is no good for another run.
         is_last: bool,
     },
 }

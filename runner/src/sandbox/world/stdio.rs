@@ -420,6 +420,6 @@ mod tests {
         let tail = lines.finish();
         assert_eq!(tail.len(), TAIL);
         assert!(tail.ends_with("xthe end"));
-        assert!(lock(&lines.0).line.capacity() <= 2 * MAX_LINE, "a line without an end is not gathered for ever");
+        assert!(lock(&lines.0).line.capacity() <= 2 * MAX_LINE, "a line without an end is not gathered forever");
     }
 }

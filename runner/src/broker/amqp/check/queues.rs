@@ -97,7 +97,7 @@ impl Look<'_> {
                 Topic::DeliveryLimit,
                 format!(
                     "`{queue}` is a classic queue, which does not count hand-overs: a message whose guest takes its worker \
-                     down comes again for ever; a quorum queue counts, and so does --isolation process"
+                     down comes again forever; a quorum queue counts, and so does --isolation process"
                 ),
             ),
             Some(other) => self.findings.note(Topic::Queue, format!("`{queue}` is of the type `{other}`")),
