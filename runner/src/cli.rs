@@ -35,44 +35,44 @@ use crate::settle::ExitMap;
 use crate::sink;
 use crate::streams::termination;
 
-/// Runs a WASI guest for each message of a queue, in a sandbox, and settles the message by the outcome.
+/// Runs a WebAssembly guest in a sandbox for each message of a queue, and acknowledges the message when the guest succeeds.
 #[derive(Debug, Parser)]
 #[command(name = "wq-run", version, long_version = version::LONG.as_str(), max_term_width = 110)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
 
-    /// Form of the log, which goes to stderr [default: text on a terminal, json otherwise]
+    /// Format of the log on stderr [default: text on a terminal, json otherwise]
     #[arg(long, global = true, env = "WQ_LOG_FORMAT", value_name = "FORMAT", hide_short_help = true)]
     pub log_format: Option<LogFormat>,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Take messages from a queue and run the guest for each: one message, unless told otherwise
+    /// Take messages from a queue, one by default, and run the guest for each
     Work(Work),
-    /// Run the guest once on stdin, without a queue, under the same limits and grants
+    /// Run the guest once, without a queue: stdin is the message
     Exec(Exec),
-    /// Compile a guest into the cache ahead of time, so that workers start at once
+    /// Compile a guest into the cache, so that workers start at once
     Compile(Compile),
-    /// Look whether a worker with these flags could do its work, without taking a message
+    /// Check whether a worker with these flags could run, without taking a message
     Check(Check),
-    /// Say what a guest is, what it imports and needs, and whether it fits into a ConfigMap
+    /// Show the kind of a guest, its imports and features, and whether it fits into a ConfigMap
     Inspect(Inspect),
-    /// Put messages into a queue; each is confirmed by the broker before it counts as sent
+    /// Put messages into a queue, and wait for the broker to confirm each
     Publish(Publish),
-    /// Make queues and look at them
+    /// Create, inspect and empty queues
     #[command(subcommand)]
     Queue(Queue),
-    /// Print what Kubernetes runs `work` by, from the flags of `work`
+    /// Print Kubernetes manifests for a worker, from the flags of `work`
     #[command(subcommand)]
     Manifest(Manifest<Work>),
-    /// Print the script with which a shell completes the command line of wq-run
+    /// Print the completion script for a shell
     Completions(Completions),
     /// Write a manual page for each command into a folder
     #[command(hide = true)]
     Man(Man),
-    /// Find messages that died, see why, and send them back or delete them
+    /// List, show, replay and delete dead letters
     #[command(subcommand, name = "dlq")]
     DeadLetters(DeadLetters),
     /// The other end of `--isolation process`
@@ -162,7 +162,7 @@ pub struct Work {
     #[arg(long, group = "mode", help_heading = QUEUE)]
     pub drain: bool,
 
-    /// Work until a signal comes; WQ_MODE=forever
+    /// Work until a signal stops the worker; WQ_MODE=forever
     #[arg(long, group = "mode", help_heading = QUEUE)]
     pub forever: bool,
 
@@ -170,15 +170,15 @@ pub struct Work {
     #[arg(long, value_name = "DURATION", env = "WQ_WAIT", value_parser = duration, help_heading = QUEUE)]
     pub wait: Option<Duration>,
 
-    /// What it means that no message came
+    /// How to end when no message came: `success` is exit status 0, `fail` is 79
     #[arg(long, value_name = "RESULT", default_value = "success", help_heading = QUEUE)]
     pub on_empty: OnEmpty,
 
-    /// What it means that the queue is empty, and dead letters of it are there: nothing, or exit status 81
+    /// How to end when the queue is empty but has dead letters: `fail` is exit status 81
     #[arg(long, value_name = "WHAT", env = "WQ_ON_DEAD_LETTERS", default_value = "ignore", help_heading = QUEUE)]
     pub on_dead_letters: OnDeadLetters,
 
-    /// How long to wait for a queue that is not there yet [default: not at all]
+    /// How long to wait for a queue that does not exist yet [default: not at all]
     #[arg(long, value_name = "DURATION", env = "WQ_WAIT_FOR_QUEUE", value_parser = duration, help_heading = QUEUE)]
     pub wait_for_queue: Option<Duration>,
 
@@ -186,15 +186,15 @@ pub struct Work {
     #[arg(long, value_name = "N", env = "WQ_CONCURRENCY", default_value = "1", value_parser = clap::value_parser!(u16).range(1..), help_heading = QUEUE)]
     pub concurrency: u16,
 
-    /// Messages to have at hand, running ones included [default: as many as can run]
+    /// Messages to hold at a time, including the ones that run [default: --concurrency]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = QUEUE)]
     pub prefetch: Option<u16>,
 
-    /// Runs that a message gets, the first included, before it is a dead letter
+    /// Runs of a message, including the first, before it becomes a dead letter
     #[arg(long, value_name = "N", env = "WQ_MAX_ATTEMPTS", default_value = "3", value_parser = clap::value_parser!(u32).range(1..), help_heading = SETTLING)]
     pub max_attempts: u32,
 
-    /// Pause before the second run of a message; a random part of up to a half is taken off
+    /// Pause before the second run of a message; a random part, up to half of it, is left out
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = pause, help_heading = SETTLING)]
     pub backoff_initial: Duration,
 
@@ -206,12 +206,12 @@ pub struct Work {
     #[arg(long, value_name = "FACTOR", default_value = "2", value_parser = factor, help_heading = SETTLING)]
     pub backoff_factor: f64,
 
-    /// What an exit code means: CODE[-CODE]=ack|retry|dead-letter|release, and more after commas
+    /// What to do after an exit code: CODE[-CODE]=ack|retry|dead-letter|release, separated by commas
     #[arg(long, value_name = "MAP", help_heading = SETTLING)]
     pub exit_map: Option<ExitMap>,
 
-    /// Take no more messages when so many different ones have failed in a row, until one that is tried now and then succeeds; 0
-    /// is never
+    /// Pause when N different messages have failed in a row; then try one message now and then until one succeeds. 0
+    /// turns this off
     #[arg(long, value_name = "N", env = "WQ_BREAKER", default_value = "0", help_heading = SETTLING)]
     pub breaker: u32,
 
@@ -219,7 +219,7 @@ pub struct Work {
     #[arg(long, value_name = "NAME", env = "WQ_DEAD_LETTER_QUEUE", help_heading = SETTLING)]
     pub dead_letter_queue: Option<String>,
 
-    /// Who puts dead letters aside: wq-run, with the reason, or the queue's dead-letter exchange. Without such an exchange, the
+    /// Who moves dead letters: wq-run, which adds the reason, or the queue's dead-letter exchange. Without such an exchange, the
     /// broker deletes them
     #[arg(long, value_name = "WHO", default_value = "wq-run", help_heading = SETTLING)]
     pub dead_letter_by: DeadLetterBy,
@@ -227,48 +227,48 @@ pub struct Work {
     #[arg(long, value_name = "SPEC", env = "WQ_RESULT", default_value = "stdout", value_delimiter = ',', help = result_help(), help_heading = RESULTS)]
     pub result: Vec<sink::Spec>,
 
-    /// What results look like on stdout and in a folder: as the guest wrote them; with a newline at their end, if they have none
-    /// and are not empty; or a line of JSON each, with the message's id, the attempt, the outcome and the result
+    /// Format of results on stdout and in a folder: `raw` is what the guest wrote; `lines` adds a newline to results that
+    /// do not end in one and are not empty; `json` is a line of JSON with the message's id, the attempt, the outcome and the result
     #[arg(long, value_name = "FORMAT", env = "WQ_RESULT_FORMAT", default_value = "raw", help_heading = RESULTS)]
     pub result_format: ResultFormat,
 
-    /// The content type that results in queues have
+    /// Content type of results in queues
     #[arg(long, value_name = "TYPE", env = "WQ_RESULT_CONTENT_TYPE", help_heading = RESULTS)]
     pub result_content_type: Option<String>,
 
-    /// How long a result, a retry or a dead letter may take in all: connecting, publishing and the confirmation
+    /// How long publishing a result, a retry or a dead letter may take, including connecting and the confirmation
     #[arg(long, value_name = "DURATION", env = "WQ_PUBLISH_TIMEOUT", default_value = "30s", value_parser = duration, help_heading = RESULTS)]
     pub publish_timeout: Duration,
 
-    /// Give the guest /wq/message.json: all properties and headers of its message
+    /// Give the guest the message's properties and headers as /wq/message.json
     #[arg(long, help_heading = GUEST)]
     pub metadata: bool,
 
-    /// Unpack a message whose content_encoding is gzip or zstd, up to --max-message
+    /// Decompress messages whose content encoding is gzip or zstd, up to --max-message
     #[arg(long, help_heading = GUEST)]
     pub decode: bool,
 
-    /// How long guests may still run after the first SIGTERM or SIGINT
+    /// How long running guests may continue after the first SIGTERM or SIGINT
     #[arg(long, value_name = "DURATION", env = "WQ_SHUTDOWN_TIMEOUT", default_value = "25s", value_parser = duration, help_heading = QUEUE)]
     pub shutdown_timeout: Duration,
 
-    /// How long to try to reach the broker at the start
+    /// How long to try to connect to the broker at the start
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, help_heading = QUEUE)]
     pub connect_timeout: Duration,
 
-    /// How long to try to reach the broker again after the connection was lost
+    /// How long to try to reconnect after the connection was lost
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration, help_heading = QUEUE)]
     pub reconnect_timeout: Duration,
 
-    /// Serve /metrics, /healthz and /readyz there: 127.0.0.1:9090 for this host alone, 0.0.0.0:9090 for others too
+    /// Serve /metrics, /healthz and /readyz on this address: 127.0.0.1:9090 for this host only, 0.0.0.0:9090 for all
     #[arg(long, value_name = "ADDR", env = "WQ_LISTEN", value_parser = listen::address, help_heading = REPORTING)]
     pub listen: Option<SocketAddr>,
 
-    /// Leave out of the log what is said of messages that are done; failures, progress and the summary stay
+    /// Do not log messages that succeeded; failures, progress and the summary are still logged
     #[arg(long, help_heading = REPORTING)]
     pub quiet: bool,
 
-    /// A file that gets the summary and the error at the end [default: /dev/termination-log, if it is there]
+    /// File for the summary and the error at the end [default: /dev/termination-log, if it exists]
     #[arg(long, value_name = "PATH", env = "WQ_TERMINATION_LOG", help_heading = REPORTING)]
     pub termination_log: Option<PathBuf>,
 }
@@ -278,15 +278,15 @@ pub struct Check {
     #[command(flatten)]
     pub work: Work,
 
-    /// For programs: a line of JSON for each finding
+    /// Print a line of JSON for each finding
     #[arg(long, help_heading = CHECK)]
     pub json: bool,
 
-    /// End with 1 if there is a warning and no error
+    /// Exit with 1 if there are warnings but no errors
     #[arg(long, help_heading = CHECK)]
     pub strict: bool,
 
-    /// How long the pod may take to end: its terminationGracePeriodSeconds
+    /// The pod's terminationGracePeriodSeconds
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration, help_heading = CHECK)]
     pub grace_period: Duration,
 }
@@ -296,7 +296,7 @@ pub struct Exec {
     #[command(flatten)]
     pub guest: Guest,
 
-    /// Say on stderr what the run used: time, CPU time, memory, fuel, and how long compiling took
+    /// Print what the run used to stderr: time, CPU time, memory, fuel, and the time for compiling
     #[arg(long)]
     pub stats: bool,
 }
@@ -313,7 +313,7 @@ pub struct Inspect {
     #[arg(value_name = "GUEST", env = "WQ_GUEST")]
     pub path: PathBuf,
 
-    /// For programs
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
 
@@ -329,7 +329,7 @@ pub struct Completions {
 
 #[derive(Debug, Args)]
 pub struct Man {
-    /// The folder; made if it is not there
+    /// The folder; created if it does not exist
     pub folder: PathBuf,
 }
 

@@ -66,26 +66,26 @@ pub fn read(line: &[u8]) -> Result<Message, String> {
         _ => format!("it is no JSON: {error}"),
     })?;
     let Some(Value::String(body)) = envelope.remove(BODY) else {
-        return Err(format!("it has no text as `{BODY}`"));
+        return Err(format!("it has no string `{BODY}`"));
     };
     let body: Bytes = match envelope.remove(ENCODING) {
         None => body.into(),
         Some(Value::String(encoding)) if encoding == "utf-8" => body.into(),
         Some(Value::String(encoding)) if encoding == "base64" => {
             let decoded = BASE64.decode(body.as_bytes());
-            decoded.map_err(|error| format!("its `{BODY}` is no base64: {error}"))?.into()
+            decoded.map_err(|error| format!("its `{BODY}` is not base64: {error}"))?.into()
         }
         Some(other) => return Err(format!("its `{ENCODING}` is {other}, and neither \"utf-8\" nor \"base64\"")),
     };
     let mut properties = match envelope.remove(PROPERTIES) {
         None | Some(Value::Null) => Map::new(),
         Some(Value::Object(properties)) => properties,
-        Some(_) => return Err(format!("its `{PROPERTIES}` are no object")),
+        Some(_) => return Err(format!("its `{PROPERTIES}` are not an object")),
     };
     let headers = match properties.remove(HEADERS) {
         None | Some(Value::Null) => Map::new(),
         Some(Value::Object(headers)) => headers,
-        Some(_) => return Err(format!("its `{HEADERS}` are no object")),
+        Some(_) => return Err(format!("its `{HEADERS}` are not an object")),
     };
     let properties: Properties = serde_json::from_value(properties.into())
         .map_err(|error| format!("its `{PROPERTIES}` can't be read: {error}"))?;

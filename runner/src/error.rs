@@ -33,7 +33,7 @@ impl ExitStatus {
     /// All of them with their meaning, as the table in docs/reference.md has them.
     pub const ALL: [(ExitStatus, &str); 17] = [
         (ExitStatus::Done, "done: acked, drained, or nothing to do"),
-        (ExitStatus::Warned, "`check --strict` found something to warn of"),
+        (ExitStatus::Warned, "`check --strict` found a warning"),
         (ExitStatus::Usage, "the command line was not understood"),
         (ExitStatus::DeadLettered, "a message was dead-lettered"),
         (ExitStatus::NoGuest, "the guest is missing, malformed, of the wrong kind or digest; no message was taken"),

@@ -273,8 +273,7 @@ impl fmt::Display for Verdict {
             Verdict::Abandoned(runs) => {
                 write!(
                     f,
-                    "the message was handed over {runs} times before, and it is not known how that ended, as when a worker is \
-                     killed; it is not run again"
+                    "the message was delivered {runs} times before, and no outcome is known, as when a worker is killed; it is not run again"
                 )
             }
             Verdict::TooLarge(limit) => write!(f, "the message is larger than {limit} bytes (--max-message)"),
@@ -304,11 +303,11 @@ impl fmt::Display for Undeliverable {
         match self {
             Undeliverable::TooLarge(reason) => write!(f, "the result is too large for its sink: {reason}"),
             Undeliverable::NoReplyTo => {
-                write!(f, "the result is an answer (--result reply), and the message has no reply_to")
+                write!(f, "the result is a reply (--result reply), but the message has no reply_to")
             }
             Undeliverable::Unwritable(reason) => write!(f, "the result can never be written: {reason}"),
             Undeliverable::NoRequester(reply_to) => {
-                write!(f, "nobody waits for the answer at `{reply_to}` any more")
+                write!(f, "nobody is waiting for a reply at `{reply_to}` any more")
             }
         }
     }

@@ -48,7 +48,7 @@ fn a_task_that_does_not_read_kills_them_and_not_us() {
     std::fs::write(file.path(), vec![b'x'; 1 << 20]).unwrap();
     run(queue.command(&["publish", "--file"]).arg(file.path())).exits(0);
     let Some(mut theirs) = theirs(&queue, &[], &["true"]) else { return };
-    // Ended by SIGPIPE, which is no exit code.
+    // Ended by SIGPIPE, which is not an exit code.
     assert_eq!(run(&mut theirs).code, None);
     queue.wait_for_depth(1);
     run(&mut queue.command(&["work", &guest("nothing")])).exits(0);

@@ -28,11 +28,11 @@ pub enum Error {
     #[error("the exchange `{exchange}` has no queue for the routing key `{key}`")]
     Unroutable { exchange: String, key: String },
     /// Whoever asked has gone, and its queue with it.
-    #[error("nobody waits for the answer at `{reply_to}`")]
+    #[error("nobody is waiting for a reply at `{reply_to}`")]
     NoRequester { reply_to: String },
     #[error("{doing} does not match what the broker has")]
     Mismatch { doing: String, source: Source },
-    #[error("{what} cannot be used as it is set")]
+    #[error("{what} cannot be used with these settings")]
     Settings { what: String, source: Source },
     /// It would not the next time.
     #[error("the headers of the next message do not fit into a frame of the connection")]
@@ -54,12 +54,12 @@ pub enum Error {
     /// The worker was told to stop before its settlement was made.
     #[error("the worker was told to stop before the broker had confirmed the message")]
     Aborted,
-    #[error("the broker did not take the message: {reason}")]
+    #[error("the broker did not accept the message: {reason}")]
     Unpublished { reason: String },
-    #[error("the broker did not take the message: {to} refused it; it may be full")]
+    #[error("the broker did not accept the message: {to} refused it; it may be full")]
     Rejected { to: String },
     /// It would be as large the next time.
-    #[error("the broker takes no message of this size: {reason}")]
+    #[error("the broker does not accept a message of this size: {reason}")]
     TooLarge { reason: String },
     /// The disk is full or fails, or there is no memory: it may pass.
     #[error("the queue file {path} failed")]
@@ -144,14 +144,14 @@ impl Error {
                 "user and password come from --broker (BROKER_URL, BROKER_URL_FILE)".into()
             }
             Error::Forbidden { .. } => {
-                "whoever runs the broker grants permissions; the user comes from --broker (BROKER_URL)"
+                "the administrator of the broker grants permissions; the user comes from --broker (BROKER_URL)"
                     .into()
             }
             Error::MissingQueue { queue, .. } => {
                 format!("`wq-run queue declare --queue {queue}` creates it; the name comes from --queue (QUEUE)")
             }
             Error::MissingExchange { .. } | Error::Unroutable { .. } => {
-                "wq-run creates no exchanges and no bindings: whoever runs the broker does".into()
+                "wq-run does not create exchanges or bindings: ask the administrator of the broker".into()
             }
             Error::Mismatch { .. } => "a queue's type and arguments cannot be changed once it exists".into(),
             Error::Settings { .. } => "see --broker (BROKER_URL)".into(),

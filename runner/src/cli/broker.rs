@@ -24,7 +24,7 @@ pub enum OnEmpty {
 
 fn broker_help() -> String {
     format!(
-        "The broker: {}; several addresses after commas are the nodes of a cluster; BROKER_URL_FILE names a file with the \
+        "The broker: {}. Several addresses, separated by commas, are the nodes of a cluster. BROKER_URL_FILE names a file with the \
          address",
         kinds::addresses()
     )

@@ -15,42 +15,42 @@ pub(super) const HEADING: &str = "Guest";
 
 #[derive(Debug, Args)]
 pub struct Guest {
-    /// The guest: a module or a component, as .wasm or .wat, packed by gzip or zstd, in one piece or in pieces
+    /// The guest, a module or a component: a .wasm or .wat file, which gzip or zstd may have compressed, or a folder with its pieces
     #[arg(value_name = "GUEST", env = "WQ_GUEST")]
     pub path: PathBuf,
 
-    /// The guest's own arguments; never looked at by wq-run
+    /// Arguments of the guest; wq-run passes them on as they are
     #[arg(last = true, value_name = "ARGS")]
     pub args: Vec<String>,
 
-    /// What the guest finds as its own name (argv[0]) [default: the name of its file]
+    /// The guest's own name, argv[0] [default: the name of its file]
     #[arg(long, value_name = "NAME", help_heading = HEADING)]
     pub argv0: Option<String>,
 
-    /// What it means that the guest exits with 0 and writes nothing to stdout
+    /// How to treat a guest that exits with 0 but writes nothing to stdout
     #[arg(long, value_name = "RESULT", default_value = "success", help_heading = HEADING)]
     pub empty_output: EmptyOutput,
 
-    /// Refuse any other guest; `wq-run inspect` says the digest
+    /// Refuse a guest with another digest; `wq-run inspect` prints the digest
     #[arg(long, value_name = "sha256:…", env = "WQ_GUEST_DIGEST", help_heading = HEADING)]
     pub guest_digest: Option<Digest>,
 
-    /// Where compiled guests are kept [default: $XDG_CACHE_HOME/wq-run or ~/.cache/wq-run]
+    /// Folder for compiled guests [default: $XDG_CACHE_HOME/wq-run or ~/.cache/wq-run]
     #[arg(long, value_name = "PATH", env = "WQ_CACHE_DIR", help_heading = HEADING)]
     pub cache_dir: Option<PathBuf>,
 
-    /// Compile the guest each time, whatever WQ_CACHE_DIR says
+    /// Compile the guest at each start, even if WQ_CACHE_DIR is set
     #[arg(long, help_heading = HEADING)]
     pub no_cache: bool,
 
     #[command(flatten)]
     pub compiling: Compiling,
 
-    /// Where guests run: in threads of the worker, or in processes of their own that may die without it
+    /// Where guests run: in threads of the worker, or in separate processes, whose crash does not end the worker
     #[arg(long, value_name = "WHERE", env = "WQ_ISOLATION", default_value = "thread", help_heading = HEADING)]
     pub isolation: Isolation,
 
-    /// With `--isolation process`: landlock and seccomp around guests' processes, as far as the system has them
+    /// With `--isolation process`: confine guests' processes with landlock and seccomp
     #[arg(long, value_name = "WHEN", env = "WQ_WALL", default_value = "auto", help_heading = HEADING)]
     pub wall: Wall,
 
@@ -67,37 +67,37 @@ pub struct Compiling {
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration, help_heading = HEADING)]
     pub compile_timeout: Duration,
 
-    /// How much memory checking and compiling the guest may take, less where the container has less
+    /// How much memory checking and compiling the guest may take; less if the container has less
     #[arg(long, value_name = "BYTES", env = "WQ_COMPILE_MEMORY", default_value = "2GiB", help_heading = HEADING)]
     pub compile_memory: ByteSize,
 }
 
 #[derive(Debug, Args)]
 pub struct Grants {
-    /// Let the guest see a folder, read-only unless :rw; may be repeated
+    /// Give the guest a folder, read-only unless :rw; may be repeated
     #[arg(long, value_name = "HOST[::GUEST][:ro|:rw]", help_heading = GRANTS)]
     pub dir: Vec<String>,
 
     #[command(flatten)]
     limited: Granted,
 
-    /// Give the guest an environment variable, by value or from our environment; may be repeated
+    /// Give the guest an environment variable; without =V, its value is that of wq-run's own; may be repeated
     #[arg(long, value_name = "K[=V]", help_heading = GRANTS)]
     pub env: Vec<String>,
 
-    /// Give the guest our whole environment but for the broker's URL
+    /// Give the guest the whole environment of wq-run, except the broker's URL
     #[arg(long, help_heading = GRANTS)]
     pub inherit_env: bool,
 
-    /// Let a component open TCP connections to this address or name; may be repeated
+    /// Allow a component TCP connections to this address or name; may be repeated
     #[arg(long, value_name = "HOST:PORT", help_heading = GRANTS)]
     pub allow_net: Vec<Endpoint>,
 
-    /// Let a component send HTTP requests there, by https on 443 unless a port says otherwise; may be repeated
+    /// Allow a component HTTP requests to this host, with https on port 443 unless a port is given; may be repeated
     #[arg(long, value_name = "HOST[:PORT]", help_heading = GRANTS)]
     pub allow_http: Vec<Origin>,
 
-    /// Fixed clocks and randomness, and no folder to write to: each run of a message gives the same result
+    /// Give each run of a message the same result: fixed clocks and random numbers, and no writable folders
     #[arg(long, conflicts_with_all = ["allow_net", "allow_http"], help_heading = GRANTS)]
     pub deterministic: bool,
 }
@@ -111,9 +111,9 @@ pub enum EmptyOutput {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Wall {
-    /// As much of the wall as the system has; the log says what is missing
+    /// Use what the system supports; the log names what is missing
     Auto,
-    /// Take no message unless all of it stands
+    /// Take no message unless the system supports all of it
     Required,
     Off,
 }

@@ -15,11 +15,11 @@ const SCALING: &str = "Scaling";
 
 #[derive(Debug, Subcommand)]
 pub enum Manifest<W: Args> {
-    /// Print a Job: a message a pod, or with --drain pods that work until the queue is empty
+    /// Print a Job: one message for each pod, or with --drain pods that work until the queue is empty
     Job(Job<W>),
-    /// Print a Deployment of workers that work until they are told to stop
+    /// Print a Deployment of workers that run until they are stopped
     Worker(Worker<W>),
-    /// Print what KEDA scales by the queue: with --forever a Deployment and a ScaledObject, otherwise a ScaledJob
+    /// Print objects that KEDA scales with the queue: a ScaledJob, or with --forever a Deployment and a ScaledObject
     Keda(Keda<W>),
 }
 
@@ -31,7 +31,7 @@ pub struct Job<W: Args> {
     #[command(flatten)]
     pub bounds: JobBounds,
 
-    /// Pods that have to succeed, each with its messages: a number, or `auto`, which counts what is in the queue now
+    /// Number of pods that have to succeed; `auto` counts the messages that are in the queue now
     #[arg(long, value_name = "N|auto", conflicts_with = "drain", help_heading = JOB)]
     pub completions: Option<Completions>,
 
@@ -48,7 +48,7 @@ pub struct Worker<W: Args> {
     #[command(flatten)]
     pub pods: Pods,
 
-    /// Pods
+    /// Number of pods
     #[arg(long, value_name = "N", default_value = "2", help_heading = SCALING)]
     pub replicas: u32,
 
@@ -73,7 +73,7 @@ pub struct Keda<W: Args> {
 
 #[derive(Debug, Args)]
 pub struct Pods {
-    /// Form of what is printed
+    /// Output format
     #[arg(short, long, value_name = "FORM", default_value = "yaml", help_heading = PODS)]
     pub output: Output,
 
@@ -89,8 +89,8 @@ pub struct Pods {
     #[arg(long, value_name = "IMAGE", default_value = "localhost/wq-run:dev", help_heading = PODS)]
     pub image: String,
 
-    /// Where pods find the guest: configmap/NAME, image/IMAGE or pvc/NAME; GUEST is a path in it [default: in ConfigMaps,
-    /// which are printed too and hold the file GUEST]
+    /// Where pods find the guest: configmap/NAME, image/IMAGE or pvc/NAME; GUEST is a path in it [default: ConfigMaps with
+    /// the file GUEST, which are printed too]
     #[arg(long, value_name = "SOURCE", help_heading = PODS)]
     pub guest_from: Option<Source>,
 
@@ -103,20 +103,20 @@ pub struct Pods {
     #[arg(long, value_name = "NAME[/KEY]", default_value = "broker/BROKER_URL", help_heading = PODS)]
     pub broker_secret: Key,
 
-    /// Variables of each pod, for --env K and for credentials: secret/NAME or configmap/NAME; may be repeated
+    /// Environment variables of each pod, for --env K and for credentials: secret/NAME or configmap/NAME; may be repeated
     #[arg(long, value_name = "SOURCE", help_heading = PODS)]
     pub env_from: Vec<EnvFrom>,
 
-    /// The service account of the pods, for a role of a cloud; its token is not mounted
+    /// Service account of the pods, for a role in a cloud; its token is not mounted
     #[arg(long, value_name = "NAME", help_heading = PODS)]
     pub service_account: Option<Name>,
 
-    /// What a pod asks for, such as cpu=500m,memory=256Mi [default: 100m for each guest that runs, and the memory to start
+    /// Resource requests of a pod, such as cpu=500m,memory=256Mi [default: 100m for each guest that runs, and the memory to start
     /// and to compile the guest]
     #[arg(long, value_name = "NAME=AMOUNT", value_delimiter = ',', help_heading = PODS)]
     pub requests: Vec<Amount>,
 
-    /// What a pod may take, such as memory=2Gi [default: the memory that the limits of the runs allow]
+    /// Resource limits of a pod, such as memory=2Gi [default: the memory that the limits of the runs allow]
     #[arg(long, value_name = "NAME=AMOUNT", value_delimiter = ',', help_heading = PODS)]
     pub limits: Vec<Amount>,
 }
@@ -124,32 +124,32 @@ pub struct Pods {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     Yaml,
-    /// A List, for programs
+    /// A List as JSON
     Json,
 }
 
 #[derive(Debug, Args)]
 pub struct JobBounds {
-    /// Failed pods after which a Job has failed [default: --max-attempts for each pod]
+    /// Failed pods after which the Job fails [default: --max-attempts for each pod]
     #[arg(long, value_name = "N", help_heading = JOB)]
     pub backoff_limit: Option<u32>,
 
-    /// How long a Job that has ended is kept, and the logs of its pods with it
+    /// How long to keep a Job that has ended, with the logs of its pods
     #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = duration, help_heading = JOB)]
     pub ttl: Duration,
 }
 
 #[derive(Debug, Args)]
 pub struct Scaling {
-    /// Messages that one pod is started for [default: --count, or 10]
+    /// Messages for each pod [default: --count, or 10]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = SCALING)]
     pub messages_per_pod: Option<u32>,
 
-    /// Pods that are always there
+    /// Minimum number of pods
     #[arg(long, value_name = "N", default_value = "0", help_heading = SCALING)]
     pub min_replicas: u32,
 
-    /// Pods at most
+    /// Maximum number of pods
     #[arg(long, value_name = "N", default_value = "10", value_parser = clap::value_parser!(u32).range(1..), help_heading = SCALING)]
     pub max_replicas: u32,
 
@@ -157,7 +157,7 @@ pub struct Scaling {
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, help_heading = SCALING)]
     pub polling_interval: Duration,
 
-    /// How long the queue has to be empty before the last pod of a Deployment goes
+    /// How long the queue has to be empty before the last pod of a Deployment is removed
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration, help_heading = SCALING)]
     pub cooldown: Duration,
 

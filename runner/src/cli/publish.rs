@@ -15,7 +15,7 @@ pub struct Publish {
     #[command(flatten)]
     pub broker: Broker,
 
-    /// Messages, one an argument [default: stdin as one message]
+    /// Messages, one for each argument [default: stdin as one message]
     #[arg(value_name = "MESSAGE", conflicts_with_all = ["file", "lines", "json"])]
     pub messages: Vec<String>,
 
@@ -23,48 +23,48 @@ pub struct Publish {
     #[arg(short, long, value_name = "PATH", conflicts_with_all = ["lines", "json"])]
     pub file: Option<PathBuf>,
 
-    /// A file with one message a line (- is stdin), each of which is published when it is complete
+    /// A file with one message on each line (- is stdin); each line is published as soon as it is complete
     #[arg(short, long, value_name = "PATH")]
     pub lines: Option<PathBuf>,
 
-    /// The lines, of stdin if --lines names no file, are messages as JSON: with their properties and headers, as `queue get
+    /// Read lines of JSON, from stdin or from --lines: messages with properties and headers, as `queue get
     /// --json`, `queue peek --json` and `dlq show --json` print them
     #[arg(long)]
     pub json: bool,
 
-    /// They can be taken after this long
+    /// Deliver the messages after this long
     #[arg(long, value_name = "DURATION", value_parser = pause, conflicts_with = "expiration")]
     pub delay: Option<Duration>,
 
-    /// A header; may be repeated
+    /// Header of the messages; may be repeated
     #[arg(long = "header", value_name = "NAME=VALUE", value_parser = header, help_heading = PROPERTIES)]
     pub headers: Vec<(String, String)>,
 
-    /// The id, for one message [default: a new one each]
+    /// Message id, for a single message [default: a new id for each]
     #[arg(long, value_name = "ID", conflicts_with_all = ["lines", "json"], help_heading = PROPERTIES)]
     pub message_id: Option<String>,
 
-    /// The content type
+    /// Content type
     #[arg(long, value_name = "TYPE", help_heading = PROPERTIES)]
     pub content_type: Option<String>,
 
-    /// The correlation id
+    /// Correlation id
     #[arg(long, value_name = "ID", help_heading = PROPERTIES)]
     pub correlation_id: Option<String>,
 
-    /// The queue for answers
+    /// Queue for replies
     #[arg(long, value_name = "QUEUE", help_heading = PROPERTIES)]
     pub reply_to: Option<String>,
 
-    /// The priority, which orders messages where the queue has priorities
+    /// Priority, for queues that have priorities
     #[arg(long, value_name = "N", help_heading = PROPERTIES)]
     pub priority: Option<u8>,
 
-    /// The type of the message
+    /// Message type
     #[arg(long = "type", value_name = "TYPE", help_heading = PROPERTIES)]
     pub kind: Option<String>,
 
-    /// A message that nobody takes for so long goes away, where the broker can do that
+    /// How long the broker keeps a message that nobody takes
     #[arg(long, value_name = "DURATION", value_parser = pause, help_heading = PROPERTIES)]
     pub expiration: Option<Duration>,
 }

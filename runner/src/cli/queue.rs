@@ -11,7 +11,7 @@ use crate::broker::{BrokerKind, kinds};
 
 #[derive(Debug, Subcommand)]
 pub enum Queue {
-    /// Make a durable queue; leaves one alone that is there
+    /// Create a durable queue; an existing queue is left as it is
     Declare {
         #[command(flatten)]
         broker: Broker,
@@ -20,25 +20,25 @@ pub enum Queue {
         #[command(flatten)]
         arguments: Arguments,
     },
-    /// Say what is in a queue
+    /// Show how many messages are in a queue
     Status {
         #[command(flatten)]
         broker: Broker,
-        /// As one line of JSON; null is what the broker does not tell
+        /// Print a line of JSON; null is a figure that the broker does not have
         #[arg(short, long)]
         json: bool,
-        /// Again and again, until a signal comes
+        /// Print again and again, until a signal comes
         #[arg(short, long, value_name = "DURATION", num_args = 0..=1, require_equals = true, default_missing_value = "2s", value_parser = interval)]
         watch: Option<Duration>,
     },
-    /// Look at the next messages of a queue, and leave them there; some brokers count a look as an attempt
+    /// Print the next messages of a queue without removing them; some brokers count this as an attempt
     Peek {
         #[command(flatten)]
         broker: Broker,
         #[command(flatten)]
         which: Which,
     },
-    /// Take messages out of a queue, results for example: their bodies go to stdout as they are
+    /// Take messages out of a queue, for example results, and print their bodies
     Get {
         #[command(flatten)]
         broker: Broker,
@@ -55,16 +55,16 @@ pub enum Queue {
 /// Which messages are printed, and how.
 #[derive(Debug, Args)]
 pub struct Which {
-    /// N messages
+    /// Number of messages
     #[arg(short, long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "all")]
     pub count: u64,
-    /// All that are ready
+    /// All messages that are ready
     #[arg(short, long)]
     pub all: bool,
-    /// A line of JSON for each message, with its properties and headers; the body is text, or base64
+    /// Print a line of JSON for each message, with its properties and headers; the body is text or base64
     #[arg(short, long)]
     pub json: bool,
-    /// What it means that no message was there
+    /// How to end when there is not a message: `success` is exit status 0, `fail` is 79
     #[arg(long, value_name = "RESULT", default_value = "fail")]
     pub on_empty: OnEmpty,
 }
@@ -72,19 +72,19 @@ pub struct Which {
 /// What a queue is made with.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Where the broker puts dead letters by itself: the name of an exchange
+    /// Exchange to which the broker moves dead letters
     #[arg(long, value_name = "NAME")]
     pub dead_letter_exchange: Option<String>,
-    /// Hand-overs after which the broker itself puts a message aside; -1 is no limit
+    /// Deliveries after which the broker itself moves a message to the dead letters; -1 is no limit
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
     pub delivery_limit: Option<i64>,
-    /// The highest priority
+    /// Highest priority
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
     pub max_priority: Option<u8>,
-    /// Messages that it holds at most
+    /// Maximum number of messages in the queue
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub max_length: Option<u64>,
-    /// How long a message stays that nobody takes
+    /// How long a message stays if nobody takes it
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub message_ttl: Option<Duration>,
 }

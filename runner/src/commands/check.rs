@@ -20,7 +20,7 @@ pub async fn run(args: cli::Check) -> Result<u8, Error> {
         Err(error) => {
             let mut findings = Findings::default();
             findings.refusal(Topic::Settings, error);
-            findings.note(Topic::Guest, "not looked at, and neither is the broker, before the settings are right");
+            findings.note(Topic::Guest, "not checked, like the broker, until the settings are right");
             findings
         }
     };

@@ -80,7 +80,7 @@ fn body(text: &mut String, body: &[u8]) {
     match shown {
         Some(shown) if shown.len() == body.len() => field(text, "body", &bytes),
         Some(shown) => field(text, "body", &format!("{bytes}, of which these are the first {}", shown.len())),
-        None => field(text, "body", &format!("{bytes}, which is no text; --json has it in base64")),
+        None => field(text, "body", &format!("{bytes}, which is not text; --json prints it as base64")),
     }
     block(text, shown.unwrap_or_default());
 }

@@ -98,8 +98,8 @@ impl Pick {
         let unseen = self.walk.unseen().await?;
         if unseen > 0 {
             let text = format!(
-                "wq-run: about {unseen} more messages were not looked at: this broker shows messages only by handing them over, and \
-                 does not hand over all at once\n"
+                "wq-run: about {unseen} more messages were not shown: this broker shows messages only by \
+                 delivering them, and does not deliver all at once\n"
             );
             streams::err::push(text.as_bytes());
         }

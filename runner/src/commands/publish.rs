@@ -138,7 +138,7 @@ impl<'a> Press<'a> {
                     Ok(message) => self.batch.add(number, message),
                     Err(reason) => {
                         self.print("line").await?;
-                        let message = format!("line {number} is no message: {reason}");
+                        let message = format!("line {number} is not a message: {reason}");
                         return Err(self.stopped(message, "see --json: all lines before this one are published"));
                     }
                 }

@@ -232,8 +232,7 @@ impl fmt::Display for StopReason {
             StopReason::Empty => write!(f, "the queue is empty"),
             StopReason::Unserved(ready) => write!(
                 f,
-                "{ready} messages are ready, and the broker hands none of them to this worker: another consumer may have them \
-                 to itself (a single active consumer, or one of a higher priority)"
+                "{ready} messages are ready, but the broker delivers none of them to this worker: another consumer may have them for itself (a single active consumer, or one of a higher priority)"
             ),
             StopReason::Missing(retries) => write!(
                 f,
@@ -241,8 +240,7 @@ impl fmt::Display for StopReason {
             ),
             StopReason::BreakerOpen { tries } => write!(
                 f,
-                "the breaker is open (--breaker), and {tries} messages that were tried after pauses did not succeed either; what \
-                 is left stays in the queue"
+                "the breaker is open (--breaker), and {tries} messages that were tried after pauses failed too; the other messages stay in the queue"
             ),
             StopReason::Signal(signal) => write!(f, "{}", signal.name()),
             StopReason::HostFault(fault) | StopReason::Refused(_, fault) => write!(f, "{fault}"),

@@ -15,7 +15,7 @@ pub fn check(kind: &BrokerKind, policy: &Policy, results: &[sink::Spec], longest
     let can = &kind.capabilities;
     if policy.rejects && !can.broker_dead_letters {
         return Err(Error::configuration(
-            format!("{name} puts no dead letters aside by itself"),
+            format!("{name} does not move dead letters by itself"),
             "leave --dead-letter-by out: wq-run puts them into --dead-letter-queue (WQ_DEAD_LETTER_QUEUE)",
         ));
     }
@@ -29,7 +29,7 @@ pub fn check(kind: &BrokerKind, policy: &Policy, results: &[sink::Spec], longest
             }
             Needs::Requester if !can.reply => {
                 return Err(Error::configuration(
-                    format!("{name} has no way back to who asked"),
+                    format!("{name} has no replies"),
                     "name one of its queues: --result queue:NAME (WQ_RESULT)",
                 ));
             }

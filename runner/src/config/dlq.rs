@@ -38,7 +38,7 @@ impl DeadLetters {
             (None, Some(queue)) => (broker.kind().dead_letter_queue)(queue),
             (None, None) => {
                 let hint = format!(
-                    "name the queue in which they died with --queue (QUEUE), or the one in which they are with {flag}"
+                    "name the queue that they came from with --queue (QUEUE), or the queue that they are in with {flag}"
                 );
                 return Err(Error::configuration("no queue is named", hint));
             }

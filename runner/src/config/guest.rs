@@ -61,7 +61,7 @@ fn default_cache() -> Option<PathBuf> {
 pub fn check(guest: &cli::Guest) -> Result<(), Error> {
     if matches!((guest.wall, guest.isolation), (cli::Wall::Required, cli::Isolation::Thread)) {
         return Err(Error::configuration(
-            "--wall required needs guests that run in processes of their own",
+            "--wall required needs guests in separate processes",
             "add --isolation process (WQ_ISOLATION), or leave --wall out (WQ_WALL)",
         ));
     }
@@ -105,7 +105,7 @@ pub fn options(guest: &cli::Guest, stderr: Stderr) -> Result<sandbox::Options, E
 /// Refuses limits that no guest can run under.
 fn check_limits(limits: &Limits) -> Result<(), Error> {
     if limits.timeout.is_zero() {
-        return Err(Error::configuration("a guest that may run for 0s can't run", "see --timeout (WQ_TIMEOUT)"));
+        return Err(Error::configuration("--timeout 0s leaves a guest no time to run", "see --timeout (WQ_TIMEOUT)"));
     }
     let stack = limits.stack;
     if !STACKS.contains(&stack) {
@@ -171,7 +171,7 @@ fn variable(entry: &str) -> Result<(String, String), Error> {
     match value {
         Ok(value) => Ok((name.to_owned(), value)),
         Err(_) => Err(Error::configuration(
-            format!("`--env {name}` takes its value from our environment, where it is not set, or is no UTF-8"),
+            format!("`--env {name}` takes its value from the environment of wq-run, where it is not set or not UTF-8"),
             format!("set it, or write --env {name}=VALUE"),
         )),
     }
@@ -201,7 +201,7 @@ fn dir(entry: &str) -> Result<Dir, Error> {
     // A missing grant would fail every run; better to fail before a message is taken.
     match std::fs::metadata(&dir.host) {
         Ok(metadata) if metadata.is_dir() => Ok(dir),
-        Ok(_) => Err(Error::configuration(format!("`--dir {entry}`: {host} is no folder"), "name a folder")),
+        Ok(_) => Err(Error::configuration(format!("`--dir {entry}`: {host} is not a folder"), "name a folder")),
         Err(error) => {
             let message = format!("`--dir {entry}`: {error}");
             Err(match docker_style(entry) {

@@ -147,7 +147,7 @@ fn mode_of(typed: &Typed<cli::Work>) -> Result<Mode, Error> {
     if let Typed::Worker(_) = typed {
         return match work {
             _ if work.count.is_some() || work.drain => Err(Error::configuration(
-                "the workers of a Deployment never end, and those of --count and --drain do",
+                "the workers of a Deployment never end, but --count and --drain end a worker",
                 "leave these flags out, or print a Job: wq-run manifest job",
             )),
             _ if work.wait.is_some() => Err(Error::configuration(
@@ -161,7 +161,7 @@ fn mode_of(typed: &Typed<cli::Work>) -> Result<Mode, Error> {
     mode::wait(work, mode)?;
     match (typed, mode) {
         (Typed::Job(_), Mode::Forever) => Err(Error::configuration(
-            "a Job has an end, and workers with --forever have none",
+            "a Job ends, but workers with --forever never do",
             "use --drain or --count (WQ_MODE), or print a Deployment: wq-run manifest worker",
         )),
         _ => Ok(mode),
@@ -181,13 +181,12 @@ fn workload(typed: &Typed<cli::Work>, mode: Mode, target: Option<&Target>) -> Re
         Typed::Worker(worker) => Ok(Workload::Deployment { replicas: worker.replicas }),
         Typed::Job(typed) => match (count, typed.completions) {
             (Some(_), None) => Err(Error::configuration(
-                "how many pods have to succeed is not known: each takes a count of messages",
-                "say it with --completions N, or --completions auto for what is in the queue now; or let pods work until \
-                 the queue is empty: --drain",
+                "the number of pods that have to succeed is not known: each takes a count of messages",
+                "set --completions N, or --completions auto to count the messages in the queue; or let pods work until the queue is empty: --drain",
             )),
             (None, Some(_)) => Err(Error::configuration(
                 "--completions does not go with a drain (WQ_MODE), which ends when the queue is empty",
-                "leave it out; --parallelism says how many pods there are",
+                "leave it out; --parallelism sets the number of pods",
             )),
             (Some(_), Some(Completions::Auto)) if target.is_none() => Err(Error::configuration(
                 "--completions auto counts what is in the queue, and no broker is named",

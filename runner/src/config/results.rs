@@ -56,11 +56,11 @@ fn check_sinks(specs: &[sink::Spec], queue: &str) -> Result<(), Error> {
         }
         match &spec.needs {
             Needs::Nothing if specs.len() > 1 => {
-                return Err(Error::configuration("the result `none` goes with no other one", HINT));
+                return Err(Error::configuration("the result `none` cannot be combined with another", HINT));
             }
             Needs::Address(Address::Queue(name)) if name == queue => {
                 return Err(Error::configuration(
-                    "results would come back as messages: the result's queue is the queue itself",
+                    "the queue for results is the queue of the messages: each result would come back as a message",
                     "name another queue (--result queue:NAME, WQ_RESULT)",
                 ));
             }

@@ -47,7 +47,7 @@ pub fn dead_letters_fail(work: &cli::Work, policy: &Policy) -> Result<bool, Erro
     let fails = matches!(work.on_dead_letters, cli::OnDeadLetters::Fail);
     if fails && policy.rejects && work.dead_letter_queue.is_none() {
         return Err(Error::configuration(
-            "--on-dead-letters fail looks into the queue of dead letters, and the broker puts them where it likes",
+            "--on-dead-letters fail looks into the dead-letter queue, but with --dead-letter-by broker the broker chooses that queue",
             "name that queue with --dead-letter-queue (WQ_DEAD_LETTER_QUEUE), or leave --dead-letter-by out",
         ));
     }
@@ -60,7 +60,7 @@ pub fn dead_letter_queue(work: &cli::Work, broker: &Url, queue: &str, policy: &P
     let name = named.unwrap_or_else(|| (broker.kind().dead_letter_queue)(queue));
     if name == queue {
         return Err(Error::configuration(
-            "dead letters would come back as messages: --dead-letter-queue is the queue itself",
+            "--dead-letter-queue is the queue of the messages: each dead letter would come back as a message",
             "name another queue (--dead-letter-queue, WQ_DEAD_LETTER_QUEUE)",
         ));
     }

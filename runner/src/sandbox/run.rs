@@ -212,7 +212,7 @@ fn outcome(ended: Ended, limits: &Limits) -> Outcome {
         return match u8::try_from(*code) {
             Ok(0) => Outcome::Succeeded,
             Ok(code) => Outcome::Exited(code),
-            Err(_) => Outcome::Trapped(format!("it exited with {code}, which is no exit code")),
+            Err(_) => Outcome::Trapped(format!("it exited with {code}, which is not an exit code")),
         };
     }
     if let Some(refused) = refused_by_the_system(&error) {

@@ -93,75 +93,75 @@ limits! {
     /// Over all memories and tables of the instance together.
     memory: u64 => Memory = Row {
         flag: "max-memory-size", unit: Unit::Bytes, default: Some("512MiB"),
-        help: "Memory, all memories and tables together",
+        help: "Memory of the guest: all memories and tables together",
         outcome: Some("memory"), says: "the guest needed more than {} bytes of memory",
         ..Row::NONE
     };
     /// More than this fails the run: a result that was cut short is no result.
     stdout: u64 => Stdout = Row {
         flag: "max-stdout", unit: Unit::Bytes, default: Some("16MiB"),
-        help: "What a guest may write to stdout; more fails the run",
+        help: "Maximum output on stdout; a run that writes more fails",
         outcome: Some("output"), says: "the guest wrote more than {} bytes to stdout",
         ..Row::NONE
     };
     /// What comes after this is dropped, and a line in the log says so.
     stderr: u64 = Row {
         flag: "max-stderr", unit: Unit::Bytes, default: Some("1MiB"),
-        help: "What a guest may write to stderr; the rest is dropped",
+        help: "Maximum output on stderr; the rest is dropped",
         ..Row::NONE
     };
     /// A larger message is not run.
     message: u64 = Row {
         flag: "max-message", unit: Unit::Bytes, default: Some("128MiB"),
-        help: "A larger message is not run",
+        help: "Maximum size of a message; a larger one is not run",
         outcome: Some("message"),
         ..Row::NONE
     };
     /// Units of wasmtime's fuel. Counting them makes a guest slower, so there is no limit by default.
     fuel: Option<u64> => Fuel = Row {
         flag: "fuel", unit: Unit::Positive,
-        help: "Units of work, about one an instruction; the same for each run of a message [default: not counted]",
+        help: "Units of work, about one for each instruction, after which a run is stopped [default: not counted]",
         outcome: Some("fuel"), says: "the guest used up {} units of fuel",
         ..Row::NONE
     };
     stack: u64 => Stack = Row {
         flag: "max-wasm-stack", unit: Unit::Bytes, default: Some("512KiB"),
-        help: "Stack of the guest's calls",
+        help: "Stack for the guest's calls",
         outcome: Some("stack"), says: "the guest called too deep for a stack of {} bytes",
         ..Row::NONE
     };
     /// Files, sockets, streams and timers that are open at once, of the host's and of a component's counting.
     resources: u64 => Resources = Row {
         flag: "max-resources", unit: Unit::Count, default: Some("1000"),
-        help: "Files, sockets and other handles that are open at once",
+        help: "Open files, sockets and other handles at a time",
         outcome: Some("resources"), says: "the guest held more than {} files and other handles open",
         ..Row::NONE
     };
     /// What one call of the guest to the host may carry.
     hostcall: u64 => Hostcall = Row {
         flag: "max-hostcall", unit: Unit::Bytes, default: Some("128MiB"),
-        help: "What the guest may hand to the host in one call",
+        help: "Maximum amount of data that the guest passes to the host in one call",
         outcome: Some("hostcall"), says: "the guest handed over more than {} bytes in one call",
         ..Row::NONE
     };
     /// What one call for random bytes may ask for.
     random: u64 => Random = Row {
         flag: "max-random-size", unit: Unit::Bytes, default: Some("16MiB"),
-        help: "Random bytes that the guest may ask for in one call",
+        help: "Maximum number of random bytes for one call",
         outcome: Some("random"), says: "the guest asked for more than {} random bytes at once",
         ..Row::NONE
     };
     /// Instances, memories and tables of a component, each, and memories of a module.
     instances: u64 => Instances = Row {
         flag: "max-instances", unit: Unit::Count, default: Some("200"),
-        help: "Instances, and memories, and tables, that a component may be made of",
+        help: "Instances, memories and tables of a component, at most so many of each",
         outcome: Some("instances"), says: "the guest is made of more than {} instances, memories or tables",
         ..Row::NONE
     };
     /// What a run may keep in a folder of its own. There is no folder without it.
     scratch: Option<u64> => Scratch = Row {
         flag: "scratch", unit: Unit::Bytes, is_grant: true,
-        help: "Give each run an empty folder /tmp for so much, gone afterwards",
+        help: "Give each run an empty folder /tmp of this size, which is deleted after the run",
         outcome: Some("scratch"), says: "the guest filled its scratch folder of {} bytes",
         ..Row::NONE
     };

@@ -30,7 +30,7 @@ impl Config {
     /// Bounds what a broker that takes connections may leave unanswered.
     pub async fn in_time<T>(&self, opening: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         tokio::time::timeout(OPEN_TIMEOUT, opening).await.unwrap_or_else(|_| {
-            let source = "it takes connections, and did not answer when asked for messages".into();
+            let source = "it accepts connections, but did not answer a request for messages".into();
             Err(Error::Unreachable { address: self.addresses(), source })
         })
     }

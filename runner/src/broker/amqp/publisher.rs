@@ -262,7 +262,7 @@ impl Publisher {
         match self.make_delay_queue(queue, pause).await {
             Err(error @ (Error::Mismatch { .. } | Error::Forbidden { .. })) => {
                 let error = chain(&error);
-                tracing::warn!(error, "cannot make a delay queue: the message comes again without a pause");
+                tracing::warn!(error, "cannot create a delay queue: the message is retried without a pause");
                 Ok(None)
             }
             made => made.map(Some),
@@ -304,7 +304,7 @@ impl Publisher {
                     let mut arguments = FieldTable::default();
                     arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
                     self.declare(dead_letter_queue, arguments).await?;
-                    tracing::info!(queue = dead_letter_queue, "made the queue for dead letters");
+                    tracing::info!(queue = dead_letter_queue, "created the queue for dead letters");
                     self.publish_to_new(&to, properties, body).await
                 }
                 published => published,

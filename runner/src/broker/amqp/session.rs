@@ -314,7 +314,7 @@ impl<'a> Session<'a> {
                     let _entered = held.span.enter();
                     tracing::warn!(
                         error = %chain(&error),
-                        "the message could not be published again: it goes back as it is, and the broker may count that"
+                        "the message could not be published again: it is given back, and the broker may count this as an attempt"
                     );
                 }
                 self.end(number, reply, give_back).await?;

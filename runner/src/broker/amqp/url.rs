@@ -38,7 +38,7 @@ impl FromStr for Url {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         check_credentials(text)?;
-        let url = url::Url::parse(text).map_err(|error| format!("this is no URL: {error}"))?;
+        let url = url::Url::parse(text).map_err(|error| format!("this is not a URL: {error}"))?;
         let scheme = match url.scheme() {
             "amqp" => AMQPScheme::AMQP,
             "amqps" => AMQPScheme::AMQPS,
@@ -68,7 +68,7 @@ impl FromStr for Url {
         let mut connect_timeout = CONNECT_TIMEOUT;
         let (mut ca_file, mut cert_file, mut key_file) = (None, None, None);
         for (key, value) in url.query_pairs() {
-            let number = || format!("`{key}` is not a number that fits");
+            let number = || format!("`{key}` is not a number in its range");
             match &*key {
                 "heartbeat" => query.heartbeat = Some(value.parse().map_err(|_| number())?),
                 "frame_max" => query.frame_max = Some(frame_max(&value).ok_or_else(number)?),

@@ -95,7 +95,7 @@ impl Walk {
         }
         let cancelling =
             async { channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await.map_err(lost) };
-        in_time(|| channel.status().connected(), "hand no more messages over", cancelling).await?;
+        in_time(|| channel.status().connected(), "stop delivering messages", cancelling).await?;
         // What was on its way.
         while let Ok(Some(delivery)) = tokio::time::timeout(IDLE, consumer.next()).await {
             deliveries.push(delivery.map_err(connection::unreceived)?);
@@ -221,7 +221,7 @@ impl walk::Walk for Walk {
             Some(error) => {
                 tracing::warn!(
                     error = %chain(&error),
-                    "messages could not be put back as copies: this look counts as one of the hand-overs of their delivery limit"
+                    "messages could not be put back as copies: this look counts as a delivery against their delivery limit"
                 );
                 Ok(())
             }

@@ -259,7 +259,7 @@ impl<L: Leases> Session<L> {
         if !link.cancelled {
             return Err(error);
         }
-        tracing::warn!(error = %chain(&error), "messages may stay away until their leases end");
+        tracing::warn!(error = %chain(&error), "messages may not be delivered again before their leases end");
         self.taking = None;
         Ok(())
     }

@@ -101,7 +101,7 @@ impl Settled {
                     let _entered = self.span.enter();
                     tracing::warn!(
                         error = %chain(&error),
-                        "a message could not be given back; it comes again when its lease ends"
+                        "a message could not be given back; it is delivered again when its lease ends"
                     );
                 }
             }

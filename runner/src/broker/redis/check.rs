@@ -83,7 +83,7 @@ impl Look<'_> {
         match info {
             Ok(info) => info.look(findings),
             Err(error) if rights::is_refused(&error) => {
-                findings.note(Topic::Durability, "not looked at: the user may not ask for INFO");
+                findings.note(Topic::Durability, "not checked: the user may not ask for INFO");
             }
             Err(error) => return Err(failed(self.url, &self.keys.queue, "look at the server of", error)),
         }
@@ -99,7 +99,7 @@ impl Look<'_> {
     async fn at_clock(&self, findings: &mut Findings) {
         let before = SystemTime::now();
         let Ok(answer) = self.connection.ask(redis::cmd("TIME")).await else {
-            return findings.note(Topic::Clock, "not looked at: the user may not ask for TIME");
+            return findings.note(Topic::Clock, "not checked: the user may not ask for TIME");
         };
         let seconds = list(answer).ok().and_then(|parts| parts.into_iter().next()).and_then(|part| number(part).ok());
         let Some(theirs) = seconds.and_then(|seconds| u64::try_from(seconds).ok()) else { return };
@@ -107,13 +107,12 @@ impl Look<'_> {
         let skew = theirs.duration_since(before).or_else(|_| before.duration_since(theirs)).unwrap_or_default();
         let shown = format_duration(Duration::from_secs(skew.as_secs()));
         if skew <= SKEW {
-            return findings.good(Topic::Clock, format!("the server's clock and ours differ by {shown}"));
+            return findings.good(Topic::Clock, format!("the clocks of the server and of this host differ by {shown}"));
         }
         findings.caution(
             Topic::Clock,
-            format!("the server's clock and ours differ by {shown}"),
-            "pauses and leases go by the server's clock alone; times in headers, traces and the log are those of this host, and \
-             do not fit to it",
+            format!("the clocks of the server and of this host differ by {shown}"),
+            "pauses and leases use the server's clock; times in headers, traces and the log come from this host, and do not match it",
             "set the clock of this host or of the server, by NTP for example",
         );
     }
@@ -131,7 +130,7 @@ impl Look<'_> {
                 return Ok(false);
             }
             kind => {
-                findings.refusal(Topic::Queue, mismatch(format!("it is no stream but a {kind}")));
+                findings.refusal(Topic::Queue, mismatch(format!("it is a {kind}, not a stream")));
                 return Ok(false);
             }
         }
@@ -169,9 +168,9 @@ impl Look<'_> {
                 Topic::DeadLetters,
                 Error::Mismatch {
                     doing: format!("put dead letters into `{name}`"),
-                    source: format!("it is no stream but a {other}").into(),
+                    source: format!("it is a {other}, not a stream").into(),
                 },
-                "the first dead letter ends the worker with 78, comes again, and ends the next one",
+                "the first dead letter ends the worker with 78, is delivered again, and ends the next worker",
             ),
         }
         Ok(())
@@ -187,7 +186,7 @@ impl Look<'_> {
                     findings.undeliverable(to.to_string(), error, None);
                 }
                 other => {
-                    let source = format!("it is no stream but a {other}").into();
+                    let source = format!("it is a {other}, not a stream").into();
                     let error = Error::Mismatch { doing: format!("publish to the queue `{name}`"), source };
                     findings.undeliverable(to.to_string(), error, None);
                 }

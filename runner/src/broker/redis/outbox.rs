@@ -107,7 +107,7 @@ impl outbox::Outbox for Outbox {
             "none" => Err(named(to, Error::MissingQueue { queue: stream.to_owned(), source: None })),
             other => Err(Error::Mismatch {
                 doing: format!("publish to the queue `{stream}`"),
-                source: format!("it is no stream but a {other}").into(),
+                source: format!("it is a {other}, not a stream").into(),
             }),
         }
     }

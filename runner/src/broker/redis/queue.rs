@@ -109,7 +109,9 @@ pub fn require_size(body: &Bytes) -> Result<(), Error> {
     if body.len() <= MAX_MESSAGE {
         return Ok(());
     }
-    Err(Error::TooLarge { reason: format!("it has {} bytes, and a value in Redis {MAX_MESSAGE} at most", body.len()) })
+    Err(Error::TooLarge {
+        reason: format!("it has {} bytes, and a value in Redis has at most {MAX_MESSAGE}", body.len()),
+    })
 }
 
 /// Makes a queue; one that is there stays as it is.
@@ -165,7 +167,10 @@ pub fn require_alone(queue: &str, others: &[String]) -> Result<(), Error> {
         None => Ok(()),
         Some(other) => Err(Error::Mismatch {
             doing: format!("work on the stream `{queue}`"),
-            source: format!("the group `{other}` reads it too, and would miss what is deleted when it is done").into(),
+            source: format!(
+                "the group `{other}` reads it too, and would miss messages, which are deleted when they are done"
+            )
+            .into(),
         }),
     }
 }

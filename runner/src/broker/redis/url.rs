@@ -50,10 +50,10 @@ impl FromStr for Url {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         check_credentials(text)?;
-        let url = url::Url::parse(text).map_err(|error| format!("this is no URL: {error}"))?;
+        let url = url::Url::parse(text).map_err(|error| format!("this is not a URL: {error}"))?;
         let scheme = url.scheme();
         if !SCHEMES.contains(&scheme) {
-            return Err("the scheme is none of Redis".into());
+            return Err("the scheme is not one of Redis's".into());
         }
         if url.fragment().is_some() {
             return Err("a `#` in the URL is written %23, and certificates are always verified".into());
@@ -82,7 +82,8 @@ impl FromStr for Url {
                 "inbox" => inbox = Some(value.into_owned()),
                 "db" if matches!(place, Place::Socket(_)) => database = self::database(&value)?,
                 "connection_timeout" => {
-                    let millis = value.parse().map_err(|_| "`connection_timeout` is not a number that fits".to_owned());
+                    let millis =
+                        value.parse().map_err(|_| "`connection_timeout` is not a number in its range".to_owned());
                     connect_timeout = Duration::from_millis(millis?);
                 }
                 "cacertfile" => ca_file = Some(PathBuf::from(&*value)),

@@ -140,7 +140,7 @@ fn keep_renewing(state: Weak<Mutex<State>>) -> Result<mpsc::Sender<()>, Error> {
         while ended.recv_timeout(RENEW) == Err(RecvTimeoutError::Timeout) {
             let Some(state) = state.upgrade() else { return };
             if let Err(error) = Opened(state).renew() {
-                tracing::warn!(error = %chain(&error), "what is taken comes again when its lease ends");
+                tracing::warn!(error = %chain(&error), "messages that were taken are delivered again when their leases end");
             }
         }
     };
@@ -194,7 +194,7 @@ impl Drop for Held {
             return;
         }
         if let Err(error) = state.store.release(self.lease) {
-            tracing::warn!(error = %chain(&error), "a message could not be given back; it comes again when its lease ends");
+            tracing::warn!(error = %chain(&error), "a message could not be given back; it is delivered again when its lease ends");
         }
     }
 }

@@ -40,7 +40,7 @@ fn look(path: &Path, settings: &Settings) -> Findings {
         None => findings.note(
             Topic::Queue,
             format!(
-                "not looked at: {shown}-wal was left behind without {shown}-shm, and reading it would make that file"
+                "not checked: {shown}-wal was left behind without {shown}-shm, and reading it would make that file"
             ),
         ),
     }
@@ -127,6 +127,6 @@ fn look_at_disk(path: &Path, settings: &Settings, findings: &mut Findings) {
             "make room, or a path on another disk in --broker (BROKER_URL); --max-message and --max-stdout bound the two",
         ),
         Ok(free) => findings.good(Topic::Durability, format!("the disk has {} left", ByteSize(free))),
-        Err(error) => findings.note(Topic::Durability, format!("not looked at: how much room the disk has left: {error}")),
+        Err(error) => findings.note(Topic::Durability, format!("not checked: how much room the disk has left: {error}")),
     }
 }

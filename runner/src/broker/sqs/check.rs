@@ -66,7 +66,7 @@ pub async fn check(url: &Url, settings: &Settings) -> Findings {
     }
     findings.note(
         Topic::Rights,
-        "not looked at: SQS tells only with a message whether it may be received, hidden, deleted and sent; docs/sqs.md has the \
+        "not checked: SQS tells only with a message whether it may be received, hidden, deleted and sent; docs/sqs.md has the \
          policy that wq-run needs",
     );
     look_at_dead_letters(&client, url, settings, &mut findings).await;
@@ -84,16 +84,16 @@ fn topic(error: &Error) -> Topic {
 
 fn look_at_clock(client: &Client, findings: &mut Findings) {
     let Some((ours, theirs)) = client.times() else {
-        return findings.note(Topic::Clock, "not looked at: no answer said its time");
+        return findings.note(Topic::Clock, "not checked: no answer said its time");
     };
     let skew = theirs.duration_since(ours).or_else(|_| ours.duration_since(theirs)).unwrap_or(Duration::ZERO);
     let shown = format_duration(Duration::from_secs(skew.as_secs()));
     if skew <= SKEW {
-        return findings.good(Topic::Clock, format!("the clock of SQS and ours differ by {shown}"));
+        return findings.good(Topic::Clock, format!("the clocks of SQS and of this host differ by {shown}"));
     }
     findings.caution(
         Topic::Clock,
-        format!("the clock of SQS and ours differ by {shown}"),
+        format!("the clocks of SQS and of this host differ by {shown}"),
         "AWS refuses signatures that are five minutes off: the worker ends with 77",
         "set the clock of this host, by NTP for example",
     );
@@ -157,7 +157,7 @@ async fn look_at_dead_letters(client: &Arc<Client>, url: &Url, settings: &Settin
         Err(error) => findings.later(
             Topic::DeadLetters,
             error,
-            "the first dead letter may end the worker, come again, and end the next one",
+            "the first dead letter may end the worker, be delivered again, and end the next worker",
         ),
     }
 }

@@ -92,7 +92,7 @@ impl Kept {
                 () = tokio::time::sleep(self.lease / RENEWALS) => self.renew().await,
             };
             if let Err(error) = kept {
-                tracing::warn!(error = %chain(&error), "what is taken comes again when its lease ends");
+                tracing::warn!(error = %chain(&error), "messages that were taken are delivered again when their leases end");
             }
         }
     }

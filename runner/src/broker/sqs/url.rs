@@ -67,7 +67,7 @@ fn region_of(host: &str) -> Result<String, String> {
     let region = known.iter().find_map(|end| host.strip_suffix(end)).and_then(|host| host.strip_prefix("sqs."));
     match region {
         Some(region) if !region.is_empty() && !region.contains('.') => Ok(region.to_owned()),
-        _ => Err("it is no host of AWS; another one goes into sqs://REGION/ACCOUNT/NAME?endpoint=URL".into()),
+        _ => Err("it is not a host of AWS; another server is written as sqs://REGION/ACCOUNT/NAME?endpoint=URL".into()),
     }
 }
 
@@ -91,7 +91,7 @@ fn parameters(url: &url::Url) -> Result<(Option<String>, Option<u64>), String> {
 
 /// Scheme, host and port of an endpoint.
 fn origin(text: &str) -> Result<String, String> {
-    let url = url::Url::parse(text).map_err(|error| format!("its endpoint is no URL: {error}"))?;
+    let url = url::Url::parse(text).map_err(|error| format!("its endpoint is not a URL: {error}"))?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err(KEYS.into());
     }

@@ -31,7 +31,7 @@ pub async fn look(config: &Work) -> Findings<Error> {
     }
     match sandbox::inspect(loading.guest.clone(), loading.bounds).await {
         Ok((inspection, _)) => imports(&inspection, &config.sandbox, &mut findings),
-        Err(error) => findings.note(Topic::Imports, format!("not looked at: {error}")),
+        Err(error) => findings.note(Topic::Imports, format!("not checked: {error}")),
     }
     wall(&loading, &sandbox, &mut findings);
     cache(loading.cache.as_deref(), sandbox.compiled_in().is_none(), took, &mut findings);
@@ -64,7 +64,7 @@ fn imports(inspection: &Inspection, options: &Options, findings: &mut Findings<E
         findings.caution(
             Topic::Imports,
             "the guest imports `path_open`, and no folder is granted",
-            "each file that it opens is refused to it; what it does then is its own decision",
+            "the guest cannot open any file; how it handles that depends on the guest",
             "--dir HOST::GUEST grants a folder, --scratch BYTES an empty one",
         );
     }
@@ -72,7 +72,7 @@ fn imports(inspection: &Inspection, options: &Options, findings: &mut Findings<E
         findings.caution(
             Topic::Imports,
             "the guest imports TCP sockets (wasi:sockets), and no address is granted",
-            "each connection that it opens is refused to it; what it does then is its own decision",
+            "the guest cannot open any connection; how it handles that depends on the guest",
             "--allow-net HOST:PORT grants an address",
         );
     }
@@ -83,7 +83,7 @@ fn imports(inspection: &Inspection, options: &Options, findings: &mut Findings<E
         findings.note(Topic::Imports, "--dir grants folders, and the guest imports nothing that opens files");
     }
     if findings.0.len() == before {
-        findings.good(Topic::Imports, "all that the guest imports is there, and nothing of it needs another grant");
+        findings.good(Topic::Imports, "wq-run provides all imports of the guest, and none of them needs another grant");
     }
 }
 
@@ -92,11 +92,11 @@ fn wall(loading: &Loading, sandbox: &Sandbox, findings: &mut Findings<Error>) {
         return;
     }
     match sandbox.missing_walls() {
-        [] => findings.good(Topic::Wall, "guests run in processes of their own"),
+        [] => findings.good(Topic::Wall, "guests run in separate processes"),
         missing => findings.caution(
             Topic::Wall,
             format!("parts of the second wall around guests' processes are missing: {}", missing.join("; ")),
-            "a guest that breaks out of its sandbox is held by fewer walls",
+            "fewer barriers hold a guest that breaks out of its sandbox",
             "a container's seccomp profile has to allow landlock and seccomp; --wall required (WQ_WALL) takes no message without",
         ),
     }

@@ -49,8 +49,7 @@ fn memory(config: &Work, findings: &mut Findings<Error>) {
     findings.caution(
         Topic::Memory,
         format!("{sum}, and {whose} is {}", size(limit)),
-        "if guests, messages and results become as large as they may be, the kernel kills the worker (exit 137); its messages \
-         come again, and that counts as an attempt where the broker counts hand-overs",
+        "if guests, messages and results reach their limits, the kernel kills the worker (exit 137); its messages are delivered again, and that counts as an attempt where the broker counts deliveries",
         "lower --max-memory-size, --max-message, --max-stdout or --concurrency (WQ_CONCURRENCY), or raise the limit",
     );
 }
@@ -106,8 +105,7 @@ fn shutdown(timeout: Duration, grace_period: Duration, findings: &mut Findings<E
     findings.caution(
         Topic::Shutdown,
         format!("--shutdown-timeout {} and {} more are above the grace period of {given}", format_duration(timeout), format_duration(LAST_RESORT_AFTER)),
-        "the worker is killed before it has given its messages back; they come again, and that counts as an attempt where the \
-         broker counts hand-overs",
+        "the worker is killed before it has given its messages back; they are delivered again, and that counts as an attempt where the broker counts deliveries",
         format!(
             "a shorter --shutdown-timeout (WQ_SHUTDOWN_TIMEOUT), or terminationGracePeriodSeconds: {} in the pod, which \
              --grace-period tells this command",

@@ -15,7 +15,7 @@ use crate::commands::process::say;
 use crate::config::DeadLetters;
 use crate::error::Error;
 
-const HINT: &str = "name the queue that is to have them with --to, or the one in which they died with --queue (QUEUE)";
+const HINT: &str = "name the queue with --to, or the queue that they came from with --queue (QUEUE)";
 
 /// Refuses what would come back to the dead letters forever.
 pub fn check(letters: &DeadLetters, to: Option<&str>) -> Result<(), Error> {
@@ -73,7 +73,10 @@ pub async fn replay(round: &mut Round<'_>, to: Option<&str>, doing: &cli::Doing)
         note(&format!("somebody else took {} in the meantime", dead_letters(gone)));
     }
     if again > 0 {
-        note(&format!("{} with the id of one that was just replayed stay where they are", dead_letters(again)));
+        note(&format!(
+            "{} stay where they are, since a message with the same id was just replayed",
+            dead_letters(again)
+        ));
     }
     let report = (!doing.json).then(|| {
         let verb = if doing.dry_run { "would replay" } else { "replayed" };
@@ -86,7 +89,7 @@ pub async fn replay(round: &mut Round<'_>, to: Option<&str>, doing: &cli::Doing)
     });
     let then = (stay > 0).then(|| {
         let message =
-            format!("{} stay where they are, since it is not known in which queue they died", dead_letters(stay));
+            format!("{} stay where they are, since the queue that they came from is not known", dead_letters(stay));
         Error::configuration(message, HINT)
     });
     Ok(Said { report, then })

@@ -78,7 +78,7 @@ pub fn port(flags: &[String]) -> Result<Option<u16>, Error> {
     match port {
         Some(port) if !is_loopback => Ok(Some(port)),
         _ => Err(Error::configuration(
-            format!("--listen {address}: nobody outside of the pod reaches that"),
+            format!("--listen {address}: nothing outside of the pod can reach this address"),
             "a pod listens at 0.0.0.0:9090, for example (--listen, WQ_LISTEN)",
         )),
     }

@@ -60,7 +60,7 @@ pub fn volumes(pods: &Pods, work: &cli::Work, workload: &Workload) -> Result<Vol
         let mount = mounts.iter().find(|mount| is_in(path, &mount.path));
         let what = match mount {
             None => "the pods have no such folder",
-            Some(mount) if *writable && !can_be_written(&mount.source) => "nobody can write to that volume",
+            Some(mount) if *writable && !can_be_written(&mount.source) => "that volume is read-only",
             Some(_) => continue,
         };
         return Err(Error::configuration(

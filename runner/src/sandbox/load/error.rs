@@ -80,7 +80,7 @@ impl Error {
     pub fn hint(&self) -> String {
         match self {
             Error::Unreadable { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-                "GUEST (or WQ_GUEST) is the path of a .wasm or .wat file, packed or not; in a pod, look at the volume's \
+                "GUEST (or WQ_GUEST) is the path of a .wasm or .wat file, compressed or not; in a pod, look at the volume's \
                  mountPath"
                     .into()
             }
@@ -106,7 +106,7 @@ impl Error {
                 "every folder of --dir is opened for each run; `ulimit -n` is the limit of open files".into()
             }
             Error::Compile { .. } => {
-                "the code was made for another engine: this is a bug of ours, please report it".into()
+                "the code was made for another engine: this is a bug in wq-run, please report it".into()
             }
             Error::CompileTimeout { .. } => {
                 "raise --compile-timeout, or compile the guest ahead of time with `wq-run compile`".into()
@@ -120,7 +120,7 @@ impl Error {
                     .into()
             }
             Error::CompilerFailed { .. } => {
-                "no message was taken; this is a bug of ours or of the compiler's: please report it with the guest".into()
+                "no message was taken; this is a bug in wq-run or in the compiler: please report it with the guest".into()
             }
             Error::NoRoom(_) => {
                 "each run reserves 4 GiB of address space, which takes no memory: `ulimit -v unlimited`, or fewer runs \
@@ -128,12 +128,12 @@ impl Error {
                     .into()
             }
             Error::NoCompiler(_) => {
-                "guests are compiled in a process of their own, which needs /proc and room for one more process \
+                "guests are compiled in a separate process, which needs /proc and room for one more process \
                  (`ulimit -u`, `ulimit -v`, the container's pids limit); a guest from the cache needs none"
                     .into()
             }
             Error::Cache { .. } => "name a folder that can be written with --cache-dir (WQ_CACHE_DIR)".into(),
-            Error::Panic(_) => "this is a bug of ours: please report it".into(),
+            Error::Panic(_) => "this is a bug in wq-run: please report it".into(),
             Error::Certificates(_) => {
                 "install the system's certificates (ca-certificates), or name a file of them by SSL_CERT_FILE".into()
             }

@@ -24,7 +24,7 @@ use crate::finding::Topic;
 /// The limit of a quorum queue that has none of its own, since RabbitMQ 4.0.
 const DEFAULT_DELIVERY_LIMIT: i64 = 20;
 
-const NOT_KNOWN: &str = "not looked at: this is no RabbitMQ, and its refusals are not known";
+const NOT_KNOWN: &str = "not checked: this is no RabbitMQ, and its refusals are not known";
 
 const NO_POLICIES: &str = "AMQP does not show policies";
 
@@ -76,8 +76,7 @@ impl Look<'_> {
                 self.at_exchange_for_dead_letters(&arguments).await;
             }
             Err(Error::Forbidden { .. }) => {
-                let note =
-                    "not looked at: type and arguments of the queue are told only to a user who may configure it";
+                let note = "not checked: type and arguments of the queue are told only to a user who may configure it";
                 self.findings.note(Topic::DeliveryLimit, note);
                 self.at_timeout(None);
             }
@@ -96,12 +95,11 @@ impl Look<'_> {
             Some("classic") => self.findings.note(
                 Topic::DeliveryLimit,
                 format!(
-                    "`{queue}` is a classic queue, which does not count hand-overs: a message whose guest takes its worker \
-                     down comes again forever; a quorum queue counts, and so does --isolation process"
+                    "`{queue}` is a classic queue, which does not count deliveries: a message whose guest crashes its worker is delivered again and again; a quorum queue counts, and --isolation process keeps the worker alive"
                 ),
             ),
             Some(other) => self.findings.note(Topic::Queue, format!("`{queue}` is of the type `{other}`")),
-            None => self.findings.note(Topic::DeliveryLimit, "not looked at: the broker did not name the type of the queue"),
+            None => self.findings.note(Topic::DeliveryLimit, "not checked: the broker did not name the type of the queue"),
         }
     }
 
@@ -118,7 +116,7 @@ impl Look<'_> {
                 return self.findings.good(Topic::DeliveryLimit, found);
             }
             (None, None) => {
-                let note = "not looked at: the broker did not name all arguments of the queue";
+                let note = "not checked: the broker did not name all arguments of the queue";
                 return self.findings.note(Topic::DeliveryLimit, note);
             }
         };
@@ -149,8 +147,10 @@ impl Look<'_> {
         match arguments.and_then(|arguments| arguments.queue_type.as_deref()) {
             // Whatever the queue says itself.
             Some("quorum") if self.server.is_since(4, 3) => {
-                let found =
-                    format!("this broker is asked for the {} that a message may be held", format_duration(held));
+                let found = format!(
+                    "for this broker, wq-run uses {} as the longest time that a message may be held",
+                    format_duration(held)
+                );
                 return self.findings.good(Topic::Timeout, found);
             }
             Some("classic") if self.server.is_since(4, 3) => {
@@ -173,7 +173,7 @@ impl Look<'_> {
         self.findings.caution(
             Topic::Timeout,
             format!("a message may be held for {}, which is not below {whose}", format_duration(held)),
-            "the broker takes a message back whose run takes longer, and the message is run again from the beginning",
+            "the broker takes back a message whose run takes longer, and another worker runs it again from the beginning",
             "a shorter --timeout (WQ_TIMEOUT), less --prefetch, or a larger consumer_timeout in rabbitmq.conf",
         );
     }
@@ -181,7 +181,8 @@ impl Look<'_> {
     /// What would make messages go away that nobody has done.
     fn at_losses(&mut self, queue: &str, arguments: &Arguments) {
         const CONSEQUENCE: &str = "the messages that are in it then are deleted";
-        const REMEDY: &str = "make the queue anew without it: `wq-run queue declare` makes one that keeps its messages";
+        const REMEDY: &str =
+            "create the queue again without it: `wq-run queue declare` creates one that keeps its messages";
         let mut caution = |found: String, consequence: &str| {
             self.findings.caution(Topic::Durability, found, consequence, REMEDY);
         };
@@ -199,14 +200,14 @@ impl Look<'_> {
         if is_bounded && !arguments.text("x-overflow").is_some_and(|overflow| overflow.starts_with("reject-publish")) {
             caution(
                 format!("`{queue}` has a bounded length, and drops its oldest messages when it is full"),
-                "messages are deleted, or dead-lettered by the broker, before anybody has run them",
+                "the broker deletes or dead-letters messages that nobody has run",
             );
         }
         if let Some(millis) = arguments.number("x-message-ttl") {
             let after = format_duration(Duration::from_millis(millis.unsigned_abs()));
             caution(
                 format!("a message in `{queue}` expires after {after} (x-message-ttl)"),
-                "messages that wait for longer are deleted, or dead-lettered by the broker, before anybody has run them",
+                "the broker deletes or dead-letters messages that wait for longer",
             );
         }
     }
@@ -255,7 +256,7 @@ impl Look<'_> {
             Ok(Right::Refused(Error::Forbidden { source, .. })) => self.findings.later(
                 Topic::Rights,
                 Error::Forbidden { doing: "publish to queues, by the default exchange".into(), source },
-                "the first message that fails ends the worker with 77, comes again, and ends the next one",
+                "the first message that fails ends the worker with 77, is delivered again, and ends the next worker",
             ),
             Ok(Right::Refused(error)) => self.findings.refusal(Topic::Rights, error),
             Ok(Right::Unknown) => self.findings.note(Topic::Rights, NOT_KNOWN),
@@ -270,7 +271,7 @@ impl Look<'_> {
                 // As it was said already.
                 Ok(Right::Refused(Error::MissingExchange { .. })) => {}
                 Ok(Right::Refused(error)) => {
-                    let consequence = "the first result ends the worker with 77, and its message comes again";
+                    let consequence = "the first result ends the worker with 77, and its message is delivered again";
                     self.findings.undeliverable(to.to_string(), error, Some(consequence.into()));
                 }
                 Ok(Right::Unknown) => self.findings.note(Topic::Results, NOT_KNOWN),
@@ -304,7 +305,7 @@ impl Look<'_> {
     fn blocked(&mut self) {
         self.findings.caution(
             Topic::DeadLetters,
-            "the broker reads nothing from those who publish at the moment",
+            "the broker blocks publishers at the moment",
             "retries, dead letters and results wait for --publish-timeout, and their messages are given back",
             "the broker is short of memory or disk space: `rabbitmqctl status` names its alarms",
         );
@@ -322,18 +323,18 @@ impl Look<'_> {
             Ok(Right::Given(said)) => match mismatch(&said) {
                 None => self
                     .findings
-                    .good(Topic::Retries, format!("retries wait in queues like `{name}`, which may be made")),
+                    .good(Topic::Retries, format!("retries wait in queues like `{name}`, which the user may create")),
                 Some(argument) => self.findings.caution(
                     Topic::Retries,
-                    format!("`{name}` is there with another {argument} than wq-run gives it"),
+                    format!("`{name}` exists with a different {argument}"),
                     "retries wait in the next longer delay queue, so that they come later",
-                    "delete that queue when it is empty: wq-run makes it anew",
+                    "delete that queue when it is empty: wq-run creates it again",
                 ),
             },
             Ok(Right::Refused(error)) => self.findings.caution(
                 Topic::Retries,
-                format!("the delay queue `{name}` may not be made: {}", chain(&error)),
-                "a message that failed comes again at once, without the pause",
+                format!("the delay queue `{name}` cannot be created: {}", chain(&error)),
+                "a message that failed is delivered again at once, without the pause",
                 format!("give the user the rights to configure, write and read `{}.delay.*`", options.queue),
             ),
             Ok(Right::Unknown) => self.findings.note(Topic::Retries, NOT_KNOWN),
@@ -368,8 +369,7 @@ impl Look<'_> {
                 Topic::DeadLetters,
                 error,
                 format!(
-                    "`{dead_letter_queue}` is not there, so the first dead letter ends the worker with 77, comes again, and \
-                     ends the next one"
+                    "`{dead_letter_queue}` is not there, so the first dead letter ends the worker with 77, is delivered again, and ends the next worker"
                 ),
             ),
             Ok(Right::Unknown) => self.findings.note(Topic::DeadLetters, NOT_KNOWN),

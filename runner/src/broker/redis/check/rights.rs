@@ -62,7 +62,7 @@ pub async fn look(
             Some(error) => findings.later(
                 Topic::Retries,
                 error,
-                "the first message that fails ends the worker with 77, comes again, and ends the next one",
+                "the first message that fails ends the worker with 77, is delivered again, and ends the next worker",
             ),
             None => findings.good(Topic::Retries, format!("retries may be put into `{delayed}`")),
         }
@@ -72,7 +72,7 @@ pub async fn look(
         Some(error) => findings.later(
             Topic::DeadLetters,
             error,
-            "the first dead letter ends the worker with 77, comes again, and ends the next one",
+            "the first dead letter ends the worker with 77, is delivered again, and ends the next worker",
         ),
         None => findings.good(Topic::Rights, format!("dead letters may be put into `{dead}`")),
     }
