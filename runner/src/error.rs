@@ -41,7 +41,7 @@ impl ExitStatus {
         (ExitStatus::Bug, "a bug in wq-run"),
         (
             ExitStatus::NotDelivered,
-            "a result could not be delivered, or the connection was lost with the outcome open; the message comes again",
+            "a result could not be delivered, or the connection was lost with the outcome open; the message is delivered again",
         ),
         (
             ExitStatus::TaskFailed,
@@ -55,7 +55,7 @@ impl ExitStatus {
         (ExitStatus::Empty, "the queue was empty and `--on-empty fail`"),
         (
             ExitStatus::Stuck,
-            "a guest or the shutdown could not be stopped in time, so the process ended itself; the message comes again",
+            "a guest or the shutdown could not be stopped in time, so the process ended itself; the message is delivered again",
         ),
         (ExitStatus::DeadLettersRemain, "the queue is empty and dead letters remain (`--on-dead-letters fail`)"),
         (

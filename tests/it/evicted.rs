@@ -93,7 +93,7 @@ fn a_message_that_kills_its_workers_dies_however_often_it_is_given_back_in_betwe
     run(&mut queue.command(&["work", &guest("echo"), "--max-attempts", "3"])).exits(65).prints("");
     let dead = queue.take_dead();
     assert_eq!((dead.body.as_slice(), &*dead.headers["x-wq-outcome"]), (&b"poison"[..], "abandoned"));
-    assert!(dead.headers["x-wq-error"].contains("handed over 3 times"), "{dead:?}");
+    assert!(dead.headers["x-wq-error"].contains("delivered 3 times"), "{dead:?}");
     assert!(!dead.headers.contains_key("x-wq-unfinished"), "it begins anew if it is moved back: {dead:?}");
 }
 

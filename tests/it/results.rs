@@ -26,7 +26,7 @@ fn example(name: &str) -> Option<Command> {
 
 #[test]
 fn a_worker_killed_between_the_end_of_a_run_and_its_acknowledgement_loses_no_result() {
-    // Where it is killed; whether the result is in the queue by then; whether the message comes again. `None`: either.
+    // Where it is killed; whether the result is in the queue by then; whether the message is delivered again. `None`: either.
     let points = [
         ("finished", Some(false), Some(true)),
         ("published", None, Some(true)),

@@ -151,7 +151,7 @@ fn messages(counts: &Counts) -> String {
         (dead_lettered, "dead-lettered"),
         (rejected, "rejected"),
         (released, "released"),
-        (unsettled, "unsettled, which come again"),
+        (unsettled, "unsettled, which are delivered again"),
         (withdrawn, "withdrawn"),
     ];
     // The first one is said in any case.

@@ -56,7 +56,7 @@ const SUFFIX: &str = ".part";
 const MODE: u32 = 0o666;
 
 /// A file of a worker that was killed is removed when nobody has written to it for so long. If its worker is alive after
-/// all, renaming it fails, and the message comes again.
+/// all, renaming it fails, and the message is delivered again.
 const ABANDONED_AFTER: Duration = Duration::from_secs(3600);
 
 /// So many names are looked at for what was left behind: a folder of millions must not hold up the start.

@@ -156,7 +156,7 @@ fn what_is_wrong_with_a_queue_of_sqs_is_found() {
         .clone();
     let policy = |count: u32| json!({ "deadLetterTargetArn": arn, "maxReceiveCount": count }).to_string();
     set(json!({ "RedrivePolicy": policy(3) }));
-    assert_found(look(&[]).exits(0), "warning", "delivery-limit", "3 hand-overs");
+    assert_found(look(&[]).exits(0), "warning", "delivery-limit", "3 deliveries");
     set(json!({ "RedrivePolicy": policy(4) }));
     assert_nothing_found(&look(&[]));
     set(json!({ "MessageRetentionPeriod": "60" }));

@@ -18,7 +18,7 @@ struct Policy {
 pub fn judged(policy: Option<&String>, options: &Options) -> Result<Option<String>, Error> {
     let Some(policy) = policy.and_then(|policy| serde_json::from_str::<Policy>(policy).ok()) else {
         if options.rejects {
-            let source = "it has no redrive policy, so that a message would come again forever";
+            let source = "it has no redrive policy, so a message would be delivered again and again";
             return Err(Error::Mismatch { doing: "--dead-letter-by broker".into(), source: source.into() });
         }
         return Ok(None);
@@ -28,13 +28,13 @@ pub fn judged(policy: Option<&String>, options: &Options) -> Result<Option<Strin
     let attempts = u64::from(options.max_attempts);
     if !options.rejects && most <= attempts {
         return Ok(Some(format!(
-            "the queue's redrive policy moves a message after {most} hand-overs, restarts of workers included, which is before \
+            "the queue's redrive policy moves a message after {most} deliveries, restarts of workers included, which is before \
              wq-run can put it aside with the reason: raise its maxReceiveCount above --max-attempts ({attempts})"
         )));
     }
     if options.rejects && most < attempts {
         return Ok(Some(format!(
-            "the queue's redrive policy moves a message after {most} hand-overs: it is not run {attempts} times (--max-attempts)"
+            "the queue's redrive policy moves a message after {most} deliveries: it is not run {attempts} times (--max-attempts)"
         )));
     }
     Ok(None)
