@@ -7,12 +7,16 @@
 //! lease can have ended. A broker on this host is different: what keeps us from a file keeps all workers from it. There a lease
 //! that ran out stays ours until another worker takes the message, and the next renewal or settlement tells.
 
+#[cfg(any(feature = "redis", feature = "sqs"))]
+mod kept;
 mod leases;
 mod session;
 mod settling;
 #[cfg(test)]
 mod tests;
 
+#[cfg(any(feature = "redis", feature = "sqs"))]
+pub use kept::{Holder, Keeping, Kept};
 pub use leases::Held;
 pub(crate) use leases::{Leases, Renewed, Taken, Terms};
 

@@ -186,6 +186,7 @@ fn the_pages_outcomes_are_those_of_the_log() {
     let text = String::new;
     let runs = [
         Outcome::Succeeded,
+        Outcome::Silent,
         Outcome::Exited(1),
         Outcome::Trapped(text()),
         Outcome::TimedOut(Default::default()),

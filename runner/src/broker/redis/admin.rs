@@ -1,14 +1,10 @@
 //! What the commands do to queues on a Redis.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use tokio::sync::Notify;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
 use super::keys::Keys;
@@ -18,9 +14,8 @@ use super::terms::{RENEW, SYSTEM};
 use super::url::Url;
 use crate::broker::admin::{self, Arguments, Changes, Confirmed, Got, Status};
 use crate::broker::error::Error;
-use crate::causes::chain;
+use crate::broker::leased::{Holder, Keeping, Kept};
 use crate::fault::{self, Point};
-use crate::locks::lock;
 use crate::task::{Message, Origin};
 
 /// For the answer to each request: what a worker has `--publish-timeout` for.
@@ -36,29 +31,12 @@ pub struct Admin {
 /// Takes messages of one queue, and keeps what was taken.
 struct Taker {
     queue: String,
-    kept: Arc<Kept>,
-    keeping: JoinHandle<Result<(), Error>>,
-}
-
-struct Kept {
-    store: Store,
-    leases: Mutex<Leases>,
-    /// Something was dropped.
-    dropped: Notify,
-    ends: CancellationToken,
-}
-
-#[derive(Default)]
-struct Leases {
-    /// By the id of the message: with us, and renewed.
-    held: HashMap<String, Lease>,
-    /// To be given back.
-    dropped: Vec<Lease>,
+    keeping: Keeping<Store>,
 }
 
 /// A message under a lease, so that it comes again if we die before it is forgotten.
 struct Held {
-    kept: Arc<Kept>,
+    kept: Arc<Kept<Store>>,
     lease: Lease,
 }
 
@@ -122,19 +100,18 @@ impl admin::Admin for Admin {
             Some(taker) => taker,
             None => {
                 if let Some(other) = self.taker.take() {
-                    other.end().await?;
+                    other.keeping.end().await?;
                 }
                 Taker::start(&self.url, queue).await?
             }
         };
-        let kept = &self.taker.insert(taker).kept;
-        let (taken, _) = kept.store.look(most).await?;
-        let mut leases = kept.leases();
+        let kept = &self.taker.insert(taker).keeping.kept;
+        let (taken, _) = kept.holder.look(most).await?;
         let read = |Taken { lease, mut message, redelivered, unreadable, .. }| {
             if let Some(reason) = &unreadable {
                 message.headers.insert("x-wq-error".into(), reason.as_str().into());
             }
-            leases.held.insert(lease.id.clone(), lease.clone());
+            kept.hold(&lease.id, lease.clone());
             let held = Held { kept: kept.clone(), lease };
             Got { message, origin: Origin::of_queue(queue, redelivered, SYSTEM), unreadable, held: Box::new(held) }
         };
@@ -143,7 +120,7 @@ impl admin::Admin for Admin {
 
     async fn close(self: Box<Self>) -> Result<(), Error> {
         match self.taker {
-            Some(taker) => taker.end().await,
+            Some(taker) => taker.keeping.end().await,
             None => Ok(()),
         }
     }
@@ -151,86 +128,51 @@ impl admin::Admin for Admin {
 
 impl Taker {
     async fn start(url: &Url, queue: &str) -> Result<Taker, Error> {
-        let kept = Arc::new(Kept {
-            store: Store::open(url, queue).await?,
-            leases: Mutex::default(),
-            dropped: Notify::new(),
-            ends: CancellationToken::new(),
-        });
-        // A task of its own: a command may block while it prints.
-        let keeping = tokio::spawn(kept.clone().keep());
-        Ok(Taker { queue: queue.to_owned(), kept, keeping })
-    }
-
-    /// Gives back what was dropped.
-    async fn end(self) -> Result<(), Error> {
-        self.kept.ends.cancel();
-        match self.keeping.await.map_err(tokio::task::JoinError::try_into_panic) {
-            Ok(ended) => ended,
-            Err(Ok(panic)) => std::panic::resume_unwind(panic),
-            Err(Err(_)) => Err(Error::Lost { source: None }),
-        }
+        Ok(Taker { queue: queue.to_owned(), keeping: Keeping::start(Store::open(url, queue).await?) })
     }
 }
 
-impl Kept {
-    /// Renews what is held and gives back what was dropped, until the end.
-    async fn keep(self: Arc<Self>) -> Result<(), Error> {
-        loop {
-            let kept = tokio::select! {
-                () = self.ends.cancelled() => {
-                    self.give_back().await?;
-                    return self.store.leave().await;
-                }
-                () = self.dropped.notified() => self.give_back().await,
-                () = tokio::time::sleep(RENEW) => self.renew().await,
-            };
-            if let Err(error) = kept {
-                tracing::warn!(error = %chain(&error), "messages that were taken are delivered again when their leases end");
-            }
-        }
+#[async_trait]
+impl Holder for Store {
+    type Lease = Lease;
+
+    fn pause(&self) -> Duration {
+        RENEW
     }
 
-    async fn give_back(&self) -> Result<(), Error> {
-        let dropped = std::mem::take(&mut self.leases().dropped);
-        for lease in dropped {
-            // One that is lost already is no longer ours to give back.
-            self.store.release(&lease).await?;
+    async fn renew(&self, leases: Vec<Lease>) -> Result<(), Error> {
+        Store::renew(self, &leases.iter().collect::<Vec<_>>()).await.map(drop)
+    }
+
+    async fn give_back(&self, leases: Vec<Lease>) -> Result<(), Error> {
+        for lease in leases {
+            self.release(&lease).await?;
         }
         Ok(())
     }
 
-    async fn renew(&self) -> Result<(), Error> {
-        let held: Vec<Lease> = self.leases().held.values().cloned().collect();
-        // What is lost is told when it is to be forgotten.
-        if held.is_empty() { Ok(()) } else { self.store.renew(&held.iter().collect::<Vec<_>>()).await.map(drop) }
-    }
-
-    fn leases(&self) -> MutexGuard<'_, Leases> {
-        lock(&self.leases)
+    async fn leave(&self) -> Result<(), Error> {
+        Store::leave(self).await
     }
 }
 
 #[async_trait]
 impl admin::Held for Held {
     async fn forget(self: Box<Self>) -> Result<(), Error> {
-        let forgotten = self.kept.store.ack(&self.lease).await;
+        let forgotten = self.kept.holder.ack(&self.lease).await;
         // There is nothing left to give back: it is gone, or its lease ends.
-        self.kept.leases().held.remove(&self.lease.id);
+        self.kept.forget(&self.lease.id);
         if forgotten? { Ok(()) } else { Err(lost()) }
     }
 
     async fn publish_again(&self, queue: &str, changes: Changes) -> Result<(), Error> {
-        self.kept.store.copy(&self.lease, queue, changes.without_headers).await
+        self.kept.holder.copy(&self.lease, queue, changes.without_headers).await
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let mut leases = self.kept.leases();
-        let held = leases.held.remove(&self.lease.id);
-        leases.dropped.extend(held);
-        self.kept.dropped.notify_one();
+        self.kept.give_back_soon(&self.lease.id);
     }
 }
 

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 
 use super::client::Client;
 use super::convert::{Attributes, Incoming, Outgoing};
-use super::kept::{Keeping, Kept};
+use super::kept::{Hidden, Keeping, Kept};
 use super::queue::{BATCH, Counts, Entry, Order, Queue, Received, is_fifo};
 use super::terms::SYSTEM;
 use super::url::Url;
@@ -68,7 +68,7 @@ impl Admin {
 
     fn kept(&mut self) -> Arc<Kept> {
         let lease = self.url.lease();
-        self.keeping.get_or_insert_with(|| Keeping::start(lease)).kept.clone()
+        self.keeping.get_or_insert_with(|| Keeping::start(Hidden { lease })).kept.clone()
     }
 }
 
@@ -157,7 +157,7 @@ pub fn held(
     let (count, sent, group) = (received.count(), received.sent(), received.group().cloned());
     let Received { message_id, receipt_handle, body, message_attributes, .. } = received;
     let Incoming { mut message, unreadable } = Incoming::read(body, &message_attributes, &message_id, sent);
-    kept.hold(&receipt_handle, queue);
+    kept.hold(&receipt_handle, (receipt_handle.clone(), queue.clone()));
     let held = Held {
         kept: kept.clone(),
         queue: queue.clone(),

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 
 use super::admin::{Held, LOOK, held};
 use super::client::Client;
-use super::kept::Keeping;
+use super::kept::{Hidden, Keeping};
 use super::queue::{BATCH, Entry, Queue};
 use super::url::Url;
 use crate::broker::error::Error;
@@ -34,7 +34,7 @@ impl Walk {
             None => {
                 let client: Arc<Client> = Client::new(&self.url)?;
                 let queue = Queue::find(&client, &self.url, &self.name).await?;
-                (queue, Keeping::start(self.url.lease()))
+                (queue, Keeping::start(Hidden { lease: self.url.lease() }))
             }
         };
         Ok(self.opened.insert(opened))
