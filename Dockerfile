@@ -3,20 +3,24 @@
 #   podman build -t localhost/wq-run:dev --build-arg BINARY=compiled .      compiles from source
 #   podman build -t localhost/wq-run:dev --build-arg BINARY=prebuilt .      takes build/image/wq-run
 #
+# With --platform linux/arm64 or linux/amd64 it is for that processor. Compilers run on this one, and nothing is emulated.
 # scripts/image.sh does either. Podman 4.3 does not see the default of BINARY, so it has to be named.
 ARG BINARY=compiled
 
 # rust-toolchain.toml stays outside: here the image's tag names the toolchain.
-FROM docker.io/library/rust:1.95-bookworm AS compiled
+FROM --platform=${BUILDPLATFORM} docker.io/library/rust:1.95-bookworm AS compiled
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
+COPY .cargo .cargo
 COPY runner runner
 # Not built here, but a member of the workspace.
 COPY bench bench
+COPY scripts/build-release.sh scripts/
 ARG REVISION=unknown
+ARG TARGETARCH
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    WQ_COMMIT="${REVISION}" cargo build --release --locked -p wq-run && cp target/release/wq-run /wq-run
+    RELR=yes WQ_COMMIT="${REVISION}" scripts/build-release.sh "${TARGETARCH}" /wq-run
 
 FROM scratch AS prebuilt
 COPY build/image/wq-run /wq-run
@@ -25,16 +29,29 @@ COPY build/image/wq-run /wq-run
 FROM ${BINARY} AS binary
 
 # The root file system is collected on the Debian that the binary was linked for, so that the libraries fit.
-FROM docker.io/library/debian:bookworm-slim AS rootfs
+FROM --platform=${BUILDPLATFORM} docker.io/library/debian:bookworm-slim AS rootfs
 # hadolint ignore=DL3008
 RUN if [ ! -s /etc/ssl/certs/ca-certificates.crt ]; then \
       apt-get update && apt-get install -y --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/*; \
     fi
+ARG TARGETARCH
+# Libraries for another processor than this one's: nothing of them runs here.
+# hadolint ignore=DL3008
+RUN set -eu; \
+    mkdir -p /foreign; \
+    if [ "${TARGETARCH}" != "$(dpkg --print-architecture)" ]; then \
+      dpkg --add-architecture "${TARGETARCH}"; \
+      apt-get update; \
+      cd /foreign; \
+      apt-get download "libc6:${TARGETARCH}" "libgcc-s1:${TARGETARCH}" "gcc-12-base:${TARGETARCH}"; \
+      for package in *.deb; do dpkg-deb --extract "$package" .; done; \
+      rm -rf /var/lib/apt/lists/*; \
+    fi
 WORKDIR /rootfs
 COPY --from=binary --chmod=755 /wq-run usr/local/bin/wq-run
-# libc has the resolver and the "files" and "dns" name services built in; the loader and the libraries are what ldd finds.
-# Each package's status and copyright go along, for scanners and for the licences. The last line proves that the program
-# starts with nothing but this.
+# libc has the resolver and the "files" and "dns" name services built in; the loader and the libraries are what ldd finds, or for
+# another processor those of libc6 and libgcc-s1 that the program names. Each package's status and copyright go along, for scanners
+# and for the licences. Where it can, the last line proves that the program starts with nothing but this.
 RUN set -eu; \
     mkdir -p etc/ssl/certs var/lib/dpkg/status.d tmp; \
     chmod 1777 tmp; \
@@ -43,16 +60,31 @@ RUN set -eu; \
     echo 'wq:x:65532:65532:wq-run:/tmp:/sbin/nologin' > etc/passwd; \
     echo 'wq:x:65532:' > etc/group; \
     echo 'hosts: files dns' > etc/nsswitch.conf; \
-    ldd usr/local/bin/wq-run > /tmp/ldd || true; \
-    grep -o '/[^ ]*' /tmp/ldd > /tmp/libraries || true; \
-    while read -r library; do \
-      cp -L --parents "$library" .; \
-      package=$(dpkg-query -S "$library"); \
-      package=${package%%:*}; \
-      dpkg-query -s "$package" > "var/lib/dpkg/status.d/$package"; \
-      cp --parents "/usr/share/doc/$package/copyright" .; \
-    done < /tmp/libraries; \
-    chroot . /usr/local/bin/wq-run --version
+    for package in /foreign/*.deb; do \
+      [ -e "$package" ] || break; \
+      name=$(dpkg-deb --field "$package" Package); \
+      { dpkg-deb --field "$package" Package Priority Section Maintainer Architecture Source Version; \
+        echo 'Status: install ok installed'; } > "var/lib/dpkg/status.d/$name"; \
+      install -D "/foreign/usr/share/doc/$name/copyright" "usr/share/doc/$name/copyright"; \
+    done; \
+    for library in /foreign/lib/*-linux-gnu/lib*.so* /foreign/lib*/ld-linux-*; do \
+      [ -e "$library" ] || continue; \
+      grep -qaF "${library##*/}" usr/local/bin/wq-run || continue; \
+      mkdir -p "./$(dirname "${library#/foreign/}")"; \
+      cp -L "$library" "./${library#/foreign/}"; \
+    done; \
+    if [ "${TARGETARCH}" = "$(dpkg --print-architecture)" ]; then \
+      ldd usr/local/bin/wq-run > /tmp/ldd || true; \
+      grep -o '/[^ ]*' /tmp/ldd > /tmp/libraries || true; \
+      while read -r library; do \
+        cp -L --parents "$library" .; \
+        package=$(dpkg-query -S "$library"); \
+        package=${package%%:*}; \
+        dpkg-query -s "$package" > "var/lib/dpkg/status.d/$package"; \
+        cp --parents "/usr/share/doc/$package/copyright" .; \
+      done < /tmp/libraries; \
+      chroot . /usr/local/bin/wq-run --version; \
+    fi
 
 FROM scratch
 ARG VERSION=dev

@@ -46,10 +46,10 @@ if [ -z "$program" ]; then
         CFLAGS="${CFLAGS:-} -ffile-prefix-map=$map"
     done
     export RUSTFLAGS CFLAGS
+    program=build/dist/wq-run
     # Its own folder: with other flags, everything is compiled anew.
-    WQ_COMMIT=$(git describe --always --abbrev=12 --exclude '*') \
-        cargo build --release --locked -p wq-run --target-dir build/dist/target
-    program=build/dist/target/release/wq-run
+    WQ_COMMIT=$(git describe --always --abbrev=12 --exclude '*') CARGO_TARGET_DIR=build/dist/target \
+        scripts/build-release.sh native "$program"
 fi
 install -D -m 755 "$program" "$dist/$name/bin/wq-run"
 scripts/shell-files.sh "$dist/$name/bin/wq-run" "$dist/$name/share"

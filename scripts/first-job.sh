@@ -42,8 +42,8 @@ prepare_podman() {
     local rabbitmq
     rabbitmq=$(sed -n 's/^ *image: \(.*rabbitmq.*\)/\1/p' deploy/rabbitmq/statefulset.yaml)
     if ! podman image exists "$rabbitmq" && ! podman pull --quiet "$rabbitmq" >/dev/null 2>&1; then
-        scripts/base-images.sh rabbitmq4
-        rabbitmq=$(sed -n 's/^RABBITMQ4=//p' scripts/base-images.sh)
+        scripts/base-images.sh rabbitmq4.3
+        rabbitmq=$(sed -n 's/^RABBITMQ43=//p' scripts/base-images.sh)
     fi
     export KUBECTL_STATE=$state KUBECTL_IMAGES="docker.io/library/rabbitmq=$rabbitmq localhost/wq-run=$image"
     REAL_KUBECTL=$(command -v kubectl)

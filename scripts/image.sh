@@ -4,6 +4,7 @@
 #   scripts/image.sh                      compiles in the container; minutes, and needs nothing but podman
 #   scripts/image.sh --prebuilt PATH      takes a binary that is there already, linked against Debian 12's libc or an older one
 #
+# PLATFORM=linux/arm64 or linux/amd64 makes it for that processor: compiled here, emulated nowhere.
 # IMAGE=NAME gives it another name. Base images that are here already are used as they are, the others are pulled; where
 # no registry can be reached, scripts/base-images.sh makes stand-ins first.
 set -euo pipefail
@@ -13,7 +14,7 @@ cd "$(dirname "$0")/.."
 image=${IMAGE:-localhost/wq-run:dev}
 binary=compiled
 case ${1:-} in
-    '') bases=$(sed -n 's/^FROM \([^ ]*\/[^ ]*\).*/\1/p' Dockerfile) ;;
+    '') bases=$(sed -n 's/^FROM .*\(docker\.io[^ ]*\).*/\1/p' Dockerfile) ;;
     --prebuilt)
         [ -n "${2:-}" ] || die "--prebuilt needs the path of the binary"
         [ -f "$2" ] || die "there is no $2: build it first"
@@ -26,7 +27,7 @@ case ${1:-} in
         strip build/image/wq-run 2>/dev/null || true
         binary=prebuilt
         # This route does not touch the image with the compiler.
-        bases=$(sed -n 's/^FROM \([^ ]*\/debian:[^ ]*\).*/\1/p' Dockerfile)
+        bases=$(sed -n 's/^FROM .*\(docker\.io[^ ]*\/debian:[^ ]*\).*/\1/p' Dockerfile)
         ;;
     *)
         sed -n '2,/^set /s/^# \{0,1\}//p' "$0" >&2
@@ -45,9 +46,10 @@ if [ -x build/tools/bin/cargo-cyclonedx ]; then
     mkdir -p build/image
     scripts/materials.sh build/image/wq-run.cdx.json
 fi
+here=$(podman version --format '{{.Client.OsArch}}')
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 revision=$(git rev-parse --quiet --verify HEAD 2>/dev/null || echo unknown)
-podman build --pull="$pull" --tag "$image" --build-arg BINARY="$binary" \
+podman build --pull="$pull" --tag "$image" --platform "${PLATFORM:-$here}" --build-arg BUILDPLATFORM="$here" --build-arg BINARY="$binary" \
     --build-arg VERSION="$version" --build-arg REVISION="$revision" . || {
     [ "$pull" = never ] || echo "If no registry can be reached, run scripts/base-images.sh first." >&2
     exit 1
