@@ -18,7 +18,8 @@ binary=${2:+$(realpath "$2")}
 image=localhost/wq-run:dev
 [ -z "$binary" ] || image=localhost/wq-run:first-job
 state=$(mktemp -d)
-# `make install` puts the program there.
+# `make install` puts the program there. Rust stays where it is.
+export RUSTUP_HOME=${RUSTUP_HOME:-$HOME/.rustup} CARGO_HOME=${CARGO_HOME:-$HOME/.cargo}
 export HOME=$state/home
 mkdir -p "$HOME/.local/bin" "$state/bin"
 

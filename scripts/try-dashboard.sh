@@ -2,7 +2,8 @@
 # Runs workers of every fate under a Prometheus, and asks it each query of the dashboard: all of them have to return data. Needs
 # the package prometheus.
 #
-#   scripts/try-dashboard.sh [BINARY]      default: target/debug/wq-run
+#   scripts/try-dashboard.sh [BINARY]                  default: target/debug/wq-run
+#   scripts/try-dashboard.sh --draw FILE [BINARY]      works for three minutes and draws the panels, as docs/dashboard.svg
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -10,6 +11,11 @@ PATH=$(pwd)/build/prometheus:$PATH
 need prometheus prometheus
 need_python_module yaml PyYAML==6.0.3
 
+draw=
+if [ "${1:-}" = --draw ]; then
+    draw=${2:?names no file}
+    shift 2
+fi
 binary=$(realpath "${1:-${CARGO_TARGET_DIR:-target}/debug/wq-run}")
 guest=$PWD/tests/guests/obey.wat
 work=$(mktemp -d)
@@ -29,21 +35,56 @@ free_port() {
 }
 
 "$binary" queue declare >/dev/null
-worker=$(free_port)
-"$binary" work "$guest" --forever --concurrency 2 --max-attempts 2 --backoff-initial 1s --listen "127.0.0.1:$worker" \
-    --result none >"$work/worker.log" 2>&1 &
-children+=($!)
+# start_worker PORT
+start_worker() {
+    "$binary" work "$guest" --forever --concurrency 2 --max-attempts 2 --backoff-initial 1s --listen "127.0.0.1:$1" \
+        --result none >>"$work/worker.log" 2>&1 &
+    children+=($!)
+}
+
+first=$(free_port)
+second=$(free_port)
 server=$(free_port)
 cat >"$work/prometheus.yml" <<YAML
 global: {scrape_interval: 1s, evaluation_interval: 1s}
 rule_files: [$PWD/deploy/monitoring/alerts.yaml]
 scrape_configs:
   - job_name: wq-run
-    static_configs: [{targets: ["127.0.0.1:$worker"]}]
+    static_configs:
+      - {targets: ["127.0.0.1:$first"], labels: {instance: worker-1}}
+      - {targets: ["127.0.0.1:$second"], labels: {instance: worker-2}}
 YAML
 prometheus --config.file="$work/prometheus.yml" --storage.tsdb.path="$work/data" --web.listen-address="127.0.0.1:$server" \
     --log.level=error >"$work/prometheus.log" 2>&1 &
 children+=($!)
+
+if [ -n "$draw" ]; then
+    # A guest with something to do: it takes memory and time by the digit that its message begins with.
+    guest=$work/task.wat
+    sed 's|(i32.store (i32.const 4) (i32.load (i32.const 8)))|(local.set $first (i32.and (local.get $first) (i32.const 15)))\
+    (drop (memory.grow (i32.mul (local.get $first) (i32.const 20))))\
+    (local.set $first (i32.mul (local.get $first) (i32.const 30000000)))\
+    (loop $on (br_if $on (local.tee $first (i32.sub (local.get $first) (i32.const 1)))))\
+    &|' tests/guests/obey.wat >"$guest"
+    start_worker "$first"
+    for second_of in $(seq 180); do
+        # More than one worker can do, and after a minute a second one helps.
+        [ "$second_of" != 60 ] || start_worker "$second"
+        bodies=()
+        for _ in $(seq $((RANDOM % 4 + (second_of < 60 ? 7 : 2)))); do
+            bodies+=("$((RANDOM % 9 + 1)) is a size")
+        done
+        [ $((RANDOM % 3)) != 0 ] || bodies+=(fails)
+        [ $((RANDOM % 9)) != 0 ] || bodies+=(trap)
+        [ $((RANDOM % 12)) != 0 ] || bodies+=(dead)
+        "$binary" publish "${bodies[@]}" >/dev/null
+        sleep 1
+    done
+    build/venv/bin/python scripts/draw-dashboard.py "http://127.0.0.1:$server" deploy/monitoring/dashboard.json 180 "$draw"
+    exit 0
+fi
+start_worker "$first"
+start_worker "$second"
 
 # Some that succeed, some that fail, over some seconds: a rate needs two scrapes that differ.
 for round in 1 2 3 4 5 6; do
