@@ -119,6 +119,8 @@ class Drawing:
         defaults = panel["fieldConfig"]["defaults"]
         unit, custom = defaults.get("unit"), defaults.get("custom", {})
         lines = list(self.series(panel))
+        if not lines:
+            sys.exit(f"no data for {panel['title']!r}")
         stacked = custom.get("stacking", {}).get("mode") == "normal"
         left, top, right, bottom = x + 58, y + 34, x + width - 12, y + height - 40
         tops, below = [], [0.0] * (POINTS + 1)

@@ -80,7 +80,10 @@ if [ -n "$draw" ]; then
         "$binary" publish "${bodies[@]}" >/dev/null
         sleep 1
     done
-    build/venv/bin/python scripts/draw-dashboard.py "http://127.0.0.1:$server" deploy/monitoring/dashboard.json 180 "$draw"
+    build/venv/bin/python scripts/draw-dashboard.py "http://127.0.0.1:$server" deploy/monitoring/dashboard.json 180 "$draw" || {
+        tail -n 20 "$work/worker.log" "$work/prometheus.log" >&2
+        die "cannot draw $draw"
+    }
     exit 0
 fi
 start_worker "$first"
