@@ -55,7 +55,7 @@ def amount(value, unit):
         return "0"
     if unit == "s":
         for factor, name in ((1e-6, "µs"), (1e-3, "ms"), (1, "s"), (60, "min")):
-            if abs(value) < factor * (60 if name == "s" else 1000) or name == "min":
+            if abs(value) < factor * (600 if name == "s" else 1000) or name == "min":
                 return f"{number(value / factor)} {name}"
     if unit in ("bytes", "Bps"):
         power = min(int(math.log(abs(value), 1024)), 4) if abs(value) >= 1 else 0
@@ -100,10 +100,11 @@ class Drawing:
         found = []
         for target in panel["targets"]:
             found += [(legend(target, one["metric"]), float(one["value"][1])) for one in ask(self.server, "query", query=expression(target), time=self.until)]
-        unit = panel["fieldConfig"]["defaults"].get("unit")
+        defaults = panel["fieldConfig"]["defaults"]
+        unit = defaults.get("unit")
         for place, (name, value) in enumerate(found):
             middle = x + width * (place + 0.5) / len(found)
-            self.text(middle, y + height / 2 + 16, amount(round(value, 1), unit), "number")
+            self.text(middle, y + height / 2 + 16, amount(round(value, defaults.get("decimals", 1)), unit), "number")
             self.text(middle, y + height - 12, name, "small middle")
 
     def table(self, panel, x, y, width):

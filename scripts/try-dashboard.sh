@@ -29,7 +29,7 @@ clean_up() {
 trap clean_up EXIT
 
 unset "${!WQ_@}" BROKER_URL_FILE AMQP_URL
-export BROKER_URL=sqlite:$work/queue.db QUEUE=job1 RUST_LOG=warn
+export BROKER_URL=sqlite:$work/queue.db QUEUE=job1 RUST_LOG=warn WQ_CACHE_DIR=$work/cache
 free_port() {
     build/venv/bin/python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 }

@@ -72,6 +72,23 @@ fn the_readmes_first_job_does_its_work_on_podman_word_for_word() {
 }
 
 #[test]
+fn jobs_whose_messages_died_end_as_failed_and_their_good_messages_are_done() {
+    if installed("podman").is_none() {
+        return;
+    }
+    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(600);
+    let mut command = Command::new(crate::harness::root().join("scripts/failed-jobs.sh"));
+    let run = start(command.arg(env!("CARGO_BIN_EXE_wq-run"))).end_within(PATIENCE);
+    run.exits(0);
+    for told in [
+        "drained: Failed by exit status 81, 24 messages done, 6 dead letters",
+        "counted: Failed by exit status 81, 2 messages done, 1 dead letters",
+    ] {
+        assert!(run.out().contains(told), "{}", run.out());
+    }
+}
+
+#[test]
 fn one_run_a_message_works_on_every_queue_and_with_every_guest() {
     for language in ["rust", "c"] {
         let Some(guest) = page_guest(language) else { return };
