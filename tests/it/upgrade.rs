@@ -61,10 +61,8 @@ fn workers_of_two_versions_share_a_queue() {
         run(command(one, queue, &["publish"]).args(&bodies)).exits(0);
         let drain = |program| start(&mut command(program, queue, &["work", &guest("echo"), "--drain"]));
         let ended = [drain(one), drain(other)].map(|worker| worker.end());
-        let mut results: Vec<String> = ended
-            .iter()
-            .flat_map(|run| run.exits(0).out().lines().map(str::to_owned).collect::<Vec<_>>())
-            .collect();
+        let mut results: Vec<String> =
+            ended.iter().flat_map(|run| run.exits(0).out().lines().map(str::to_owned).collect::<Vec<_>>()).collect();
         results.sort_by_key(|number| number.parse::<u32>().unwrap());
         assert_eq!(results.join("\n") + "\n", bodies.concat(), "each once");
     });
