@@ -5,6 +5,8 @@
 #   scripts/dist.sh                       compiles a release build
 #   scripts/dist.sh --prebuilt PATH       packs a program that is there already
 #
+# INTO=FOLDER puts it elsewhere.
+#
 # The same commit gives the same bytes, by the same toolchains: times come from the commit, paths of this machine are left out,
 # and what is not committed is refused.
 set -euo pipefail
@@ -13,17 +15,14 @@ cd "$(dirname "$0")/.."
 
 program=
 case ${1:-} in
-    '') scripts/install.sh build dist ;;
-    --prebuilt)
-        program=$(realpath "${2:?needs the path of the program}")
-        scripts/install.sh dist
-        ;;
+    '') scripts/install.sh build ;;
+    --prebuilt) program=$(realpath "${2:?needs the path of the program}") ;;
     *)
         sed -n '2,/^set /s/^# \{0,1\}//p' "$0" >&2
         exit 2
         ;;
 esac
-PATH=$PWD/build/tools/bin:$PATH
+need python3 python3
 if [ -n "$(git status --porcelain)" ] && [ -z "${DIRTY:-}" ]; then
     die "there are changes that are not committed; DIRTY=yes packs them all the same"
 fi
@@ -33,7 +32,7 @@ export SOURCE_DATE_EPOCH TZ=UTC LC_ALL=C
 target=$(rustc -vV | sed -n 's/^host: //p')
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 name=wq-run-$version-$target
-dist=build/dist
+dist=${INTO:-build/dist}
 rm -rf "${dist:?}/$name" "$dist/$name".*
 mkdir -p "$dist/$name"
 
@@ -56,10 +55,9 @@ scripts/shell-files.sh "$dist/$name/bin/wq-run" "$dist/$name/share"
 cp -R README.md CHANGELOG.md LICENSE docs deploy "$dist/$name/"
 rm -f "$dist/$name/deploy/job/task.wasm"
 
-# What is in the program: the licences with their texts, as the crates have them (no server is asked), and the crates themselves.
-cargo about --color never generate --frozen --fail --manifest-path runner/Cargo.toml --config scripts/about.toml \
-    --output-file "$dist/$name/THIRD-PARTY-LICENSES.md" scripts/about.hbs
-scripts/materials.sh "$dist/$name.cdx.json"
+# What is in the program, and its licences. Sources that are here already cost nothing.
+cargo fetch --quiet --locked
+python3 scripts/materials.py "$dist/$name.cdx.json" "$dist/$name/THIRD-PARTY-LICENSES.md"
 cp "$dist/$name.cdx.json" "$dist/$name/wq-run.cdx.json"
 
 tar --create --sort=name --format=ustar --owner=0 --group=0 --numeric-owner --mode='u=rwX,go=rX' --mtime="@$SOURCE_DATE_EPOCH" \

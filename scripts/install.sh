@@ -13,7 +13,6 @@
 #     containers   what builds and runs the image, for the tests
 #     fuzz         cargo-fuzz, and a C++ compiler for libFuzzer
 #     lint         rustfmt, clippy, shellcheck, actionlint, cargo-deny, typos, proselint
-#     dist         cargo-about and cargo-cyclonedx in build/tools, for what a release has beside the program
 #   --optional: what is missing is said and left out, except in CI, where it fails
 set -eu
 cd "$(dirname "$0")/.."
@@ -176,12 +175,6 @@ install_lint() {
     need_python proselint proselint==0.16.0
 }
 
-install_dist() {
-    install_build
-    [ -x build/tools/bin/cargo-about ] || cargo install --root build/tools --locked --version 0.9.3 --features cli cargo-about
-    [ -x build/tools/bin/cargo-cyclonedx ] || cargo install --root build/tools --locked --version 0.5.9 cargo-cyclonedx
-}
-
 install() {
     case $1 in
         build) install_build ;;
@@ -196,8 +189,7 @@ install() {
         containers) install_containers ;;
         fuzz) install_fuzz ;;
         lint) install_lint ;;
-        dist) install_dist ;;
-        *) die "knows no '$1' (build, guests-rust, guests-c, rabbitmq, redis, sqs, faketime, prometheus, pika, containers, fuzz, lint, dist)" ;;
+        *) die "knows no '$1' (build, guests-rust, guests-c, rabbitmq, redis, sqs, faketime, prometheus, pika, containers, fuzz, lint)" ;;
     esac
 }
 
