@@ -47,6 +47,7 @@ mod queue_file;
 mod receipts;
 mod redis;
 mod refusals;
+mod release;
 mod remains;
 mod results;
 mod sandbox;
