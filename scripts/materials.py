@@ -145,7 +145,7 @@ def main():
     unlicensed = [package["name"] for package in packages if not package["license"] and not package["license_file"]]
     if unlicensed:
         sys.exit(f"these crates name no licence: {', '.join(unlicensed)}")
-    pathlib.Path(sys.argv[1]).write_text(json.dumps(materials(packages), indent=1, ensure_ascii=False) + "\n")
+    pathlib.Path(sys.argv[1]).write_text(json.dumps(materials(packages), separators=(",", ":"), ensure_ascii=False) + "\n")
     if len(sys.argv) == 3:
         text, missing = licenses([package for package in packages if package["source"]])
         pathlib.Path(sys.argv[2]).write_text(text)
