@@ -47,6 +47,8 @@ pub struct Work {
     pub outbox: Option<outbox::Options>,
     pub shutdown_timeout: Duration,
     pub dead_letters_fail: bool,
+    /// Whether it is known where dead letters go: the broker may put them where it likes.
+    pub dead_letters_known: bool,
     pub fail_on_empty: bool,
     /// There if the worker is to be looked at.
     pub listen: Option<Listen>,
@@ -81,6 +83,7 @@ impl Work {
         retries::warn_of_rejects(&broker, &queue, &policy);
         let dead_letter_queue = retries::dead_letter_queue(&work, &broker, &queue, &policy)?;
         retries::check_delay_queues(&broker, &queue, &policy)?;
+        let dead_letters_known = !policy.rejects || work.dead_letter_queue.is_some();
         let dead_letters_fail = retries::dead_letters_fail(&work, &policy)?;
         results::check(&work, &queue)?;
         let mut sandbox = guest::options(&work.guest, Stderr::Log)?;
@@ -112,6 +115,7 @@ impl Work {
             results: work.result,
             shutdown_timeout: work.shutdown_timeout,
             dead_letters_fail,
+            dead_letters_known,
             fail_on_empty: matches!(work.on_empty, cli::OnEmpty::Fail),
         })
     }

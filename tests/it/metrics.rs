@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::harness::prometheus::{self, Prometheus};
 use crate::harness::proxy::Proxy;
-use crate::harness::queue::{Broker, Queue, on_every_queue};
+use crate::harness::queue::{Broker, Queue, on_every_queue, on_rabbitmq};
 use crate::harness::rabbitmq::RabbitMq;
 use crate::harness::samples::Samples;
 use crate::harness::{Running, eventually, guest, http, root, start};
@@ -169,6 +169,95 @@ fn the_depth_of_the_queue_is_what_the_broker_tells() {
         queue.wait_for_depth(2);
         queue.take();
         queue.take();
+    });
+}
+
+#[test]
+fn the_depth_of_the_queue_for_dead_letters_is_what_is_in_it() {
+    on_every_queue(|queue| {
+        let work = || {
+            let (worker, address) = listening(&mut queue.command(&["work", &guest("reject"), "--forever"]));
+            until(address, "wq_broker_connected", &[], 1.0);
+            let depth = || Samples::scrape(address).value("wq_dead_letter_queue_depth", &[("queue", &*queue.name)]);
+            (worker, address, eventually("the broker tells", depth))
+        };
+        let (worker, address, depth) = work();
+        assert_eq!(depth, 0.0, "no message has died, so that there is no queue for dead letters");
+        queue.publish(&["a", "b"]);
+        until(address, "wq_messages_total", &[("settlement", "dead-letter")], 2.0);
+        worker.signal("TERM");
+        worker.end().exits(0);
+        let (worker, _, depth) = work();
+        assert_eq!(depth, 2.0);
+        worker.signal("TERM");
+        worker.end().exits(0);
+        for _ in 0..2 {
+            queue.take_dead();
+        }
+    });
+}
+
+#[test]
+fn where_the_broker_puts_dead_letters_nobody_counts_those_of_another_queue() {
+    on_rabbitmq(|queue| {
+        let work = |named: &[&str]| {
+            let args = ["work", &guest("echo"), "--forever", "--dead-letter-by", "broker"];
+            let (worker, address) = listening(queue.command(&args).args(named));
+            until(address, "wq_broker_connected", &[], 1.0);
+            let samples = until(address, "wq_queue_depth", &[("state", "ready")], 0.0);
+            worker.signal("TERM");
+            worker.end().exits(0);
+            samples.value("wq_dead_letter_queue_depth", &[])
+        };
+        assert_eq!(work(&[]), None);
+        assert_eq!(work(&["--dead-letter-queue", &queue.dead_letter_queue()]), Some(0.0));
+    });
+}
+
+/// `basic.ack`, by which the broker confirms a publication.
+const CONFIRMED: (u16, u16) = (60, 80);
+
+#[test]
+fn a_broken_connection_for_dead_letters_is_no_lost_lease() {
+    on_rabbitmq(|queue| {
+        let (Broker::Quorum(rabbitmq) | Broker::Classic(rabbitmq)) = &queue.broker else { unreachable!() };
+        let proxy = Proxy::start(rabbitmq.port);
+        let mut command = queue.command(&["work", &guest("reject"), "--forever"]);
+        command.env("BROKER_URL", format!("amqp://guest:guest@127.0.0.1:{}", proxy.port));
+        let (worker, address) = listening(&mut command);
+        until(address, "wq_broker_connected", &[], 1.0);
+        proxy.withhold(&[CONFIRMED]);
+        queue.publish(&["x"]);
+        let mut seen = BTreeSet::new();
+        // It is tried once more over a new connection. Then it goes back, and dies again.
+        for publication in 1..=3 {
+            if publication == 3 {
+                until(address, "wq_messages_total", &[("settlement", "unsettled")], 1.0);
+                proxy.withhold_nothing();
+            }
+            let pid = eventually("a dead letter is being published", || {
+                let list =
+                    rabbitmq.ctl(&["list_connections", "--quiet", "--no-table-headers", "pid", "client_properties"]);
+                let puts_aside = format!("puts aside {}", queue.name);
+                let lines = list.lines().filter(|line| line.contains(&puts_aside));
+                lines.map(|line| line.split('\t').next().unwrap().to_owned()).find(|pid| !seen.contains(pid))
+            });
+            let copies = || queue.dead_depth();
+            eventually("it is on its way", || (copies() >= publication).then_some(()));
+            rabbitmq.ctl(&["close_connection", &pid, "a test"]);
+            seen.insert(pid);
+        }
+        let samples = until(address, "wq_messages_total", &[("settlement", "dead-letter")], 1.0);
+        assert_eq!(samples.value("wq_leases_lost_total", &[]), Some(0.0), "{}", samples.text);
+        assert_eq!(samples.value("wq_broker_reconnects_total", &[]), Some(0.0));
+        worker.signal("TERM");
+        worker.end().exits(0);
+        // Each time that it was on its way, with the same id.
+        let mut ids = BTreeSet::new();
+        while let Some(dead) = queue.try_take(&queue.dead_letter_queue()) {
+            ids.insert(dead.properties.get("message_id").cloned());
+        }
+        assert_eq!(ids.len(), 1);
     });
 }
 

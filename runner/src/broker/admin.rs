@@ -96,6 +96,18 @@ pub trait Admin: Send {
     /// When there is no such queue.
     async fn status(&mut self, queue: &str) -> Result<Status, Error>;
 
+    /// How many messages of a queue are ready; `None` if there is no such queue.
+    ///
+    /// # Errors
+    /// When the broker does not say.
+    async fn ready(&mut self, queue: &str) -> Result<Option<u64>, Error> {
+        match self.status(queue).await {
+            Ok(status) => Ok(Some(status.ready)),
+            Err(Error::MissingQueue { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Deletes what is ready, and says how much that was.
     ///
     /// # Errors

@@ -42,6 +42,9 @@ pub enum Error {
     /// The same where no connection was lost: the lease ran out, the broker ended the consumer, or its answer makes no sense.
     #[error("{reason}")]
     Broken { reason: String },
+    /// The same for the connection over which a retry or a dead letter was published. That of the message itself stands.
+    #[error("the connection was lost over which the message was published, before the broker had confirmed it")]
+    Unconfirmed,
     /// The connection stands, and a request got no answer.
     #[error("the broker did not answer when it was asked to {doing}")]
     Unanswered { doing: String },
@@ -91,7 +94,7 @@ impl Error {
 
     /// Whether nobody knows if it was done, since the connection or the lease went away. The message comes again.
     pub fn leaves_open(&self) -> bool {
-        matches!(self, Error::Lost { .. } | Error::Broken { .. })
+        matches!(self, Error::Lost { .. } | Error::Broken { .. } | Error::Unconfirmed)
     }
 
     pub fn kind(&self) -> Kind {
@@ -113,6 +116,7 @@ impl Error {
             | Error::Settings { .. } => Kind::Configuration,
             Error::Lost { .. }
             | Error::Broken { .. }
+            | Error::Unconfirmed
             | Error::Aborted
             | Error::Unpublished { .. }
             | Error::Rejected { .. }
@@ -159,6 +163,7 @@ impl Error {
             // Nothing helps, or only the kind that has such errors knows what.
             Error::Lost { .. }
             | Error::Broken { .. }
+            | Error::Unconfirmed
             | Error::Unanswered { .. }
             | Error::Aborted
             | Error::Unpublished { .. }

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::Url;
 use crate::locks::lock;
-use crate::observe::progress::{Figures, Progress, TOLD_EVERY};
+use crate::observe::progress::{Progress, Snapshot, TOLD_EVERY};
 use crate::observe::{Counts, Observers};
 use crate::worker::Mode;
 
@@ -63,11 +63,11 @@ impl Showing {
             return None;
         }
         let seen = Seen::default();
-        let figures = {
+        let snapshot = {
             let (observers, seen) = (observers.clone(), seen.clone());
-            move || figures(observers.counts(), observers.running().min(concurrency), mode, *lock(&seen))
+            move || snapshot(observers.counts(), observers.in_flight().min(concurrency), mode, *lock(&seen))
         };
-        let progress = Progress::show(figures);
+        let progress = Progress::show(snapshot);
         let every = if progress.is_watched() { LOOK_EVERY } else { TOLD_EVERY };
         // The first look comes before the first event that tells of it.
         let first = if progress.is_watched() { FIRST_LOOK_AFTER } else { TOLD_EVERY - LOOK_WITHIN };
@@ -126,7 +126,7 @@ async fn look_for_ever(
             Ok(Ok(status)) => {
                 let (left, finished) =
                     (status.ready + status.delayed.unwrap_or_default(), observers.counts().finished());
-                Some(Look { left: left + observers.running(), finished })
+                Some(Look { left: left + observers.in_flight(), finished })
             }
             Ok(Err(_)) | Err(_) => {
                 admin = None;
@@ -141,7 +141,7 @@ async fn look_for_ever(
     }
 }
 
-fn figures(counts: Counts, running: u64, mode: Mode, seen: Option<Look>) -> Figures {
+fn snapshot(counts: Counts, running: u64, mode: Mode, seen: Option<Look>) -> Snapshot {
     let (finished, left) = match mode {
         // Each message that was taken counts, whatever became of it.
         Mode::Count(count) => (counts.ended(), Some(count.saturating_sub(counts.ended()))),
@@ -150,7 +150,7 @@ fn figures(counts: Counts, running: u64, mode: Mode, seen: Option<Look>) -> Figu
             (finished, seen.map(|look| look.left.saturating_sub(finished.saturating_sub(look.finished))))
         }
     };
-    Figures { done: counts.acked, failed: Some(counts.failed()), running: Some(running), finished, left }
+    Snapshot { done: counts.acked, failed: Some(counts.failed()), running: Some(running), finished, left }
 }
 
 #[cfg(test)]
@@ -160,8 +160,8 @@ mod tests {
     #[test]
     fn what_is_left_goes_down_between_two_looks() {
         let counts = Counts { acked: 6, retried: 3, dead_lettered: 1, released: 2, ..Counts::default() };
-        let drain = |seen| figures(counts, 2, Mode::Drain, seen);
-        assert_eq!(drain(None), Figures { done: 6, failed: Some(4), running: Some(2), finished: 7, left: None });
+        let drain = |seen| snapshot(counts, 2, Mode::Drain, seen);
+        assert_eq!(drain(None), Snapshot { done: 6, failed: Some(4), running: Some(2), finished: 7, left: None });
         assert_eq!(drain(Some(Look { left: 10, finished: 4 })).left, Some(7));
         // Other workers took the rest.
         assert_eq!(drain(Some(Look { left: 1, finished: 4 })).left, Some(0));
@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn a_count_ends_with_the_last_message_that_was_taken() {
         let counts = Counts { acked: 6, retried: 3, dead_lettered: 1, ..Counts::default() };
-        let Figures { finished, left, .. } = figures(counts, 2, Mode::Count(12), None);
+        let Snapshot { finished, left, .. } = snapshot(counts, 2, Mode::Count(12), None);
         assert_eq!((finished, left), (10, Some(2)));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::process::{can_write, unwatched};
 use super::remains;
@@ -24,13 +24,14 @@ use crate::sink::{Format, Needs, Sinks, Spec};
 use crate::streams::termination;
 use crate::task::Refused;
 use crate::version;
-use crate::worker::depth::Asker;
+use crate::worker::depth::{Asker, Queues};
 use crate::worker::{self, Mode, StopReason, Stopped, Worker};
 
 /// For a connection over which nothing was taken. That one is cut off is a line in the broker's log, and no more.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 pub async fn run(args: cli::Work) -> Result<u8, Error> {
+    let began = Instant::now();
     // First of all: the folders of --dir, which are looked at next, may be on a disk that does not answer.
     let mut phases = shutdown::watch(args.shutdown_timeout, ExitStatus::Stuck.code()).map_err(unwatched)?;
     let config = Work::resolve(args)?;
@@ -49,10 +50,13 @@ pub async fn run(args: cli::Work) -> Result<u8, Error> {
         }
         // Compiling can take minutes, and nothing is in hand yet.
         signal = shutdown::requested(&mut phases) => {
-            let status = signal.exit_code();
-            let end = format!("wq-run: stopped: {} came before the work began (queue {queue}, exit status {status})\n", signal.name());
-            termination::about(move || end.clone());
-            Err(Ok(status))
+            let exit_status = signal.exit_code();
+            let reason = StopReason::Signal(signal).to_string();
+            let work = summary::Work::none(began.elapsed());
+            let summary = Summary { queue: queue.clone(), reason, exit_status, work };
+            summary.say();
+            termination::about(move || summary.for_people());
+            Err(Ok(exit_status))
         }
     };
     let (sandbox, sinks) = match ready {
@@ -149,8 +153,10 @@ fn serve(config: &Work) -> Result<(Served, Option<Asker>), Error> {
     let build = Build { version: env!("CARGO_PKG_VERSION"), commit: version::commit(), wasmtime: sandbox::WASMTIME };
     let queue = config.subscription.queue.clone();
     let metrics = Arc::new(Metrics::new(&queue, build, health.clone()));
+    let dead_letter_queue = config.dead_letters_known.then(|| config.subscription.dead_letter_queue.clone());
+    let queues = Queues { queue, dead_letter_queue };
     let unstarted = |source| Error::Io { doing: "start a thread (--listen)".into(), source };
-    let asker = Asker::start(config.broker.clone(), queue, metrics.clone()).map_err(unstarted)?;
+    let asker = Asker::start(config.broker.clone(), queues, metrics.clone()).map_err(unstarted)?;
     listener.serve(health.clone(), metrics.clone()).map_err(unstarted)?;
     tracing::info!(address = %bound, "listening");
     Ok((Served { health, metrics: Some(metrics) }, Some(asker)))

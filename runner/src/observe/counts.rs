@@ -29,7 +29,7 @@ pub struct Counts {
 
 /// All that is counted. Its size does not grow with the number of messages.
 #[derive(Clone, Debug, Default)]
-pub struct Figures {
+pub struct Totals {
     pub counts: Counts,
     /// How many messages had which outcome, by the name that the log has for it.
     pub outcomes: BTreeMap<&'static str, u64>,
@@ -56,7 +56,7 @@ pub struct Durations {
 }
 
 #[derive(Debug, Default)]
-pub struct Tally(Mutex<Figures>);
+pub struct Tally(Mutex<Totals>);
 
 // === impl Counts ===
 
@@ -112,15 +112,15 @@ impl Tally {
         lock(&self.0).counts
     }
 
-    pub fn figures(&self) -> Figures {
+    pub fn totals(&self) -> Totals {
         lock(&self.0).clone()
     }
 }
 
 impl Observer for Tally {
     fn ended(&self, ended: &Ended) {
-        let figures = &mut *lock(&self.0);
-        let counts = &mut figures.counts;
+        let totals = &mut *lock(&self.0);
+        let counts = &mut totals.counts;
         let count = match ended.settled {
             _ if ended.verdict == Verdict::Run(Outcome::Withdrawn) => &mut counts.withdrawn,
             Settled::Acked => &mut counts.acked,
@@ -128,14 +128,14 @@ impl Observer for Tally {
             Settled::DeadLettered => &mut counts.dead_lettered,
             Settled::Rejected => &mut counts.rejected,
             Settled::Released | Settled::GivenBack => &mut counts.released,
-            Settled::Lost(_) | Settled::Failed(_) => &mut counts.unsettled,
+            Settled::LeaseLost(_) | Settled::Unsettled(_) | Settled::Failed(_) => &mut counts.unsettled,
         };
         *count += 1;
-        *figures.outcomes.entry(ended.verdict.name()).or_default() += 1;
+        *totals.outcomes.entry(ended.verdict.name()).or_default() += 1;
         if let Some(run) = ended.run {
-            figures.runs.add(run);
+            totals.runs.add(run);
         }
-        figures.runs.peak_memory = figures.runs.peak_memory.max(ended.usage.peak_memory);
+        totals.runs.peak_memory = totals.runs.peak_memory.max(ended.usage.peak_memory);
     }
 }
 

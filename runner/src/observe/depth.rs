@@ -15,14 +15,19 @@ const AT_MOST_EVERY: Duration = Duration::from_secs(15);
 /// How long a reader waits for an answer. The last one is shown otherwise, and the new one to the next reader.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Messages by the state that they are in, as far as the broker tells.
-pub type Counts = Vec<(&'static str, u64)>;
+/// What the broker tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Depths {
+    /// Messages of the queue by the state that they are in.
+    pub by_state: Vec<(&'static str, u64)>,
+    pub dead_letters: Option<u64>,
+}
 
 #[derive(Debug, Default)]
 pub struct Depth {
     asked_at: Mutex<Option<Instant>>,
     is_wanted: Notify,
-    answer: watch::Sender<Counts>,
+    answer: watch::Sender<Depths>,
 }
 
 impl Depth {
@@ -41,7 +46,7 @@ impl Depth {
     }
 
     /// The last answer.
-    pub fn known(&self) -> Counts {
+    pub fn known(&self) -> Depths {
         self.answer.borrow().clone()
     }
 
@@ -51,8 +56,8 @@ impl Depth {
     }
 
     /// The broker's answer; empty if it gave none.
-    pub fn answer(&self, counts: Counts) {
-        self.answer.send_replace(counts);
+    pub fn answer(&self, depths: Depths) {
+        self.answer.send_replace(depths);
     }
 }
 
@@ -60,15 +65,19 @@ impl Depth {
 mod tests {
     use super::*;
 
+    fn ready(count: u64) -> Depths {
+        Depths { by_state: vec![("ready", count)], dead_letters: Some(1) }
+    }
+
     #[tokio::test]
     async fn the_broker_is_asked_once_however_often_somebody_reads() {
         let depth = Depth::default();
         let asks = async {
             depth.is_wanted().await;
-            depth.answer(vec![("ready", 7)]);
+            depth.answer(ready(7));
         };
         tokio::join!(depth.refresh(), asks);
-        assert_eq!(depth.known(), [("ready", 7)]);
+        assert_eq!(depth.known(), ready(7));
         // At once, and nobody is asked.
         depth.refresh().await;
         assert!(tokio::time::timeout(Duration::from_millis(10), depth.is_wanted()).await.is_err());
@@ -77,17 +86,17 @@ mod tests {
         *lock(&depth.asked_at) = long_ago;
         let asks = async {
             depth.is_wanted().await;
-            depth.answer(Vec::new());
+            depth.answer(Depths::default());
         };
         tokio::join!(depth.refresh(), asks);
-        assert_eq!(depth.known(), []);
+        assert_eq!(depth.known(), Depths::default());
     }
 
     #[tokio::test]
     async fn a_reader_does_not_wait_for_a_broker_that_says_nothing() {
         let depth = Depth::default();
-        depth.answer(vec![("ready", 7)]);
+        depth.answer(ready(7));
         depth.refresh().await;
-        assert_eq!(depth.known(), [("ready", 7)]);
+        assert_eq!(depth.known(), ready(7));
     }
 }

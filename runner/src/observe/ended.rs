@@ -53,8 +53,12 @@ pub enum Settled {
     Released,
     /// Given back, and nobody waited for an answer.
     GivenBack,
-    /// The delivery was no longer ours, or is not known to be settled: why. The message itself is safe, and comes again.
-    Lost(String),
+    /// Its lease ran out, or the connection that held it was lost, before it was settled: why. The message itself is safe, and
+    /// comes again.
+    LeaseLost(String),
+    /// It was still ours, and its result or its settlement is not known to have been made: why. The message itself is safe, and
+    /// comes again.
+    Unsettled(String),
     /// The broker did not make the settlement: why. The message itself is safe, and comes again.
     Failed(String),
 }
@@ -74,7 +78,7 @@ impl Settled {
             Settled::DeadLettered => "dead-letter",
             Settled::Rejected => "reject",
             Settled::Released | Settled::GivenBack => "release",
-            Settled::Lost(_) => "unsettled",
+            Settled::LeaseLost(_) | Settled::Unsettled(_) => "unsettled",
             Settled::Failed(_) => "failed",
         }
     }

@@ -118,7 +118,7 @@ impl Observer for Log {
         let error = match settled {
             Settled::Acked if self.quiet => return,
             Settled::Acked => None,
-            Settled::Lost(reason) | Settled::Failed(reason) => Some(reason.clone()),
+            Settled::LeaseLost(reason) | Settled::Unsettled(reason) | Settled::Failed(reason) => Some(reason.clone()),
             _ => Some(verdict.to_string()),
         };
         macro_rules! line {
@@ -146,7 +146,7 @@ impl Observer for Log {
             Settled::Rejected => line!(error, "rejected"),
             Settled::Released | Settled::GivenBack if is_at_fault(verdict) => line!(warn, "released"),
             Settled::Released | Settled::GivenBack => line!(info, "released"),
-            Settled::Lost(_) | Settled::Failed(_) => line!(warn, "unsettled"),
+            Settled::LeaseLost(_) | Settled::Unsettled(_) | Settled::Failed(_) => line!(warn, "unsettled"),
         }
     }
 }

@@ -13,7 +13,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use super::depth::Depth;
+use super::depth::{Depth, Depths};
 use super::ended::{Ended, Observer, Settled};
 use super::health::Health;
 use crate::task::{Outcome, Verdict};
@@ -56,6 +56,7 @@ pub struct Metrics {
     reconnects: Counter,
     breaker_open: Gauge,
     queue_depth: Family<Labels<1>, Gauge>,
+    dead_letter_queue_depth: Family<Labels<0>, Gauge>,
 }
 
 /// From a task of a millisecond to one of hours. In seconds.
@@ -110,6 +111,7 @@ impl Metrics {
             reconnects: Counter::default(),
             breaker_open: Gauge::default(),
             queue_depth: Family::default(),
+            dead_letter_queue_depth: Family::default(),
         };
         // There from the start, so that the first message is seen as an increase.
         drop(metrics.messages.get_or_create(&ended_as("success", "ack")));
@@ -132,6 +134,11 @@ impl Metrics {
             "Messages in the queue, as far as the broker tells; asked when this is read, every 15 s at most",
             self.queue_depth.clone(),
         );
+        of_queue.register(
+            "wq_dead_letter_queue_depth",
+            "Messages in the queue for dead letters, as far as the broker tells; asked together with wq_queue_depth",
+            self.dead_letter_queue_depth.clone(),
+        );
         registry.register("wq_run_duration_seconds", "How long guests ran", self.run_duration.clone());
         registry.register(
             "wq_settlement_duration_seconds",
@@ -146,7 +153,7 @@ impl Metrics {
         registry.register("wq_in_flight", "Messages that this worker has, not settled yet", self.in_flight.clone());
         registry.register(
             "wq_leases_lost",
-            "Messages that were lost to this worker before it had settled them: a lease ran out, or a connection was lost",
+            "Messages that were no longer this worker's before it had settled them: a lease ran out, or the connection that held them was lost",
             self.leases_lost.clone(),
         );
         registry.register("wq_results_bytes", "Bytes of the results that were delivered", self.results_bytes.clone());
@@ -221,9 +228,14 @@ impl Metrics {
         self.reconnects.inner().store(self.health.reconnects(), Ordering::Relaxed);
         // What the broker does not tell any more has no value.
         self.queue_depth.clear();
-        for (state, messages) in self.depth.known() {
-            let messages = i64::try_from(messages).unwrap_or(i64::MAX);
-            self.queue_depth.get_or_create(&[("state", state)]).set(messages);
+        self.dead_letter_queue_depth.clear();
+        let Depths { by_state, dead_letters } = self.depth.known();
+        let count = |messages: u64| i64::try_from(messages).unwrap_or(i64::MAX);
+        for (state, messages) in by_state {
+            self.queue_depth.get_or_create(&[("state", state)]).set(count(messages));
+        }
+        if let Some(messages) = dead_letters {
+            self.dead_letter_queue_depth.get_or_create(&[]).set(count(messages));
         }
         &self.registry
     }
@@ -260,7 +272,7 @@ impl Observer for Arc<Metrics> {
             Settled::Acked => {
                 self.results_bytes.inc_by(*result_bytes as u64);
             }
-            Settled::Lost(_) => {
+            Settled::LeaseLost(_) => {
                 self.leases_lost.inc();
             }
             _ => {}

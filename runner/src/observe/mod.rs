@@ -21,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::breaker::BreakerState;
 use self::counts::Tally;
-pub use self::counts::{Counts, Durations, Figures};
+pub use self::counts::{Counts, Durations, Totals};
+pub use self::depth::Depths;
 pub use self::ended::{Ended, Guest, Observer, Settled};
 use self::health::{Health, Place, Stage};
 use self::log::Log;
@@ -113,12 +114,12 @@ impl Observers {
         self.tally.counts()
     }
 
-    pub fn figures(&self) -> Figures {
-        self.tally.figures()
+    pub fn totals(&self) -> Totals {
+        self.tally.totals()
     }
 
-    /// How many messages a worker has at the moment.
-    pub fn running(&self) -> u64 {
+    /// How many messages a worker has at the moment that it has not settled.
+    pub fn in_flight(&self) -> u64 {
         self.health.in_flight()
     }
 
@@ -225,7 +226,7 @@ impl Pending {
 
     fn without_an_answer(&self) -> Settled {
         if self.lost.is_cancelled() {
-            Settled::Lost("the message is no longer ours".into())
+            Settled::LeaseLost("the message is no longer ours".into())
         } else {
             Settled::GivenBack
         }

@@ -16,7 +16,7 @@ use crate::streams::last_line::LastLine;
 
 /// How far something is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Figures {
+pub struct Snapshot {
     /// What is done, as it should be.
     pub done: u64,
     /// What failed, where that can be.
@@ -58,15 +58,15 @@ impl Progress {
         self._shown.is_some()
     }
 
-    /// Shows how far something is, as `figures` has it. They are asked for a few times a second, in the thread that writes to
+    /// Shows how far something is, as `snapshot` has it. It is asked for a few times a second, in the thread that writes to
     /// the terminal; or, without a terminal, every [`TOLD_EVERY`] by a task.
-    pub fn show(figures: impl Fn() -> Figures + Send + Sync + 'static) -> Progress {
+    pub fn show(snapshot: impl Fn() -> Snapshot + Send + Sync + 'static) -> Progress {
         let target = ProgressDrawTarget::stderr_with_hz(MOST_DRAWN);
         if target.is_hidden() || streams::err::speaks_json() {
-            return Progress { _shown: None, telling: Some(tokio::spawn(tell(figures))) };
+            return Progress { _shown: None, telling: Some(tokio::spawn(tell(snapshot))) };
         }
         let bar = ProgressBar::with_draw_target(None, target);
-        let line = Line { bar, template: Mutex::new(""), figures: Box::new(figures) };
+        let line = Line { bar, template: Mutex::new(""), snapshot: Box::new(snapshot) };
         Progress { _shown: Some(streams::err::show_last_line(Arc::new(line))), telling: None }
     }
 }
@@ -79,13 +79,13 @@ impl Drop for Progress {
     }
 }
 
-async fn tell(figures: impl Fn() -> Figures) {
+async fn tell(snapshot: impl Fn() -> Snapshot) {
     let mut ticks = tokio::time::interval_at(Instant::now() + TOLD_EVERY, TOLD_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut before = (Instant::now(), figures().finished);
+    let mut before = (Instant::now(), snapshot().finished);
     loop {
         let now = ticks.tick().await;
-        let Figures { done, failed, running, finished, left } = figures();
+        let Snapshot { done, failed, running, finished, left } = snapshot();
         let passed = now.saturating_duration_since(before.0).as_secs_f64();
         let rate = finished.saturating_sub(before.1) as f64 / passed.max(1e-3);
         before = (now, finished);
@@ -99,20 +99,20 @@ struct Line {
     bar: ProgressBar,
     /// The one that the bar has.
     template: Mutex<&'static str>,
-    figures: Box<dyn Fn() -> Figures + Send + Sync>,
+    snapshot: Box<dyn Fn() -> Snapshot + Send + Sync>,
 }
 
 impl LastLine for Line {
     fn draw(&self) {
-        let figures = (self.figures)();
-        let length = figures.left.map(|left| figures.finished + left);
+        let snapshot = (self.snapshot)();
+        let length = snapshot.left.map(|left| snapshot.finished + left);
         self.bar.update(|state| {
             if let Some(length) = length {
                 state.set_len(length);
             }
-            state.set_pos(figures.finished);
+            state.set_pos(snapshot.finished);
         });
-        let message = message(&figures, self.bar.per_sec(), self.bar.eta());
+        let message = message(&snapshot, self.bar.per_sec(), self.bar.eta());
         let template = if length.is_some() && message.len() <= BESIDE_A_BAR { BAR } else { NO_BAR };
         if std::mem::replace(&mut *lock(&self.template), template) != template {
             self.bar.set_style(style(template));
@@ -134,8 +134,8 @@ fn style(template: &str) -> ProgressStyle {
     style.tick_chars(SPINNER).progress_chars(BAR_OF)
 }
 
-fn message(figures: &Figures, rate: f64, time_left: Duration) -> String {
-    let Figures { done, failed, running, finished, left } = *figures;
+fn message(snapshot: &Snapshot, rate: f64, time_left: Duration) -> String {
+    let Snapshot { done, failed, running, finished, left } = *snapshot;
     let mut said = vec![match left {
         Some(left) => format!("{} of {} done", spoken::count(done), spoken::count(finished + left)),
         None => format!("{} done", spoken::count(done)),
@@ -158,12 +158,12 @@ mod tests {
 
     #[test]
     fn the_line_says_what_is_known() {
-        let mut figures = Figures { done: 1240, failed: Some(3), running: Some(4), finished: 1243, left: Some(6757) };
+        let mut snapshot = Snapshot { done: 1240, failed: Some(3), running: Some(4), finished: 1243, left: Some(6757) };
         let (rate, time) = (412.0, Duration::from_secs_f64(16.4));
-        assert_eq!(message(&figures, rate, time), "1,240 of 8,000 done, 3 failed, 4 running, 412/s, 17s left");
-        figures.left = None;
-        assert_eq!(message(&figures, rate, time), "1,240 done, 3 failed, 4 running, 412/s");
-        let published = Figures { done: 20, finished: 20, ..Figures::default() };
+        assert_eq!(message(&snapshot, rate, time), "1,240 of 8,000 done, 3 failed, 4 running, 412/s, 17s left");
+        snapshot.left = None;
+        assert_eq!(message(&snapshot, rate, time), "1,240 done, 3 failed, 4 running, 412/s");
+        let published = Snapshot { done: 20, finished: 20, ..Snapshot::default() };
         assert_eq!(message(&published, 0.0, Duration::ZERO), "20 done, 0/s");
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use bytesize::ByteSize;
 use serde::Serialize;
 
-use super::counts::{Counts, Durations, Figures};
+use super::counts::{Counts, Durations, Totals};
 use super::{Observers, spoken};
 use crate::streams;
 use crate::visible::{self, Form};
@@ -25,7 +25,7 @@ pub struct Summary {
 /// What was done until now.
 #[derive(Clone, Debug)]
 pub struct Work {
-    figures: Figures,
+    totals: Totals,
     elapsed: Duration,
 }
 
@@ -60,17 +60,22 @@ const TARGET: &str = "wq_run::observe::summary";
 
 impl Work {
     pub fn of(observers: &Observers) -> Work {
-        Work { figures: observers.figures(), elapsed: observers.elapsed() }
+        Work { totals: observers.totals(), elapsed: observers.elapsed() }
+    }
+
+    /// What a worker has done that had no time to begin.
+    pub fn none(elapsed: Duration) -> Work {
+        Work { totals: Totals::default(), elapsed }
     }
 
     /// Messages a second that will not be run again.
     fn rate(&self) -> f64 {
-        self.figures.counts.finished() as f64 / self.elapsed.as_secs_f64().max(1e-3)
+        self.totals.counts.finished() as f64 / self.elapsed.as_secs_f64().max(1e-3)
     }
 
     /// As people read it, a line an idea.
     pub fn for_people(&self) -> String {
-        let Work { figures: Figures { counts, outcomes, runs }, elapsed } = self;
+        let Work { totals: Totals { counts, outcomes, runs }, elapsed } = self;
         let mut text = String::new();
         let mut line = |name: &str, of: String| {
             let _ = writeln!(text, "  {name:<10}{of}");
@@ -111,7 +116,7 @@ impl Summary {
     }
 
     fn as_json(&self) -> String {
-        let Work { figures: Figures { counts, outcomes, runs }, elapsed } = &self.work;
+        let Work { totals: Totals { counts, outcomes, runs }, elapsed } = &self.work;
         let durations = runs.durations();
         let ms = |of: fn(&Durations) -> Duration| {
             durations.as_ref().map(|durations| rounded(of(durations).as_secs_f64() * 1e3))

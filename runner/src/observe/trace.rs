@@ -174,7 +174,7 @@ impl Observer for Span {
         self.set("wq.settlement", settled.name());
         match settled {
             Settled::Acked => {}
-            Settled::Lost(reason) => self.fail("unsettled", || reason.clone()),
+            Settled::LeaseLost(reason) | Settled::Unsettled(reason) => self.fail("unsettled", || reason.clone()),
             _ => self.fail(verdict.name(), || verdict.to_string()),
         }
     }

@@ -140,7 +140,7 @@ async fn process_in_span(context: Arc<Context>, Job { delivery, mut pending, rou
     if receipt.lost().is_cancelled() {
         // Being stuck is about the process and not about the message.
         let is_stuck = matches!(verdict, Verdict::Run(Outcome::Stuck(_)));
-        let lost = Settled::Lost("the message is no longer ours: its result is discarded".into());
+        let lost = Settled::LeaseLost("the message is no longer ours: its result is discarded".into());
         let verdict = pending.end(verdict, lost);
         let verdict = if is_stuck { verdict } else { Outcome::Interrupted.into() };
         return Finished::without_a_sign(verdict, round);
@@ -156,9 +156,10 @@ async fn process_in_span(context: Arc<Context>, Job { delivery, mut pending, rou
         match deliver(&context, &record).await {
             Ok(()) => {}
             Err(Undelivered::As(failed)) => verdict = failed,
-            Err(Undelivered::Lost(reason)) => {
+            Err(Undelivered::Unknown(reason)) => {
                 // Dropping the receipt gives the message back, if there still is a connection for that.
-                pending.end(verdict, Settled::Lost(reason));
+                let is_lost = receipt.lost().is_cancelled();
+                pending.end(verdict, if is_lost { Settled::LeaseLost(reason) } else { Settled::Unsettled(reason) });
                 return Finished::without_a_sign(Outcome::Interrupted.into(), round);
             }
         }
@@ -197,7 +198,8 @@ async fn process_in_span(context: Arc<Context>, Job { delivery, mut pending, rou
     let (settled, failed) = match answer {
         Ok(()) => (settled, None),
         Err(broker::Error::Aborted) => (Settled::Released, None),
-        Err(error) if error.leaves_open() => (Settled::Lost(chain(&error)), None),
+        Err(error @ broker::Error::Unconfirmed) => (Settled::Unsettled(chain(&error)), None),
+        Err(error) if error.leaves_open() => (Settled::LeaseLost(chain(&error)), None),
         Err(error) => (Settled::Failed(chain(&error)), Some(error)),
     };
     Finished { verdict: pending.end(verdict, settled), failed, sign, round }
@@ -255,7 +257,7 @@ async fn prepare(
 enum Undelivered {
     As(Verdict),
     /// It is not known whether it is: why.
-    Lost(String),
+    Unknown(String),
 }
 
 /// Writes the result to all sinks, unless the worker is told to abort: a broker that raised an alarm can take long.
@@ -267,7 +269,7 @@ async fn deliver(context: &Context, record: &Record) -> Result<(), Undelivered> 
     };
     written.map_err(|error| match error.failed() {
         Failed::As(verdict) => Undelivered::As(verdict),
-        Failed::Lost => Undelivered::Lost(format!("the result is not known to be delivered: {}", chain(&error))),
+        Failed::Lost => Undelivered::Unknown(format!("the result is not known to be delivered: {}", chain(&error))),
     })
 }
 

@@ -244,7 +244,7 @@ impl World {
         let settled = Settled::from(&settlement);
         let _ = delivery.receipt.settle(settlement).now_or_never();
         let (settled, failed) = match end {
-            End::NotSettled => (Settled::Lost("a test".into()), None),
+            End::NotSettled => (Settled::LeaseLost("a test".into()), None),
             End::Refused => {
                 (Settled::Failed("full".into()), Some(broker::Error::Unpublished { reason: "full".into() }))
             }
@@ -306,7 +306,7 @@ proptest! {
         prop_assert_eq!(world.ended.tags(), expected, "each delivery ends once");
         for ended in world.ended.ended() {
             let as_told = ended.settled.name() == world.settled[&ended.delivery_tag];
-            prop_assert!(as_told || matches!(ended.settled, Settled::Lost(_) | Settled::Failed(_)), "{ended:?}");
+            prop_assert!(as_told || matches!(ended.settled, Settled::LeaseLost(_) | Settled::Failed(_)), "{ended:?}");
         }
         let counts = world.state.observers.counts();
         let Counts { acked, retried, dead_lettered, rejected, released, unsettled, withdrawn } = counts;

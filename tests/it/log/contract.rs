@@ -174,7 +174,8 @@ fn the_pages_settlements_are_those_of_the_log() {
         Settled::Rejected,
         Settled::Released,
         Settled::GivenBack,
-        Settled::Lost(String::new()),
+        Settled::LeaseLost(String::new()),
+        Settled::Unsettled(String::new()),
         Settled::Failed(String::new()),
     ];
     let real: BTreeSet<String> = all.iter().map(|settled| settled.name().to_owned()).collect();

@@ -32,7 +32,7 @@ use crate::task::Message;
 /// For each batch of messages; what a worker has `--publish-timeout` for.
 pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long it is believed that a delay queue is not there: each look for one that is missing leaves a line in the broker's
+/// How long it is believed that a queue is not there: each look for one that is missing leaves a line in the broker's
 /// log.
 const BELIEVED: Duration = Duration::from_secs(60);
 
@@ -48,8 +48,9 @@ pub struct Admin {
 struct Looking {
     connection: Connection,
     channel: Channel,
-    delay_queues: Looks,
-    /// Delay queues that were not there, and when that was seen.
+    /// For queues that need not be there.
+    looks: Looks,
+    /// Queues that were not there, and when that was seen.
     missing: HashMap<String, Instant>,
 }
 
@@ -93,6 +94,17 @@ impl WayIn {
 impl Admin {
     pub fn new(nodes: Vec<Url>) -> Admin {
         Admin { way_in: Arc::new(WayIn { nodes, publisher: Mutex::default() }), getter: None, looking: None }
+    }
+
+    async fn looking(&mut self) -> Result<&mut Looking, Error> {
+        let looking = match self.looking.take().filter(|looking| looking.channel.status().connected()) {
+            Some(looking) => looking,
+            None => {
+                let (connection, channel) = self.open().await?;
+                Looking { connection, channel, looks: Looks::default(), missing: HashMap::new() }
+            }
+        };
+        Ok(self.looking.insert(looking))
     }
 
     async fn open(&self) -> Result<(Connection, Channel), Error> {
@@ -163,14 +175,7 @@ impl admin::Admin for Admin {
     }
 
     async fn status(&mut self, queue: &str) -> Result<Status, Error> {
-        let looking = match self.looking.take().filter(|looking| looking.channel.status().connected()) {
-            Some(looking) => looking,
-            None => {
-                let (connection, channel) = self.open().await?;
-                Looking { connection, channel, delay_queues: Looks::default(), missing: HashMap::new() }
-            }
-        };
-        let looking = self.looking.insert(looking);
+        let looking = self.looking().await?;
         let channel = &looking.channel;
         let found = in_time(|| channel.status().connected(), "look at a queue", look_at(channel, queue)).await?;
         Ok(Status {
@@ -183,6 +188,10 @@ impl admin::Admin for Admin {
                  does",
             ),
         })
+    }
+
+    async fn ready(&mut self, queue: &str) -> Result<Option<u64>, Error> {
+        self.looking().await?.at(queue).await
     }
 
     async fn purge(&mut self, queue: &str) -> Result<u64, Error> {
@@ -199,17 +208,23 @@ impl Looking {
     async fn delayed(&mut self, queue: &str) -> Result<u64, Error> {
         let mut delayed = 0;
         for delay_queue in delays::LIVES.into_iter().map(|life| delays::name(queue, life)) {
-            if self.missing.get(&delay_queue).is_some_and(|seen| seen.elapsed() < BELIEVED) {
-                continue;
-            }
-            let Looking { connection, delay_queues, .. } = self;
-            let looking = delay_queues.at(connection, &delay_queue);
-            match in_time(|| connection.status().connected(), "look at a queue", looking).await? {
-                Some(found) => delayed += found.messages,
-                None => drop(self.missing.insert(delay_queue, Instant::now())),
-            }
+            delayed += self.at(&delay_queue).await?.unwrap_or_default();
         }
         Ok(delayed)
+    }
+
+    /// How many messages of a queue are ready; `None` if it is not there, or was not a moment ago.
+    async fn at(&mut self, queue: &str) -> Result<Option<u64>, Error> {
+        if self.missing.get(queue).is_some_and(|seen| seen.elapsed() < BELIEVED) {
+            return Ok(None);
+        }
+        let Looking { connection, looks, .. } = self;
+        let looking = looks.at(connection, queue);
+        let found = in_time(|| connection.status().connected(), "look at a queue", looking).await?;
+        if found.is_none() {
+            self.missing.insert(queue.to_owned(), Instant::now());
+        }
+        Ok(found.map(|found| found.messages))
     }
 }
 

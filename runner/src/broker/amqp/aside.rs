@@ -117,7 +117,10 @@ impl Aside {
         let publishing = async {
             match self.publish_by(&order, deadline).await {
                 // By another message perhaps: one whose headers are too large for a frame takes the connection with it.
-                Err(Error::Lost { .. }) => self.publish_by(&order, deadline).await,
+                Err(Error::Lost { .. }) => match self.publish_by(&order, deadline).await {
+                    Err(Error::Lost { .. }) => Err(Error::Unconfirmed),
+                    published => published,
+                },
                 published => published,
             }
         };
