@@ -57,6 +57,11 @@ pub fn lines(text: &str) -> Cow<'_, str> {
     shown.into()
 }
 
+/// A text that stays on one line.
+pub fn one_line(text: &str) -> String {
+    lines(text).replace('\n', "\\n")
+}
+
 /// The length of the colour, as the log sets it, that a text begins with. Escapes in values are escaped before they get
 /// here, by tracing-subscriber.
 fn colour(text: &str) -> usize {
@@ -94,6 +99,7 @@ mod tests {
         assert_eq!(shown("\x1b[2mdim\x1b[0m \x1b[2Jgone\x1b", colours), "\x1b[2mdim\x1b[0m \\u{1b}[2Jgone\\u{1b}");
         assert_eq!(shown("{\"a\":\"\u{202e}\u{85}ä\"}\n", Form::Json), "{\"a\":\"\\u202e\\u0085ä\"}\n");
         assert_eq!(lines("one\ntwo\r\u{2066}"), "one\ntwo\\r\\u{2066}");
+        assert_eq!(one_line("a\nb\x1b"), "a\\nb\\u{1b}");
     }
 
     proptest! {

@@ -231,6 +231,9 @@ fn what_a_message_says_cannot_fool_the_terminal_that_shows_it() {
         let peeked = run(&mut queue.command(&["queue", "peek"])).exits(0).out();
         run(&mut queue.command(&["work", &guest("trap"), "--max-attempts", "1"])).exits(65);
         let shown = dlq(queue, &["show"]).exits(0).out();
+        // Nor can what was typed.
+        let none = dlq(queue, &["show", "--id", "no\nsuch\u{1b}[2J"]);
+        none.exits(79).says("no dead letter has the id no\\nsuch\\u{1b}[2J\n");
         for text in [peeked, shown] {
             assert!(text.contains("  one\n  two\\u{1b}[2Jthree\\u{202e}\n"), "{text}");
             let harmless = |c: char| c == '\n' || !c.is_control() && c != '\u{202e}';

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Map, Value};
 
 use crate::broker::walk::{End, Seen};
-use crate::visible::lines;
+use crate::visible::{lines, one_line};
 
 /// More of a body is not shown: `--json` has all of it.
 const MOST_OF_A_BODY: usize = 4096;
@@ -111,11 +111,6 @@ fn block(text: &mut String, block: &str) {
     }
 }
 
-/// Text of strangers on one line of a terminal.
-pub fn one_line(text: &str) -> String {
-    lines(text).replace('\n', "\\n")
-}
-
 /// About how long: `3h`, `12d`. In two units where one alone says little.
 pub fn age(age: Duration) -> String {
     let seconds = age.as_secs();
@@ -147,7 +142,6 @@ mod tests {
         let mut shown = String::new();
         body(&mut shown, "one\ntwo\r\x1b[2Jthree\u{202e}".as_bytes());
         assert_eq!(shown, "body          20 bytes\n  one\n  two\\r\\u{1b}[2Jthree\\u{202e}\n");
-        assert_eq!(one_line("a\nb\x1b"), "a\\nb\\u{1b}");
     }
 
     #[test]

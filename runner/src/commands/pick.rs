@@ -2,10 +2,10 @@
 
 use std::time::SystemTime;
 
+use super::process::note;
 use crate::broker::Error;
 use crate::broker::walk::{End, PAGE_BYTES, Seen, Walk};
 use crate::config::Filters;
-use crate::streams;
 
 /// How large the messages of a queue are is not known before. So pages begin small, and each is at most twice as long as the
 /// one before it.
@@ -97,11 +97,10 @@ impl Pick {
         }
         let unseen = self.walk.unseen().await?;
         if unseen > 0 {
-            let text = format!(
-                "wq-run: about {unseen} more messages were not shown: this broker shows messages only by \
-                 delivering them, and does not deliver all at once\n"
-            );
-            streams::err::push(text.as_bytes());
+            note(&format!(
+                "about {unseen} more messages were not shown: this broker shows messages only by delivering them, and \
+                 does not deliver all at once"
+            ));
         }
         Ok(())
     }

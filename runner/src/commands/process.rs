@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::streams;
+use crate::visible::one_line;
 
 pub fn unwatched(source: std::io::Error) -> Error {
     Error::Io { doing: "watch for signals".into(), source }
@@ -32,4 +33,10 @@ pub fn say(text: &str) -> Result<(), Error> {
 pub fn report(text: String) -> Result<(), Error> {
     let printed = streams::print(format!("{text}\n").as_bytes());
     printed.map_err(|source| Error::Unreported { report: text, source })
+}
+
+/// Tells people something beside the output. Whatever strangers have put into it, it is one harmless line. stderr may have no
+/// reader, which is no reason to stop.
+pub fn note(text: &str) {
+    streams::err::push(format!("wq-run: {}\n", one_line(text)).as_bytes());
 }

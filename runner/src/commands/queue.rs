@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::describe;
 use super::pick::{Pick, Picked};
-use super::process::{report, say};
+use super::process::{note, report, say};
 use crate::broker::admin::{Admin, Got, Status};
 use crate::cli;
 use crate::config::{Target, queue_arguments_on, queue_type_on};
@@ -73,7 +73,7 @@ async fn tell(admin: &mut dyn Admin, queue: &str, json: bool, watch: Option<Dura
     let Some(pause) = watch else {
         say(&if json { line(queue, &status).to_string() } else { numbers(queue, &status).join("\n") })?;
         if let Some(elsewhere) = status.elsewhere.filter(|_| !json) {
-            streams::err::push(format!("wq-run: {elsewhere}\n").as_bytes());
+            note(elsewhere);
         }
         return Ok(());
     };
@@ -122,8 +122,7 @@ async fn peek(Target { broker, queue }: &Target, which: &cli::Which) -> Result<u
     closed?;
     if peeked > 0 && can.most_seen.is_some() {
         let name = broker.kind().name;
-        let text = format!("wq-run: {name} may count this look as an attempt of each message that was shown\n");
-        streams::err::push(text.as_bytes());
+        note(&format!("{name} may count this look as an attempt of each message that was shown"));
     }
     Ok(peeked)
 }
@@ -157,8 +156,7 @@ async fn get(admin: &mut dyn Admin, queue: &str, which: &cli::Which) -> Result<u
     while which.all || printed < which.count {
         let Some(got) = admin.take(queue, 1).await?.pop() else { break };
         if let Some(reason) = &got.unreadable {
-            // stderr may have no reader, which is no reason to keep the message.
-            streams::err::push(format!("wq-run: only a part of the message can be read: {reason}\n").as_bytes());
+            note(&format!("only a part of the message can be read: {reason}"));
         }
         print(&got, which.json).map_err(unprinted)?;
         got.forget().await?;

@@ -4,18 +4,23 @@ use std::time::SystemTime;
 
 use serde_json::{Map, Value};
 
-use super::round::{Round, note};
+use super::round::Round;
 use crate::broker::walk::End;
-use crate::commands::describe::{age, one_line};
+use crate::commands::describe::age;
 use crate::commands::pick::Picked;
+use crate::commands::process::note;
 use crate::error::Error;
 use crate::streams::{self, print};
+use crate::visible::one_line;
 
 /// The width of a terminal that does not tell its own.
 const WIDTH: usize = 80;
 
-/// No error is cut shorter than this.
-const LEAST_OF_AN_ERROR: usize = 12;
+/// Less of an error says nothing.
+const LEAST_OF_AN_ERROR: usize = 24;
+
+/// The space between two columns, and before an error on a line of its own.
+const BETWEEN: usize = 2;
 
 const HEADINGS: [&str; COLUMNS] = ["ID", "AGE", "OUTCOME", "EXIT", "ATTEMPTS", "ERROR"];
 const COLUMNS: usize = 6;
@@ -84,7 +89,8 @@ fn line(picked: &Picked) -> String {
     format!("{}\n", Value::Object(summary(picked)))
 }
 
-/// A table whose columns are as wide as its first rows need, and whose last one ends with the terminal.
+/// A table whose columns are as wide as its first rows need. The last one ends with the terminal; where that leaves too little of an
+/// error, each has a line of its own.
 struct Table {
     width: usize,
     columns: Option<[usize; COLUMNS]>,
@@ -118,22 +124,29 @@ impl Table {
     }
 
     fn row(&self, text: &mut String, columns: [usize; COLUMNS], row: &Row) {
-        let (last, first) = row.split_last().map_or(("", &row[..0]), |(last, first)| (last.as_str(), first));
-        let mut at = 0;
-        for (cell, width) in first.iter().zip(columns) {
-            text.push_str(cell);
-            let taken = cell.chars().count();
-            text.extend(std::iter::repeat_n(' ', width.saturating_sub(taken) + 2));
-            at += taken.max(width) + 2;
+        let [cells @ .., error] = row;
+        let [widths @ .., _] = columns;
+        let mut line = String::new();
+        for (cell, width) in cells.iter().zip(widths) {
+            line.push_str(cell);
+            line.extend(std::iter::repeat_n(' ', width.saturating_sub(cell.chars().count()) + BETWEEN));
         }
-        let room = self.width.saturating_sub(at).max(LEAST_OF_AN_ERROR);
-        if last.chars().count() <= room {
-            text.push_str(last);
+        let before = widths.iter().map(|width| width + BETWEEN).sum::<usize>();
+        let is_beside = before + LEAST_OF_AN_ERROR <= self.width;
+        if !is_beside {
+            line.truncate(line.trim_end().len());
+            line.push('\n');
+            line.extend(std::iter::repeat_n(' ', BETWEEN));
+        }
+        let room = self.width.saturating_sub(if is_beside { line.chars().count() } else { BETWEEN });
+        if error.chars().count() <= room {
+            line.push_str(error);
         } else {
-            text.extend(last.chars().take(room - 1));
-            text.push('…');
+            line.extend(error.chars().take(room.saturating_sub(1)));
+            line.push('…');
         }
-        text.push('\n');
+        line.push('\n');
+        text.push_str(&line);
     }
 }
 
@@ -144,17 +157,34 @@ mod tests {
     #[test]
     fn a_table_is_as_wide_as_the_terminal_and_cuts_errors_alone() {
         let row = |id: &str, error: &str| [id, "3h", "exit", "1", "3", error].map(str::to_owned);
-        let mut table = Table::new(60);
+        let mut table = Table::new(67);
         let first =
             table.rows(vec![row("m1", "short"), row("a longer id", "the guest exited with 1 and said much more")]);
         let expected = "\
 ID           AGE  OUTCOME  EXIT  ATTEMPTS  ERROR
 m1           3h   exit     1     3         short
-a longer id  3h   exit     1     3         the guest exited…
+a longer id  3h   exit     1     3         the guest exited with 1…
 ";
         assert_eq!(first, expected);
-        assert!(first.lines().all(|line| line.chars().count() <= 60));
+        assert!(first.lines().all(|line| line.chars().count() <= 67));
         // Later rows have the same columns, and no heading.
         assert_eq!(table.rows(vec![row("m2", "x")]), "m2           3h   exit     1     3         x\n");
+    }
+
+    #[test]
+    fn an_error_that_has_no_room_in_the_table_has_a_line_of_its_own() {
+        let error = "the guest exited with 1, which is told at length and beyond the end of any line";
+        let row = |outcome: &'static str| ["01a2298a-120c-73a9-bde7-5d34a1bc0d75", "10h5m", outcome, "1", "3", error];
+        let shown = Table::new(80).rows(vec![row("exit").map(str::to_owned), row("empty-output").map(str::to_owned)]);
+        let expected = "\
+ID                                    AGE    OUTCOME       EXIT  ATTEMPTS
+  ERROR
+01a2298a-120c-73a9-bde7-5d34a1bc0d75  10h5m  exit          1     3
+  the guest exited with 1, which is told at length and beyond the end of any li…
+01a2298a-120c-73a9-bde7-5d34a1bc0d75  10h5m  empty-output  1     3
+  the guest exited with 1, which is told at length and beyond the end of any li…
+";
+        assert_eq!(shown, expected);
+        assert!(shown.lines().all(|line| line.chars().count() <= 80));
     }
 }

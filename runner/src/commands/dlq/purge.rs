@@ -3,14 +3,14 @@
 use serde_json::Value;
 
 use super::list;
-use super::round::{Round, Said, dead_letters, note};
+use super::round::{Round, Said, dead_letters};
 use crate::broker;
 use crate::broker::walk::Fate;
 use crate::cli;
-use crate::commands::describe::one_line;
-use crate::commands::process::{report, say};
+use crate::commands::process::{note, report, say};
 use crate::config::DeadLetters;
 use crate::error::{Error, ExitStatus};
+use crate::visible::one_line;
 
 /// Deletes all of them, which takes a broker one step.
 pub async fn all(letters: &DeadLetters) -> Result<u8, Error> {

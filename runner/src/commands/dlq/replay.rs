@@ -6,14 +6,14 @@ use std::hash::{BuildHasher as _, RandomState};
 use serde_json::Value;
 
 use super::list;
-use super::round::{Round, Said, dead_letters, note};
+use super::round::{Round, Said, dead_letters};
 use crate::broker::walk::{Fate, Seen};
 use crate::cli;
-use crate::commands::describe::one_line;
 use crate::commands::pick::Picked;
-use crate::commands::process::say;
+use crate::commands::process::{note, say};
 use crate::config::DeadLetters;
 use crate::error::Error;
+use crate::visible::one_line;
 
 const HINT: &str = "name the queue with --to, or the queue that they came from with --queue (QUEUE)";
 

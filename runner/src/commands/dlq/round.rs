@@ -4,11 +4,9 @@ use std::collections::BTreeSet;
 
 use crate::broker;
 use crate::commands::pick::{Pick, Picked};
-use crate::commands::process::report;
+use crate::commands::process::{note, report};
 use crate::config::{DeadLetters, Filters};
 use crate::error::{Error, ExitStatus};
-use crate::streams;
-use crate::visible::lines;
 
 /// What is said once the broker has confirmed all of it.
 #[derive(Default)]
@@ -87,11 +85,6 @@ impl<'a> Round<'a> {
         }
         Ok(if missing.is_empty() { ExitStatus::Done } else { ExitStatus::Empty }.code())
     }
-}
-
-/// Tells people something beside the output. stderr may have no reader, which is no reason to stop.
-pub fn note(text: &str) {
-    streams::err::push(format!("wq-run: {}\n", lines(text)).as_bytes());
 }
 
 /// "1 dead letter", "2 dead letters".

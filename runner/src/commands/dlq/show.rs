@@ -1,8 +1,9 @@
 //! `wq-run dlq show`.
 
-use super::round::{Round, note};
+use super::round::Round;
 use crate::commands::describe;
 use crate::commands::pick::Picked;
+use crate::commands::process::note;
 use crate::envelope;
 use crate::error::Error;
 use crate::streams::print;
