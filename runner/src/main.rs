@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         Command::Work(_) => "info",
         // What a worker would warn of is among its findings.
         Command::Check(_) => "error",
+        Command::Publish(_) => "warn,wq_run::observe::progress=info",
         _ => "warn",
     };
     log::init(format, level);

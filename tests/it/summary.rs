@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::harness::queue::{Broker, Queue, on_every_queue};
 use crate::harness::terminal::start_on_terminal;
-use crate::harness::{Run, eventually, guest, installed, required, run, start};
+use crate::harness::{Run, eventually, guest, http, installed, required, run, start};
 use crate::log::contract::keeps_the_contract;
 
 const FAST: [&str; 4] = ["--backoff-initial", "10ms", "--backoff-max", "10ms"];
@@ -62,6 +62,30 @@ fn a_summary_counts_each_message_by_its_outcome_and_says_how_long_runs_took() {
             queue.take_dead();
         }
     });
+}
+
+#[test]
+fn a_signal_that_comes_while_the_guest_is_loaded_ends_with_a_summary_like_any_other() {
+    let queue = embedded();
+    let (folder, file) = folder_and_file();
+    let pipe = folder.path().join("guest.wasm");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let mut command = queue.command(&["work", pipe.to_str().unwrap(), "--forever"]);
+    let (worker, address) = crate::metrics::listening(command.env("WQ_TERMINATION_LOG", &file));
+    eventually("the guest is being loaded", || {
+        http::get(address, "/readyz").body.contains("the guest is being loaded").then_some(())
+    });
+    worker.signal("TERM");
+    let ended = worker.end();
+    keeps_the_contract(ended.exits(143));
+    let summary = the_summary(&ended);
+    assert_eq!(
+        (&summary["reason"], &summary["exit_status"], &summary["acked"], &summary["queue"]),
+        (&"SIGTERM".into(), &143.into(), &0.into(), &queue.name.as_str().into())
+    );
+    let said = fs::read_to_string(&file).unwrap();
+    let first = format!("wq-run: stopped: SIGTERM (queue {}, exit status 143)\n  messages  0 done\n", queue.name);
+    assert!(said.starts_with(&first), "{said}");
 }
 
 #[test]
@@ -301,6 +325,44 @@ fn results_and_the_log_go_past_above_the_line_and_none_is_torn() {
     results.sort_by_key(|row| row.trim_start_matches("result-").parse::<usize>().ok());
     assert_eq!(results, bodies.iter().collect::<Vec<_>>());
     assert!(summary[0].starts_with("wq-run: stopped: ") && summary.len() == 6, "{summary:#?}");
+}
+
+#[test]
+fn publish_on_a_terminal_shows_how_many_are_confirmed() {
+    let queue = embedded();
+    let (_folder, pipe) = folder_and_file();
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let publish = queue.command(&["publish", "--lines", pipe.to_str().unwrap()]);
+    let Some(publish) = start_on_terminal(&publish, 24, 80) else { return };
+    let mut lines = fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+    for (line, shown) in [("one\n", "1 done, "), ("two\nthree\nhalf", "3 done, ")] {
+        std::io::Write::write_all(&mut lines, line.as_bytes()).unwrap();
+        let line = publish.wait_for_last_line(shown);
+        assert!(line.ends_with("/s") && !line.contains("failed") && !line.contains("running"), "{line:?}");
+    }
+    drop(lines);
+    let ended = publish.end();
+    assert_eq!(ended.code, Some(0));
+    assert_eq!(ended.rows, [format!("published 4 messages to {}", queue.name)], "the line is gone");
+    run(&mut queue.command(&["queue", "purge"])).exits(0);
+}
+
+#[test]
+fn publish_without_a_terminal_tells_of_its_progress_every_30_seconds() {
+    let queue = embedded();
+    let (_folder, pipe) = folder_and_file();
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let args = ["publish", "--lines", pipe.to_str().unwrap(), "--log-format", "json"];
+    let mut publish = start(&mut queue.command(&args));
+    let mut lines = fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+    std::io::Write::write_all(&mut lines, b"one\ntwo\n").unwrap();
+    publish.wait_for("\"message\":\"progress\"");
+    drop(lines);
+    let ended = publish.end();
+    keeps_the_contract(ended.exits(0));
+    let [progress] = <[Value; 1]>::try_from(events(&ended, "progress")).expect("one in 30 seconds");
+    assert_eq!((&progress["done"], &progress["failed"], &progress["running"]), (&2.into(), &Value::Null, &Value::Null));
+    run(&mut queue.command(&["queue", "purge"])).exits(0);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Lines of a file or of stdin as they come: each is there when it is complete, and few of them are in memory.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, IsTerminal as _, Read};
 use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
@@ -37,6 +37,11 @@ pub type Chunk = Result<Vec<Line>, Unreadable>;
 pub enum Source {
     Stdin,
     File(File),
+}
+
+/// Whether somebody types what is read from here.
+pub fn is_typed(path: &Path) -> bool {
+    path == Path::new("-") && io::stdin().is_terminal()
 }
 
 impl Source {

@@ -1,22 +1,24 @@
 //! `wq-run publish`: puts messages into a queue, many at a time and each of them confirmed.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::mpsc::error::TryRecvError;
 
-use super::input::{Chunk, Line, Source, Unreadable};
-use super::process::{report, unwatched};
+use super::input::{self, Chunk, Line, Source, Unreadable};
+use super::process::{note, report, unwatched};
 use crate::broker::admin::{Admin, Confirmed};
 use crate::broker::{self, Kind};
 use crate::cli;
 use crate::config::{From, Publish};
 use crate::envelope;
 use crate::error::{Error, ExitStatus};
+use crate::observe::progress::{Progress, Snapshot};
 use crate::shutdown::{self, Signal};
-use crate::streams;
 use crate::task::Message;
 
 /// Messages that wait for their confirmation at the same time, and about their bytes. A larger one goes alone.
@@ -42,6 +44,7 @@ pub async fn run(args: cli::Publish) -> Result<u8, Error> {
 
 async fn run_on(publish: &Publish) -> Result<u8, Error> {
     let mut press = Press::new(publish);
+    let progress = press.show();
     let printed = match &publish.from {
         From::Arguments(messages) => {
             let bodies = messages.iter().map(|message| Bytes::from(message.clone())).collect();
@@ -59,7 +62,9 @@ async fn run_on(publish: &Publish) -> Result<u8, Error> {
     };
     let Press { admin, confirmed, .. } = press;
     let closed = admin.close().await;
+    drop(progress);
     let signal = printed?;
+    let confirmed = confirmed.load(Ordering::Relaxed);
     // The broker has confirmed them, however the connection ends.
     report(format!("published {} to {}", messages(confirmed), publish.target.queue))?;
     closed?;
@@ -82,7 +87,8 @@ struct Press<'a> {
     publish: &'a Publish,
     admin: Box<dyn Admin>,
     batch: Batch,
-    confirmed: u64,
+    /// Whoever shows the progress reads it too.
+    confirmed: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
@@ -107,7 +113,26 @@ impl Batch {
 
 impl<'a> Press<'a> {
     fn new(publish: &'a Publish) -> Press<'a> {
-        Press { publish, admin: publish.target.broker.admin(), batch: Batch::default(), confirmed: 0 }
+        Press { publish, admin: publish.target.broker.admin(), batch: Batch::default(), confirmed: Arc::default() }
+    }
+
+    fn confirmed(&self) -> u64 {
+        self.confirmed.load(Ordering::Relaxed)
+    }
+
+    /// Shows how many are confirmed, unless the lines are being typed at the terminal where that would be shown.
+    fn show(&self) -> Option<Progress> {
+        let (all, typed) = match &self.publish.from {
+            From::Arguments(messages) => (Some(messages.len() as u64), false),
+            From::File(_) => (Some(1), false),
+            From::Lines { path, .. } => (None, input::is_typed(path)),
+        };
+        let confirmed = self.confirmed.clone();
+        let snapshot = move || {
+            let done = confirmed.load(Ordering::Relaxed);
+            Snapshot { done, finished: done, left: all.map(|all| all.saturating_sub(done)), ..Snapshot::default() }
+        };
+        (!typed).then(|| Progress::show(snapshot))
     }
 
     async fn print_all(&mut self, bodies: Vec<Bytes>) -> Result<(), Error> {
@@ -127,8 +152,7 @@ impl<'a> Press<'a> {
             tokio::select! {
                 biased;
                 signal = shutdown::requested(&mut phases) => {
-                    let text = format!("wq-run: stopped by {}: nothing more is sent\n", signal.name());
-                    streams::err::push(text.as_bytes());
+                    note(&format!("stopped by {}: nothing more is sent", signal.name()));
                     return Ok(Some(signal));
                 }
                 () = at_hand.wait() => {}
@@ -148,14 +172,14 @@ impl<'a> Press<'a> {
         match at_hand.failed {
             None => Ok(None),
             Some(Unreadable::Io(source)) => {
-                Err(Error::Io { doing: format!("read on, with {} published", messages(self.confirmed)), source })
+                Err(Error::Io { doing: format!("read on, with {} published", messages(self.confirmed())), source })
             }
             Some(too_long) => Err(self.stopped(too_long.to_string(), "all lines before this one are published")),
         }
     }
 
     fn stopped(&self, message: String, hint: &str) -> Error {
-        Error::configuration(format!("{message}; published {}", messages(self.confirmed)), hint)
+        Error::configuration(format!("{message}; published {}", messages(self.confirmed())), hint)
     }
 
     fn message(&self, text: Bytes, json: bool) -> Result<Message, String> {
@@ -184,15 +208,15 @@ impl<'a> Press<'a> {
         let is_confirmed = |at: usize| each.get(at).copied().unwrap_or(false);
         let unconfirmed: Vec<u64> =
             numbers.iter().enumerate().filter(|(at, _)| !is_confirmed(*at)).map(|(_, number)| *number).collect();
-        self.confirmed += (numbers.len() - unconfirmed.len()) as u64;
+        self.confirmed.fetch_add((numbers.len() - unconfirmed.len()) as u64, Ordering::Relaxed);
         let Some(source) = failed else { return Ok(()) };
-        if self.confirmed == 0 && is_before_all(&source) {
+        if self.confirmed() == 0 && is_before_all(&source) {
             return Err(source.into());
         }
         let many = if unconfirmed.len() == 1 { "" } else { "s" };
         let done = format!(
             "published {}; not confirmed: {what}{many} {}; nothing was sent after {what} {last}",
-            messages(self.confirmed),
+            messages(self.confirmed()),
             runs(&unconfirmed),
         );
         Err(Error::Partly { done, source })
