@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::harness::queue::{Broker, Queue, on_every_queue, on_rabbitmq};
-use crate::harness::{Run, Running, guest, run, start};
+use crate::harness::samples::Samples;
+use crate::harness::{Run, Running, eventually, guest, http, run, start};
+use crate::metrics::listening;
 
 /// How many messages there are. `WQ_BREAKER_MESSAGES=20000` is a queue in which the breaker is worth something.
 fn messages() -> usize {
@@ -42,6 +45,10 @@ impl Dependency {
 
     /// A worker whose guest depends on this.
     fn work(&self, queue: &Queue, mode: &str) -> Running {
+        start(&mut self.command(queue, mode))
+    }
+
+    fn command(&self, queue: &Queue, mode: &str) -> Command {
         let (failures, concurrency) = (FAILURES.to_string(), CONCURRENCY.to_string());
         let folder = format!("{}::/dependency", self.0.path().display());
         let mut command = queue.command(&["work", &guest("depends"), mode, "--dir", &folder, "--breaker", &failures]);
@@ -55,7 +62,8 @@ impl Dependency {
             "--max-attempts",
             "9",
         ]);
-        start(command.env("RUST_LOG", "wq_run=debug"))
+        command.env("RUST_LOG", "wq_run=debug");
+        command
     }
 }
 
@@ -134,6 +142,30 @@ fn a_worker_with_an_open_breaker_takes_nothing_and_leaves_when_it_is_told_to() {
         let after = dependency.work(queue, "--drain").end();
         let done: BTreeSet<usize> = after.exits(0).out().lines().map(|line| line.parse().unwrap()).collect();
         assert_eq!(done, (0..30).collect(), "{}", after.stderr);
+    });
+}
+
+#[test]
+fn an_open_breaker_is_told_by_the_metrics_and_the_probe() {
+    on_every_queue(|queue| {
+        let dependency = Dependency::new();
+        dependency.fail();
+        let (mut worker, address) = listening(&mut dependency.command(queue, "--forever"));
+        let told = || (Samples::scrape(address).value("wq_breaker_open", &[]), http::get(address, "/readyz").status);
+        eventually("it is ready", || (told() == (Some(0.0), 200)).then_some(()));
+        publish(queue, 0..30);
+        worker.wait_for("the breaker is open");
+        eventually("it is told", || (told() == (Some(1.0), 503)).then_some(()));
+        let why = http::get(address, "/readyz").body;
+        assert!(why.contains("--breaker"), "{why}");
+        assert_eq!(http::get(address, "/healthz").status, 200, "to start it anew would not help");
+        dependency.mend();
+        worker.wait_for("the breaker is closed");
+        eventually("it is told", || (told() == (Some(0.0), 200)).then_some(()));
+        // That of the try came before the word of it.
+        wait_for_acks(&mut worker, 29);
+        worker.signal("TERM");
+        worker.end().exits(0);
     });
 }
 
