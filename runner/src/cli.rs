@@ -25,7 +25,7 @@ use clap::{ArgGroup, Args, CommandFactory as _, FromArgMatches as _, Parser, Sub
 
 pub use broker::{Broker, OnEmpty};
 pub use dlq::{DeadLetters, DeadLettersOf, Doing, Filters};
-pub use guest::{Compiling, EmptyOutput, Grants, Guest, Isolation, Wall};
+pub use guest::{Compile as HowToCompile, Compiling, EmptyOutput, Grants, Guest, Isolation, Wall};
 pub use manifest::Manifest;
 pub use publish::Publish;
 pub use queue::{Arguments, Queue, Which};

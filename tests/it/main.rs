@@ -24,6 +24,7 @@ mod dlq;
 mod double;
 mod evicted;
 mod exec;
+mod fast;
 mod faults;
 mod foreign;
 mod http;

@@ -51,7 +51,7 @@ const LAYERS: [(&str, &[&[&str]]); 3] = [
         "sandbox/",
         &[
             &["isolation", "proposals", "spawned", "wire"],
-            &["known"],
+            &["known", "tiers"],
             &["world"],
             &["abi"],
             &["load"],

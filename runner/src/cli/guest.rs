@@ -43,6 +43,10 @@ pub struct Guest {
     #[arg(long, help_heading = HEADING)]
     pub no_cache: bool,
 
+    /// How to compile the guest: for code that runs fast, or for a start that is fast with code that takes about twice as long
+    #[arg(long, value_name = "HOW", env = "WQ_COMPILE", default_value = "optimised", help_heading = HEADING)]
+    pub compile: Compile,
+
     #[command(flatten)]
     pub compiling: Compiling,
 
@@ -107,6 +111,13 @@ pub enum EmptyOutput {
     Success,
     /// The run has failed, and the message is tried again
     Fail,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Compile {
+    Optimised,
+    /// By Winch where it can do the guest, otherwise by Cranelift in a single pass; the log says which
+    Fast,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

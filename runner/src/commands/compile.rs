@@ -4,11 +4,15 @@ use super::process::report;
 use crate::cli;
 use crate::config::Compile;
 use crate::error::{Error, ExitStatus};
-use crate::sandbox::{self, Entry};
+use crate::sandbox::{self, Entry, Tier};
 
 pub async fn run(args: cli::Compile) -> Result<u8, Error> {
     let config = Compile::resolve(args)?;
-    let Entry { path, size, digest } = sandbox::compile(config.loading, config.sandbox).await?;
-    report(format!("{digest} compiled: {size} bytes in {}", path.display()))?;
+    let Entry { path, size, digest, tier } = sandbox::compile(config.loading, config.sandbox).await?;
+    let how = match tier {
+        Tier::Optimised => String::new(),
+        Tier::Winch | Tier::SinglePass => format!(" fast, by {}", tier.name()),
+    };
+    report(format!("{digest} compiled{how}: {size} bytes in {}", path.display()))?;
     Ok(ExitStatus::Done.code())
 }

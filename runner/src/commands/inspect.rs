@@ -48,8 +48,20 @@ fn bytes(size: u64) -> String {
 }
 
 fn for_people(inspection: &Inspection) -> String {
-    let Inspection { name, kind, wasi, proposals, refused, digest, size, memory, imports, asks_for, foreign: _ } =
-        inspection;
+    let Inspection {
+        name,
+        kind,
+        wasi,
+        proposals,
+        fast_compiler,
+        refused,
+        digest,
+        size,
+        memory,
+        imports,
+        asks_for,
+        foreign: _,
+    } = inspection;
     let mut text = String::new();
     let mut line = |label: &str, value: &str| line(&mut text, label, value);
     line("guest", name);
@@ -63,6 +75,9 @@ fn for_people(inspection: &Inspection) -> String {
     line("kind", &wasi.as_ref().map_or((*kind).to_owned(), |wasi| format!("{kind}, WASI {wasi}")));
     if !proposals.is_empty() {
         line("uses", &proposals.join(", "));
+    }
+    if let Some(compiler) = fast_compiler {
+        line("fast by", &format!("{compiler} (--compile fast)"));
     }
     line("digest", digest);
     let most = memory.maximum.map_or("no maximum of its own".to_owned(), |most| format!("{} at most", bytes(most)));

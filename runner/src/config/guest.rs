@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::cli;
 use crate::error::Error;
-use crate::sandbox::{self, Bounds, Dir, Grants, Isolation, Keep, Loading, Stderr, Wall};
+use crate::sandbox::{self, Bounds, Compilation, Dir, Grants, Isolation, Keep, Loading, Stderr, Wall};
 use crate::task::limits::Limits;
 
 /// Less holds no program's first call; more would have to be there for each guest that runs.
@@ -25,6 +25,10 @@ pub fn loading(guest: &cli::Guest, concurrency: usize) -> Result<Loading, Error>
         cache: if guest.no_cache { None } else { guest.cache_dir.clone().or_else(default_cache) },
         keep: Keep::IfPossible,
         bounds: bounds(&guest.compiling)?,
+        compilation: match guest.compile {
+            cli::HowToCompile::Optimised => Compilation::Optimised,
+            cli::HowToCompile::Fast => Compilation::Fast,
+        },
         isolation: match guest.isolation {
             cli::Isolation::Thread => Isolation::Thread,
             cli::Isolation::Process => Isolation::Process,

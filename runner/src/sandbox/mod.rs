@@ -20,6 +20,7 @@ mod place;
 mod proposals;
 mod run;
 mod spawned;
+mod tiers;
 mod wire;
 mod world;
 
@@ -41,6 +42,7 @@ pub use load::prepare::{Entry, Keep, Loading};
 pub use load::source::{Source, read};
 pub use place::child::serve;
 pub use place::processes::COMMAND as CHILD_COMMAND;
+pub use tiers::{Compilation, Tier};
 pub use world::clock::STUCK_AFTER;
 pub use world::grants::{Dir, Endpoint, Grants};
 pub use world::options::{Input, Options};
@@ -116,6 +118,7 @@ pub async fn pack(guest: PathBuf, packing: Packing, bounds: Bounds) -> Result<Pa
 /// A guest that was loaded, with all that its runs share.
 struct Ready {
     core: Core,
+    tier: Tier,
     digest: Digest,
     compiled_in: Option<Duration>,
     /// Its compiled code, as a file for other processes to map.
@@ -135,11 +138,11 @@ fn ready(loading: &Loading, mut options: Options) -> Result<Ready, Error> {
         }
     }
     let prepared = prepare(loading, &options)?;
-    let Prepared { name, known: Known { nature, digest }, engine, program, compiled_in, code } = prepared;
+    let Prepared { name, known: Known { nature, digest }, tier, engine, program, compiled_in, code } = prepared;
     let core = Core::new(name, nature, options, engine, program, Room::temporary(), Outside::here());
     let core = core.map_err(Error::Thread)?;
     core.try_grants().map_err(Error::Grant)?;
-    Ok(Ready { core, digest, compiled_in, code })
+    Ok(Ready { core, tier, digest, compiled_in, code })
 }
 
 /// Does all that comes before a run within the time that compiling has: files can hang as well as compilers.
@@ -168,7 +171,7 @@ impl Sandbox {
     pub async fn load(loading: Loading, options: Options) -> Result<Sandbox, Error> {
         let (isolation, places, wall) = (loading.isolation, loading.concurrency, loading.wall);
         let (guest, bounds) = (loading.guest.clone(), loading.bounds);
-        let Ready { core, digest, compiled_in, code } =
+        let Ready { core, tier, digest, compiled_in, code } =
             bounded(&guest, bounds, move || ready(&loading, options)).await?;
         let (name, deterministic) = (core.name.clone(), core.options.deterministic);
         let room = core.room.clone();
@@ -178,7 +181,7 @@ impl Sandbox {
             (Isolation::Thread, _) => Runs::Slots(Slots::new(core, places)),
             (Isolation::Process, code) => {
                 let code = code.map_err(Error::Isolation)?;
-                let processes = Processes::new(code, &core, places, wall);
+                let processes = Processes::new(code, &core, tier, places, wall);
                 // The first one now: what can't be started should not be found out with a message in hand.
                 let (child, standing) = processes.start().await.map_err(Error::Isolation)?;
                 inspect_wall(wall, &standing)?;

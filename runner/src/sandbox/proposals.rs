@@ -83,6 +83,8 @@ impl Proposals {
     pub const MEMORY64: Proposals = Proposals::only(4);
     pub const MULTI_MEMORY: Proposals = Proposals::only(5);
     pub const ASYNC: Proposals = Proposals::only(7);
+    /// Those that Winch compiles nothing of.
+    pub const NOT_WINCH: Proposals = Proposals::COLLECTED.and(Proposals::only(1)).and(Proposals::only(6));
     /// Those whose objects live in a heap of the collector's.
     pub const COLLECTED: Proposals = Proposals::only(0).and(Proposals::EXCEPTIONS).and(Proposals::only(3));
 
@@ -114,6 +116,9 @@ impl Proposals {
         used.fold(ALWAYS, |features, (_, proposal)| features | proposal.features)
     }
 }
+
+/// What of [`ALWAYS`] Winch compiles nothing of.
+pub const NOT_WINCH: WasmFeatures = WasmFeatures::TAIL_CALL;
 
 impl Proposal {
     /// What a validator has to have switched on for it, beside all that can be.
@@ -162,6 +167,10 @@ mod tests {
         assert_eq!(Proposals::MULTI_MEMORY.names(), ["multi-memory"]);
         assert_eq!(Proposals::ASYNC.names(), ["component-model-async"]);
         assert_eq!(Proposals::COLLECTED.names(), ["gc", "exceptions", "externref"]);
+        assert_eq!(
+            Proposals::NOT_WINCH.names(),
+            ["gc", "function-references", "exceptions", "externref", "relaxed-simd"]
+        );
         assert_eq!(Proposals::ALL.names().len(), Proposals::OPTIONAL.len());
     }
 }

@@ -15,7 +15,7 @@ use crate::broker;
 use crate::broker::fake::{Bookkeeper, Fake};
 use crate::observe::trace::Span;
 use crate::observe::{Counts, Ended, Observer, Settled};
-use crate::sandbox::{self, Bounds, Isolation, Keep, Loading, Wall};
+use crate::sandbox::{self, Bounds, Compilation, Isolation, Keep, Loading, Wall};
 use crate::settle::{Backoff, ExitMap};
 use crate::shutdown::Signal;
 use crate::sink::memory::Memory;
@@ -428,6 +428,7 @@ async fn sandbox(concurrency: usize) -> Sandbox {
         cache: None,
         keep: Keep::Nothing,
         bounds: Bounds { timeout: minute, memory: 1 << 30 },
+        compilation: Compilation::Optimised,
         isolation: Isolation::Thread,
         wall: Wall::Off,
         concurrency,

@@ -5,14 +5,15 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use wasmtime::{
-    Collector, Config, Enabled, Engine, InstanceAllocationStrategy, Memory, MemoryType, PoolingAllocationConfig, Store,
-    WasmBacktraceDetails,
+    Collector, Config, Enabled, Engine, InstanceAllocationStrategy, Memory, MemoryType, OptLevel,
+    PoolingAllocationConfig, RegallocAlgorithm, Store, Strategy, WasmBacktraceDetails,
 };
 
 use super::versions::version;
 use crate::locks::{anyway, lock};
 use crate::sandbox::known::{Kind, Nature};
-use crate::sandbox::proposals::Proposals;
+use crate::sandbox::proposals::{self, Proposals};
+use crate::sandbox::tiers::Tier;
 use crate::sandbox::world::clock::Clock;
 use crate::sandbox::world::limiter::MODULE_TABLES;
 use crate::sandbox::world::options::Options;
@@ -32,16 +33,16 @@ const EPOCH_TICK: Duration = Duration::from_millis(10);
 /// What the host's own frames may need on a guest's stack beside the guest's. wasmtime's default leaves as much.
 const HOST_STACK: usize = 1536 * 1024;
 
-/// An engine for guests of this nature, `places` of which run at the same time.
+/// An engine for guests of this nature whose code is of this tier, `places` of which run at the same time.
 ///
-/// Engines of the same options are compatible, whatever the places: what one compiled, the other can load.
+/// Engines of the same options and tier are compatible, whatever the places: what one compiled, the other can load.
 ///
 /// # Errors
 /// When there is no room for so many runs: what every run would fail of should be known before a message is taken.
-pub fn engine(options: &Options, nature: Nature, places: usize) -> wasmtime::Result<Engine> {
+pub fn engine(options: &Options, nature: Nature, tier: Tier, places: usize) -> wasmtime::Result<Engine> {
     /// A place of the pool has one memory, of at most what a 32-bit memory can be.
     const NOT_POOLED: Proposals = Proposals::MEMORY64.and(Proposals::MULTI_MEMORY);
-    let mut config = config(Codegen::of(options), nature);
+    let mut config = config(Codegen::of(options), nature, tier);
     if nature.wasi.kind() == Kind::Module && !nature.proposals.intersects(NOT_POOLED) {
         config.allocation_strategy(pool(places, nature.proposals.intersects(Proposals::COLLECTED)));
         match Engine::new(&config) {
@@ -74,9 +75,9 @@ pub fn refused_by_the_system(error: &wasmtime::Error) -> Option<String> {
     of_the_system.then(|| format!("{error:#}"))
 }
 
-/// An engine that compiles for engines of the same options, and runs nothing.
-pub fn compiling_engine(codegen: Codegen, nature: Nature) -> wasmtime::Result<Engine> {
-    Engine::new(&config(codegen, nature))
+/// An engine that compiles for engines of the same options and tier, and runs nothing.
+pub fn compiling_engine(codegen: Codegen, nature: Nature, tier: Tier) -> wasmtime::Result<Engine> {
+    Engine::new(&config(codegen, nature, tier))
 }
 
 /// Memories, tables and stacks that are kept from run to run, cleaned in between. To map and unmap them each time takes
@@ -124,17 +125,26 @@ impl Codegen {
     }
 }
 
-fn config(codegen: Codegen, Nature { wasi, proposals }: Nature) -> Config {
+fn config(codegen: Codegen, Nature { wasi, proposals }: Nature, tier: Tier) -> Config {
     let mut config = Config::new();
     config.epoch_interruption(true);
     config.consume_fuel(codegen.fuel);
-    let stack = usize::try_from(codegen.stack).unwrap_or(usize::MAX);
+    let stack = usize::try_from(tier.stack(codegen.stack)).unwrap_or(usize::MAX);
     config.max_wasm_stack(stack).async_stack_size(stack.saturating_add(HOST_STACK));
     config.cranelift_nan_canonicalization(codegen.deterministic);
     // The names of functions are enough; reading a stranger's DWARF is a parser more that could fail.
     config.wasm_backtrace_details(WasmBacktraceDetails::Disable);
     // Code that no guest needs should not be reachable, so an engine has what its guest uses and nothing else.
     config.wasm_features(Proposals::ALL.features(), false).wasm_features(proposals.features(), true);
+    match tier {
+        Tier::Optimised => {}
+        Tier::Winch => {
+            config.strategy(Strategy::Winch).wasm_features(proposals::NOT_WINCH, false);
+        }
+        Tier::SinglePass => {
+            config.cranelift_opt_level(OptLevel::None).cranelift_regalloc_algorithm(RegallocAlgorithm::SinglePass);
+        }
+    }
     config.collector(Collector::Copying);
     config.relaxed_simd_deterministic(codegen.deterministic);
     // A component that is composed of others hands data from one memory to another by code that wasmtime makes, which

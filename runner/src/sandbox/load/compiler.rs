@@ -19,6 +19,7 @@ use super::refusal::{Cause, MAX_GUEST_SIZE, Reason, printable};
 use crate::sandbox::abi::engine::Codegen;
 use crate::sandbox::known::{Kind, Nature};
 use crate::sandbox::spawned::{KILLED, PROGRAM};
+use crate::sandbox::tiers::{Compilation, Tier};
 use crate::sandbox::wire;
 
 /// The bounds of compiling a guest, which includes unwrapping and validating it.
@@ -72,13 +73,23 @@ impl Compiler {
         if wasm.len() as u64 > MAX_GUEST_SIZE { Err(self.nonsense()) } else { Ok(wasm) }
     }
 
-    /// The nature of a guest that was found good, and its code.
+    /// The nature of a guest that was found good, its code, and what made it.
     ///
     /// # Errors
     /// When it is no guest that could run here, and as for every job.
-    pub fn compile(&self, kind: Kind, codegen: Codegen, wasm: &[u8]) -> Result<(Nature, Vec<u8>), Error> {
-        match self.answer(Job::Compile { kind, codegen }, wasm)? {
-            (Answer::Compiled(nature), code) if nature.wasi.kind() == kind => Ok((nature, code)),
+    pub fn compile(
+        &self,
+        kind: Kind,
+        codegen: Codegen,
+        compilation: Compilation,
+        wasm: &[u8],
+    ) -> Result<(Nature, Tier, Vec<u8>), Error> {
+        match self.answer(Job::Compile { kind, codegen, compilation }, wasm)? {
+            (Answer::Compiled(nature, tier), code)
+                if nature.wasi.kind() == kind && compilation.tiers(nature.proposals).contains(&tier) =>
+            {
+                Ok((nature, tier, code))
+            }
             _ => Err(self.nonsense()),
         }
     }

@@ -3,7 +3,8 @@
 use wasmparser::{BinaryReaderError, Parser, ValidPayload, Validator, WasmFeatures};
 
 use super::refusal::{Reason, Refusal};
-use crate::sandbox::proposals::Proposals;
+use crate::sandbox::proposals::{NOT_WINCH, Proposals};
+use crate::sandbox::tiers::{Compilation, Tier};
 
 type Valid = Result<(), BinaryReaderError>;
 
@@ -22,6 +23,15 @@ pub fn used(wasm: &[u8]) -> Result<Proposals, Refusal> {
         return Ok(by_types);
     }
     Ok(needed(|proposals| validate(wasm, proposals.features())))
+}
+
+/// The tiers that can compile a valid guest with these proposals, the preferred one first. Winch itself would refuse a guest
+/// only after it has tried all of its functions.
+pub fn tiers(wasm: &[u8], proposals: Proposals, compilation: Compilation) -> &'static [Tier] {
+    match compilation.tiers(proposals) {
+        [Tier::Winch, others @ ..] if validate(wasm, proposals.features().difference(NOT_WINCH)).is_err() => others,
+        tiers => tiers,
+    }
 }
 
 /// What is left when each proposal is taken away without which the guest stays valid.
@@ -101,6 +111,20 @@ mod tests {
         ] {
             assert_eq!(used_by(text), Ok(names.to_owned()), "{text}");
         }
+    }
+
+    #[test]
+    fn a_guest_is_for_winch_unless_it_uses_what_winch_does_not_compile() {
+        let first = |text: &str| {
+            let wasm = wat::parse_str(text).unwrap();
+            tiers(&wasm, used(&wasm).unwrap(), Compilation::Fast)[0]
+        };
+        assert_eq!(first("(module (memory 1) (memory i64 1) (func (export \"_start\")))"), Tier::Winch);
+        assert_eq!(first("(module (func (drop (f64x2.splat (f64.const 1)))))"), Tier::Winch);
+        assert_eq!(first("(module (tag) (func (throw 0)))"), Tier::SinglePass);
+        assert_eq!(first("(module (func (return_call 0)))"), Tier::SinglePass);
+        assert_eq!(first("(component (core module (func (return_call 0))))"), Tier::SinglePass);
+        assert_eq!(first("(component (core module (func)))"), Tier::Winch);
     }
 
     #[test]

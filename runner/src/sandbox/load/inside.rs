@@ -4,9 +4,11 @@ use std::io::Write as _;
 
 use serde::{Deserialize, Serialize};
 
+use super::features;
 use super::guest::{self, Look};
 use super::refusal::Refusal;
 use crate::sandbox::known::{Kind, Nature};
+use crate::sandbox::tiers::{Compilation, Tier};
 
 /// The content of a guest. Sizes in bytes.
 #[derive(Debug, Serialize, Deserialize)]
@@ -16,6 +18,8 @@ pub struct Inside {
     pub foreign: Vec<String>,
     pub memory: Memory,
     pub verdict: Result<Nature, Refusal>,
+    /// What would compile it fast, if it can run.
+    pub fast: Option<Tier>,
 }
 
 /// The sizes that a guest can be packed to, in bytes.
@@ -44,7 +48,10 @@ const QUICK_FROM: usize = 4 << 20;
 /// When its bytes are damaged.
 pub fn inside(kind: Kind, wasm: &[u8]) -> Result<Inside, Refusal> {
     let Look { shape, foreign, verdict } = guest::look(kind, wasm)?;
+    let tiers = |nature: &Nature| features::tiers(wasm, nature.proposals, Compilation::Fast);
+    let fast = verdict.as_ref().ok().and_then(|nature| tiers(nature).first().copied());
     Ok(Inside {
+        fast,
         imports: shape.imports.into_iter().collect(),
         exports: shape.exports.into_iter().collect(),
         foreign,

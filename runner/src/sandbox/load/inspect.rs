@@ -14,6 +14,7 @@ use super::source;
 use crate::causes;
 use crate::sandbox::abi::versions::version;
 use crate::sandbox::known::{Kind, Wasi};
+use crate::sandbox::tiers::Tier;
 
 /// What a guest is and needs. Sizes in bytes.
 #[derive(Debug, Serialize)]
@@ -24,6 +25,8 @@ pub struct Inspection {
     pub wasi: Option<String>,
     /// The proposals of WebAssembly that are switched on for it, beside those that every guest has.
     pub proposals: Vec<&'static str>,
+    /// The compiler that `--compile fast` takes for it, for a guest that can run.
+    pub fast_compiler: Option<&'static str>,
     /// Why it is refused, and what to do about it.
     pub refused: Option<Verdict>,
     pub digest: String,
@@ -68,7 +71,7 @@ pub fn inspect(path: &Path, bounds: Bounds) -> Result<(Inspection, Packing), Err
     let source = source::read(path)?;
     let stored = source.stored.len() as u64;
     let Guest { name, kind, digest, wasm } = open(source, &compiler)?;
-    let Inside { imports, exports, foreign, memory, verdict } = compiler.inspect(kind, &wasm)?;
+    let Inside { imports, exports, foreign, memory, verdict, fast } = compiler.inspect(kind, &wasm)?;
     let printable_all = |names: Vec<String>| names.iter().map(|name| printable(name)).collect::<Vec<_>>();
     let (imports, exports) = (printable_all(imports), printable_all(exports));
     let mut by_origin: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -92,6 +95,7 @@ pub fn inspect(path: &Path, bounds: Bounds) -> Result<(Inspection, Packing), Err
         kind: kind.name(),
         wasi: nature.map(|nature| wasi(nature.wasi, &exports)),
         proposals: nature.map(|nature| nature.proposals.names()).unwrap_or_default(),
+        fast_compiler: fast.map(Tier::name),
         refused,
         digest: digest.to_string(),
         size: Sizes { stored, wasm: wasm.len() as u64, packed: None },

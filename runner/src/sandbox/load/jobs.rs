@@ -12,13 +12,14 @@ use std::sync::Mutex;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
-use super::guest;
 use super::inside::{Inside, Packed, inside, packed};
 use super::refusal::{Reason, Refusal};
+use super::{features, guest};
 use crate::locks::lock;
 use crate::sandbox::abi::engine::{Codegen, compiling_engine};
 use crate::sandbox::known::{Kind, Nature};
 use crate::sandbox::spawned::{belong_to, go_first};
+use crate::sandbox::tiers::{Compilation, Tier};
 use crate::sandbox::wire::{self, Frame};
 
 /// The hidden command that makes this program do one job.
@@ -49,6 +50,7 @@ pub enum Job {
     Compile {
         kind: Kind,
         codegen: Codegen,
+        compilation: Compilation,
     },
     Inspect {
         kind: Kind,
@@ -61,8 +63,8 @@ pub enum Job {
 pub enum Answer {
     /// The bytes are what was asked for.
     Made,
-    /// The bytes are the code of a guest of this nature.
-    Compiled(Nature),
+    /// The bytes are the code of a guest of this nature, made by this tier.
+    Compiled(Nature, Tier),
     Inspected(Box<Inside>),
     Packed(Packed),
     Refused(Refusal),
@@ -123,8 +125,9 @@ pub fn done(job: Job, bytes: Vec<u8>) -> (Answer, Vec<u8>) {
 fn work(job: Job, bytes: Vec<u8>) -> Result<(Answer, Vec<u8>), Refusal> {
     match job {
         Job::Unwrap { text, path } => guest::unwrap(bytes, text, Path::new(&path)).map(|wasm| (Answer::Made, wasm)),
-        Job::Compile { kind, codegen } => {
-            compile(kind, codegen, &bytes).map(|(nature, code)| (Answer::Compiled(nature), code))
+        Job::Compile { kind, codegen, compilation } => {
+            let (nature, tier, code) = compile(kind, codegen, compilation, &bytes)?;
+            Ok((Answer::Compiled(nature, tier), code))
         }
         Job::Inspect { kind } => inside(kind, &bytes).map(|found| (Answer::Inspected(Box::new(found)), Vec::new())),
         Job::Pack => {
@@ -134,19 +137,35 @@ fn work(job: Job, bytes: Vec<u8>) -> Result<(Answer, Vec<u8>), Refusal> {
     }
 }
 
-fn compile(kind: Kind, codegen: Codegen, wasm: &[u8]) -> Result<(Nature, Vec<u8>), Refusal> {
+fn compile(
+    kind: Kind,
+    codegen: Codegen,
+    compilation: Compilation,
+    wasm: &[u8],
+) -> Result<(Nature, Tier, Vec<u8>), Refusal> {
     // Before it is compiled, which can take minutes over a guest that could never run.
     let nature = guest::look(kind, wasm)?.verdict?;
-    let engine = compiling_engine(codegen, nature).map_err(not_compiled)?;
-    let code = match kind {
-        Kind::Module => engine.precompile_module(wasm),
-        Kind::Component => engine.precompile_component(wasm),
-    };
-    Ok((nature, code.map_err(not_compiled)?))
+    let tiers = features::tiers(wasm, nature.proposals, compilation);
+    let (tier, code) = first_that_can(tiers, |tier| {
+        let engine = compiling_engine(codegen, nature, tier)?;
+        match kind {
+            Kind::Module => engine.precompile_module(wasm),
+            Kind::Component => engine.precompile_component(wasm),
+        }
+    })?;
+    Ok((nature, tier, code))
 }
 
-fn not_compiled(error: wasmtime::Error) -> Refusal {
-    Refusal::because(Reason::Compile, format_args!("{error:#}"))
+/// A tier may refuse at the end only, for something that it has no code for on this processor.
+fn first_that_can<T>(tiers: &[Tier], compiled_by: impl Fn(Tier) -> wasmtime::Result<T>) -> Result<(Tier, T), Refusal> {
+    let mut refusal = Refusal::from(Reason::Compile);
+    for &tier in tiers {
+        match compiled_by(tier) {
+            Ok(code) => return Ok((tier, code)),
+            Err(error) => refusal = Refusal::because(Reason::Compile, format_args!("{error:#}")),
+        }
+    }
+    Err(refusal)
 }
 
 /// A panic's place and message, from whichever of the compiler's threads it came.
@@ -177,6 +196,20 @@ fn words(payload: &(dyn Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sandbox::proposals::Proposals;
+
+    #[test]
+    fn what_one_tier_refuses_the_next_one_compiles() {
+        let both = Compilation::Fast.tiers(Proposals::NONE);
+        let without_winch = |tier| match tier {
+            Tier::Winch => Err(wasmtime::format_err!("no such instruction")),
+            tier => Ok(tier.name()),
+        };
+        assert_eq!(first_that_can(both, without_winch), Ok((Tier::SinglePass, "cranelift-single-pass")));
+        assert_eq!(first_that_can(both, |tier| Ok(tier.name())), Ok((Tier::Winch, "winch")));
+        let refused = first_that_can::<()>(both, |tier| Err(wasmtime::format_err!("{} can not", tier.name())));
+        assert_eq!(refused, Err(Refusal::because(Reason::Compile, "cranelift-single-pass can not")));
+    }
 
     #[test]
     fn a_compiler_that_panics_says_so() {

@@ -28,6 +28,7 @@ use crate::sandbox::abi::versions::version;
 use crate::sandbox::isolation::Isolation;
 use crate::sandbox::isolation::Wall;
 use crate::sandbox::known::{Digest, Kind, Known, Nature};
+use crate::sandbox::tiers::{Compilation, Tier};
 use crate::sandbox::world::grants::Grants;
 use crate::sandbox::world::options::Options;
 use crate::sandbox::world::room;
@@ -43,6 +44,7 @@ pub struct Loading {
     pub keep: Keep,
     /// The bounds of compiling.
     pub bounds: Bounds,
+    pub compilation: Compilation,
     pub isolation: Isolation,
     /// Around the processes, if guests run in processes.
     pub wall: Wall,
@@ -66,6 +68,7 @@ pub struct Prepared {
     /// argv\[0\], and the name in the log.
     pub name: String,
     pub known: Known,
+    pub tier: Tier,
     pub engine: Engine,
     pub program: Box<dyn Program>,
     /// How long the compiler took; `None` if the code is from the cache.
@@ -80,6 +83,7 @@ pub struct Entry {
     pub path: PathBuf,
     pub size: u64,
     pub digest: Digest,
+    pub tier: Tier,
 }
 
 /// A guest that was read and recognised, and not looked into.
@@ -96,6 +100,7 @@ pub struct Guest {
 struct Code {
     name: String,
     known: Known,
+    tier: Tier,
     engine: Engine,
     compiled: Compiled,
     /// How long the compiler took; `None` if the code is from the cache.
@@ -109,7 +114,7 @@ pub fn prepare(loading: &Loading, options: &Options) -> Result<Prepared, Error> 
         Some(code) => code,
         None => read_and_compiled(loading, options)?,
     };
-    let Code { name, known, engine, compiled, compiled_in, entry } = code;
+    let Code { name, known, tier, engine, compiled, compiled_in, entry } = code;
     let link = version(known.nature.wasi).link;
     let program = link(&engine, &compiled).map_err(|source| unusable(loading, source))?;
     let code = match (loading.isolation, entry) {
@@ -128,7 +133,10 @@ pub fn prepare(loading: &Loading, options: &Options) -> Result<Prepared, Error> 
     if known.nature.wasi.kind() == Kind::Module && !(net.is_empty() && http.is_empty()) {
         return Err(Error::NoSockets { path: loading.guest.clone(), flag });
     }
-    Ok(Prepared { name, known, engine, program, compiled_in, code })
+    if tier != Tier::Optimised {
+        tracing::info!(compiler = tier.name(), "the guest's code was made fast, and runs slower (--compile fast)");
+    }
+    Ok(Prepared { name, known, tier, engine, program, compiled_in, code })
 }
 
 /// The code of a guest that is as it was when it was last read, and that is in the cache.
@@ -137,10 +145,13 @@ fn kept(loading: &Loading, options: &Options) -> Option<Code> {
     let folder = loading.cache.as_ref().filter(|_| loading.digest.is_none())?;
     let Place { name, files, .. } = source::find(&loading.guest).ok()?;
     let known: Known = Seen::look(folder, &files)?.recall()?.parse().ok()?;
-    let engine = engine(options, known.nature, loading.concurrency).ok()?;
-    let (path, entry) = existing(loading, folder, &engine, known.digest)?;
-    let compiled = cache::load(&engine, known.nature.wasi.kind(), &entry).ok()?;
-    Some(Code { name, known, engine, compiled, compiled_in: None, entry: Some((path, entry)) })
+    loading.compilation.tiers(known.nature.proposals).iter().find_map(|&tier| {
+        let engine = engine(options, known.nature, tier, loading.concurrency).ok()?;
+        let (path, entry) = existing(loading, folder, &engine, known.digest)?;
+        let compiled = cache::load(&engine, known.nature.wasi.kind(), &entry).ok()?;
+        let (name, entry) = (name.clone(), Some((path, entry)));
+        Some(Code { name, known, tier, engine, compiled, compiled_in: None, entry })
+    })
 }
 
 /// The entry of a guest in the cache.
@@ -200,7 +211,7 @@ pub fn compile(loading: &Loading, options: &Options) -> Result<Entry, Error> {
     };
     let (path, file) = code.entry.ok_or_else(unkept)?;
     let size = file.metadata().map_err(|source| Error::Cache { path: path.clone(), source })?.len();
-    Ok(Entry { path, size, digest: code.known.digest })
+    Ok(Entry { path, size, digest: code.known.digest, tier: code.tier })
 }
 
 struct Reading {
@@ -241,8 +252,8 @@ fn check_digest(loading: &Loading, found: Digest) -> Result<(), Error> {
     }
 }
 
-fn engine_for(loading: &Loading, options: &Options, nature: Nature) -> Result<Engine, Error> {
-    engine(options, nature, loading.concurrency).map_err(|error| match refused_by_the_system(&error) {
+fn engine_for(loading: &Loading, options: &Options, nature: Nature, tier: Tier) -> Result<Engine, Error> {
+    engine(options, nature, tier, loading.concurrency).map_err(|error| match refused_by_the_system(&error) {
         Some(refused) => Error::NoRoom(Cause(refused)),
         None => unusable(loading, error),
     })
@@ -250,28 +261,35 @@ fn engine_for(loading: &Loading, options: &Options, nature: Nature) -> Result<En
 
 /// The guest's code from the cache, where only guests are that were found good.
 fn cached(loading: &Loading, options: &Options, name: &str, known: Known) -> Result<Option<Code>, Error> {
-    let engine = engine_for(loading, options, known.nature)?;
-    let found = loading.cache.as_ref().and_then(|folder| existing(loading, folder, &engine, known.digest));
-    let Some((path, file)) = found else { return Ok(None) };
-    match cache::load(&engine, known.nature.wasi.kind(), &file) {
-        Ok(compiled) => {
-            let (name, entry) = (name.to_owned(), Some((path, file)));
-            Ok(Some(Code { name, known, engine, compiled, compiled_in: None, entry }))
-        }
-        Err(error) => {
-            tracing::warn!(error = format!("{error:#}"), "a cache entry can't be used: it is made again");
-            Ok(None)
+    for &tier in loading.compilation.tiers(known.nature.proposals) {
+        let engine = match engine_for(loading, options, known.nature, tier) {
+            Ok(engine) => engine,
+            Err(error @ Error::NoRoom(_)) => return Err(error),
+            // A tier that this processor does not have.
+            Err(_) => continue,
+        };
+        let found = loading.cache.as_ref().and_then(|folder| existing(loading, folder, &engine, known.digest));
+        let Some((path, file)) = found else { continue };
+        match cache::load(&engine, known.nature.wasi.kind(), &file) {
+            Ok(compiled) => {
+                let (name, entry) = (name.to_owned(), Some((path, file)));
+                return Ok(Some(Code { name, known, tier, engine, compiled, compiled_in: None, entry }));
+            }
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "a cache entry can't be used: it is made again");
+            }
         }
     }
+    Ok(None)
 }
 
 /// The guest's code from the compiler, and into the cache.
 fn compiled(loading: &Loading, options: &Options, guest: Guest, compiler: &Compiler) -> Result<Code, Error> {
     let Guest { name, kind, digest, wasm } = guest;
     let began = Instant::now();
-    let (nature, code) = compiler.compile(kind, Codegen::of(options), &wasm)?;
+    let (nature, tier, code) = compiler.compile(kind, Codegen::of(options), loading.compilation, &wasm)?;
     let compiled_in = Some(began.elapsed());
-    let engine = engine_for(loading, options, nature)?;
+    let engine = engine_for(loading, options, nature, tier)?;
     let unusable = |source| unusable(loading, source);
     let known = Known { nature, digest };
     if let Some(folder) = loading.cache.as_ref().filter(|_| loading.keep != Keep::Nothing) {
@@ -281,7 +299,8 @@ fn compiled(loading: &Loading, options: &Options, guest: Guest, compiler: &Compi
             Ok(_) => {
                 if let Some((path, file)) = cache.find() {
                     let compiled = cache::load(&engine, kind, &file).map_err(unusable)?;
-                    return Ok(Code { name, known, engine, compiled, compiled_in, entry: Some((path, file)) });
+                    let entry = Some((path, file));
+                    return Ok(Code { name, known, tier, engine, compiled, compiled_in, entry });
                 }
             }
             Err(source) if loading.keep == Keep::Always => return Err(Error::Cache { path: folder.clone(), source }),
@@ -291,7 +310,7 @@ fn compiled(loading: &Loading, options: &Options, guest: Guest, compiler: &Compi
         }
     }
     let compiled = cache::load_bytes(&engine, kind, &code).map_err(unusable)?;
-    Ok(Code { name, known, engine, compiled, compiled_in, entry: None })
+    Ok(Code { name, known, tier, engine, compiled, compiled_in, entry: None })
 }
 
 /// A note in the cache on a guest that was found good, by its digest or by the bytes that are stored: a packed file or a text

@@ -118,7 +118,7 @@ pub fn serve() -> io::Result<()> {
 
 /// The engine, the linked guest, and what its memory has from the beginning.
 fn load(setup: &Setup, guest: &File) -> Result<(Engine, Box<dyn Program>, u64), String> {
-    let engine = engine(&setup.options, setup.nature, 1).map_err(|error| format!("{error:#}"))?;
+    let engine = engine(&setup.options, setup.nature, setup.tier, 1).map_err(|error| format!("{error:#}"))?;
     let compiled = cache::load(&engine, setup.nature.wasi.kind(), guest).map_err(|error| format!("{error:#}"))?;
     let program = (version(setup.nature.wasi).link)(&engine, &compiled).map_err(|error| format!("{error:#}"))?;
     Ok((engine, program, compiled.initial_memory()))
@@ -140,6 +140,7 @@ fn put_up_wall(setup: &Setup, initial_memory: u64) -> Standing {
             .concat(),
         ports: grants.ports(),
         limits,
+        stack: setup.tier.stack(limits.stack),
         initial_memory,
         kill_at_unknown: setup.told.strict,
     })

@@ -19,6 +19,7 @@ use super::wall::Standing;
 use crate::locks::lock;
 use crate::sandbox::isolation::Wall;
 use crate::sandbox::known::Nature;
+use crate::sandbox::tiers::Tier;
 use crate::sandbox::wire::{self, Frame};
 use crate::sandbox::world::denials::Door;
 use crate::sandbox::world::grants::Dir;
@@ -46,6 +47,7 @@ pub enum Order {
 pub struct Setup {
     pub name: String,
     pub nature: Nature,
+    pub tier: Tier,
     pub options: Options,
     /// A folder of the parent's, for the folders of this process's runs; empty if they need none.
     pub room: PathBuf,

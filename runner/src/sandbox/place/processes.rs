@@ -31,6 +31,7 @@ use crate::locks::lock;
 use crate::sandbox::isolation::Wall;
 use crate::sandbox::run::Core;
 use crate::sandbox::spawned::{KILLED, PROGRAM};
+use crate::sandbox::tiers::Tier;
 use crate::sandbox::wire;
 use crate::sandbox::world::clock::STUCK_AFTER;
 use crate::sandbox::world::clock::running_for;
@@ -99,7 +100,7 @@ enum Lost {
 }
 
 impl Processes {
-    pub fn new(code: File, core: &Core, places: usize, wall: Wall) -> Processes {
+    pub fn new(code: File, core: &Core, tier: Tier, places: usize, wall: Wall) -> Processes {
         wall::close_to_children();
         if wall != Wall::Off
             && let Err(error) = wall::hide_memory()
@@ -114,6 +115,7 @@ impl Processes {
         let setup = Setup {
             name: core.name.clone(),
             nature: core.nature,
+            tier,
             options: options.clone(),
             parent: std::process::id(),
             wall,

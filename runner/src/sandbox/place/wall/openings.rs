@@ -16,6 +16,8 @@ pub struct Openings<'a> {
     /// Ports that may be connected to.
     pub ports: Vec<u16>,
     pub limits: &'a Limits,
+    /// Of a run, in bytes: more than its limit where its code needs more for the same.
+    pub stack: u64,
     /// The initial size of the guest's memory, which may be over its limit. The limiter has to refuse it, and not the system.
     pub initial_memory: u64,
     /// Kills the process at each call that is not known, and not only at those that no guest makes. For tests: a call that

@@ -74,7 +74,8 @@ fn memory(openings: &Openings) -> u64 {
     const OURS: u64 = 320 << 20;
     /// A stack for the run, and one for a run that was stopped a moment ago, each with the host's part.
     const HOST_STACK: u64 = 2 << 20;
-    let Limits { memory, message, stdout, hostcall, random, stack, .. } = *openings.limits;
+    let Limits { memory, message, stdout, hostcall, random, .. } = *openings.limits;
+    let stack = openings.stack;
     // The output lies there in pieces and whole, and so does what one call of the guest hands over.
     let host = [message, stdout, stdout, hostcall, hostcall, random, stack, stack, 2 * HOST_STACK];
     let guest = memory.max(openings.initial_memory);
