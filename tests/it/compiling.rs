@@ -133,6 +133,45 @@ fn a_compiler_does_not_outlive_the_worker() {
     }
 }
 
+/// A guest of several megabytes, of which the compiler takes many times that.
+fn large(folder: &Path) -> PathBuf {
+    let path = folder.join("large.wasm");
+    let function = "(func (param i32) (result i32) (i32.mul (local.get 0) (i32.add (local.get 0) (i32.const 7))))";
+    let text = format!(
+        r#"(module (memory (export "memory") 200) (data (i32.const 0) "{}") {} (func (export "_start")))"#,
+        "x".repeat(12 << 20),
+        function.repeat(2_000)
+    );
+    std::fs::write(&path, wat::parse_str(text).unwrap()).unwrap();
+    path
+}
+
+#[test]
+fn a_worker_keeps_no_more_memory_after_compiling_than_one_that_took_the_code_from_the_cache() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = said(&large(folder.path()));
+    let broker = format!("sqlite:{}", folder.path().join("queue").display());
+    let of_queue = |args: &[&str]| {
+        let mut command = wq_run(args);
+        command.env("BROKER_URL", &broker).env("QUEUE", "q");
+        command
+    };
+    run(&mut of_queue(&["queue", "declare"])).exits(0);
+    for how in ["optimised", "fast"] {
+        let cache = said(&folder.path().join(how));
+        let kept = || {
+            let args = ["work", &path, "--forever", "--cache-dir", &cache, "--compile", how];
+            let mut worker = start(&mut of_queue(&args));
+            worker.wait_for("working");
+            let status = std::fs::read_to_string(format!("/proc/{}/status", worker.id())).unwrap();
+            let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+            kib.and_then(|kib| kib.parse::<u64>().ok()).expect("the kernel tells")
+        };
+        let (compiled, found) = (kept(), kept());
+        assert!(compiled * 10 <= found * 12, "{compiled} KiB after compiling, {found} KiB otherwise");
+    }
+}
+
 #[test]
 fn a_component_composed_of_two_with_a_memory_each_runs_within_its_limits() {
     for isolation in ["thread", "process"] {

@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
 use super::cgroup;
 use super::error::{Bound, Error};
@@ -167,42 +167,32 @@ impl Compiler {
         command.process_group(0);
         let mut process = Process::start(&mut command)?;
         let pipes = (process.0.stdin.take(), process.0.stdout.take(), process.0.stderr.take());
-        let (Some(stdin), Some(stdout), Some(stderr)) = pipes else { return Err(io::ErrorKind::BrokenPipe.into()) };
+        let (Some(stdin), Some(stdout), Some(mut stderr)) = pipes else { return Err(io::ErrorKind::BrokenPipe.into()) };
         let id = Pid::from_child(&process.0);
         let left = self.bounds.timeout.saturating_sub(self.since.elapsed());
         let (ended_tx, ended_rx) = channel();
-        std::thread::scope(|scope| {
-            let clock = std::thread::Builder::new()
-                .name("compile-timeout".into())
-                .spawn_scoped(scope, move || kill_when_overdue(id, left, &ended_rx))?;
-            let last_words =
-                std::thread::Builder::new().name("compile-stderr".into()).spawn_scoped(scope, move || {
-                    let mut words = Vec::new();
-                    let mut stderr = stderr;
-                    let _ = stderr.by_ref().take(LAST_WORDS).read_to_end(&mut words);
-                    // The rest is read too, so that the process does not wait forever.
-                    let _ = io::copy(&mut stderr, &mut io::sink());
-                    String::from_utf8_lossy(&words).into_owned()
-                })?;
-            let answer = talk(stdin, stdout, &order, bytes, memory);
-            if answer.is_ok() {
-                // There is nothing more to come from it, whatever it thinks.
-                process.kill();
-            }
-            // Its end is waited for while the clock runs: it may have closed its pipes and gone on. Until it is reaped, its
-            // number is nobody else's.
-            let ended = waitid(WaitId::Pid(id), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+        let thread = |name: &str| std::thread::Builder::new().name(name.into());
+        let watched = thread("compile-timeout").spawn(move || process.watched(left, &ended_rx))?;
+        let last_words = thread("compile-stderr").spawn(move || {
+            let mut words = Vec::new();
+            let _ = stderr.by_ref().take(LAST_WORDS).read_to_end(&mut words);
+            // The rest is read too, so that the process does not wait for ever.
+            let _ = io::copy(&mut stderr, &mut io::sink());
+            String::from_utf8_lossy(&words).into_owned()
+        })?;
+        if let Ok((answer, made)) = talk(stdin, stdout, &order, bytes, memory) {
+            // There is nothing more to come from it, whatever it thinks. To wait until the kernel has taken its memory away
+            // would take as long as a short run.
             drop(ended_tx);
-            let was_overdue = clock.join().unwrap_or(false);
-            ended?;
-            let status = process.0.wait();
-            let words = last_words.join().unwrap_or_default();
-            Ok(match answer {
-                Ok((answer, made)) => End::Answered(answer, made),
-                Err(_) if was_overdue => End::Overdue,
-                Err(_) => End::Died(status?, words),
-            })
-        })
+            return Ok(End::Answered(answer, made));
+        }
+        // Its end is waited for while the clock runs: it may have closed its pipes and gone on.
+        let ended = waitid(WaitId::Pid(id), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+        drop(ended_tx);
+        let (was_overdue, status) = watched.join().map_err(|_| io::Error::other("its watch panicked"))?;
+        ended?;
+        let words = last_words.join().unwrap_or_default();
+        Ok(if was_overdue { End::Overdue } else { End::Died(status?, words) })
     }
 }
 
@@ -225,6 +215,19 @@ impl Process {
     fn kill(&mut self) {
         let _ = self.0.kill();
     }
+
+    /// Kills it when its time is over, or when nobody is left who wants to hear that it has ended. Says whether it was
+    /// overdue, and how it ended.
+    fn watched(mut self, left: Duration, wanted: &Receiver<()>) -> (bool, io::Result<ExitStatus>) {
+        let overdue = wanted.recv_timeout(left) == Err(RecvTimeoutError::Timeout);
+        if overdue {
+            self.kill();
+            // Until it is reaped, its number is nobody else's, and somebody waits for that number.
+            let _ = wanted.recv();
+        }
+        self.kill();
+        (overdue, self.0.wait())
+    }
 }
 
 impl Drop for Process {
@@ -232,15 +235,6 @@ impl Drop for Process {
         self.kill();
         let _ = self.0.wait();
     }
-}
-
-/// Kills a process that has not ended in time, and says whether it did.
-fn kill_when_overdue(process: Pid, left: Duration, ended: &Receiver<()>) -> bool {
-    let overdue = ended.recv_timeout(left) == Err(RecvTimeoutError::Timeout);
-    if overdue {
-        let _ = kill_process(process, Signal::KILL);
-    }
-    overdue
 }
 
 fn talk(
