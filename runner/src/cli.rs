@@ -1,6 +1,7 @@
 //! What can be typed, and its help. No decisions: `config.rs` makes them.
 
 mod broker;
+mod case;
 mod dlq;
 mod durations;
 pub mod generated;
@@ -24,6 +25,7 @@ use clap::parser::ValueSource;
 use clap::{ArgGroup, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 pub use broker::{Broker, OnEmpty};
+pub use case::Case;
 pub use dlq::{DeadLetters, DeadLettersOf, Doing, Filters};
 pub use guest::{Compile as HowToCompile, Compiling, EmptyOutput, Grants, Guest, Isolation, Wall};
 pub use manifest::Manifest;
@@ -120,6 +122,9 @@ impl Cli {
             && !from_variable("cache_dir")
         {
             return refuse("--no-cache", "--cache-dir");
+        }
+        if let Command::Exec(exec) = &mut cli.command {
+            exec.case.note_typed(typed);
         }
         if let Command::Work(work) | Command::Check(Check { work, .. }) = &mut cli.command
             && work.forever
@@ -268,6 +273,10 @@ pub struct Work {
     #[arg(long, help_heading = REPORTING)]
     pub quiet: bool,
 
+    /// Save a case of each run in this folder, for `wq-run exec --case`; created if it does not exist
+    #[arg(long, value_name = "DIR", help_heading = REPORTING)]
+    pub record: Option<PathBuf>,
+
     /// File for the summary and the error at the end [default: /dev/termination-log, if it exists]
     #[arg(long, value_name = "PATH", env = "WQ_TERMINATION_LOG", help_heading = REPORTING)]
     pub termination_log: Option<PathBuf>,
@@ -299,6 +308,9 @@ pub struct Exec {
     /// Print what the run used to stderr: time, CPU time, memory, fuel, and the time for compiling
     #[arg(long)]
     pub stats: bool,
+
+    #[command(flatten)]
+    pub case: Case,
 }
 
 #[derive(Debug, Args)]

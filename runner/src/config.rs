@@ -3,6 +3,7 @@
 //! Below this, nothing validates.
 
 mod ability;
+mod case;
 mod dlq;
 mod guest;
 mod listen;
@@ -15,6 +16,7 @@ mod retries;
 mod target;
 
 pub use ability::{queue_arguments_on, queue_type_on};
+pub use case::Replay;
 pub use dlq::{DeadLetters, Filters};
 pub use guest::bounds;
 pub use listen::Listen;
@@ -25,12 +27,13 @@ pub use target::Target;
 use std::time::Duration;
 
 use crate::broker::{self, Url, outbox};
+use crate::case::Case;
 use crate::cli;
 use crate::error::Error;
 use crate::sandbox::{self, Keep, Loading, Stderr};
 use crate::settle::Policy;
 use crate::sink;
-use crate::worker::{self, Mode};
+use crate::worker::{self, Mode, record};
 
 /// All that `work` needs.
 #[derive(Debug)]
@@ -40,6 +43,8 @@ pub struct Work {
     pub broker: Url,
     pub subscription: broker::Options,
     pub worker: worker::Options,
+    /// There if cases are to be saved.
+    pub record: Option<record::Options>,
     pub policy: Policy,
     pub results: Vec<sink::Spec>,
     pub result_format: sink::Format,
@@ -61,6 +66,8 @@ pub struct Exec {
     pub sandbox: sandbox::Options,
     pub max_message: u64,
     pub stats: bool,
+    /// The case that is run again.
+    pub replay: Option<Replay>,
 }
 
 /// All that `compile` needs.
@@ -91,6 +98,7 @@ impl Work {
         let listen = work.listen.map(|address| Listen::resolve(&work, address, longest_hold, &policy));
         Ok(Work {
             listen,
+            record: case::recording(&work, &sandbox),
             sandbox,
             loading: guest::loading(&work.guest, work.concurrency.into())?,
             outbox: results::outbox(&work, &queue),
@@ -144,9 +152,17 @@ fn worker_options(
 }
 
 impl Exec {
-    pub fn resolve(exec: cli::Exec) -> Result<Exec, Error> {
+    /// `case` is what was read from `--case`.
+    pub fn resolve(mut exec: cli::Exec, case: Option<Case>) -> Result<Exec, Error> {
+        let file = exec.case.case.clone().unwrap_or_default();
+        let replay = case.map(|case| case::replay(&mut exec, &file, case)).transpose()?;
+        let mut sandbox = guest::options(&exec.guest, Stderr::Inherit)?;
+        if replay.as_ref().is_some_and(|replay| replay.metadata) {
+            metadata::grant_to(&mut sandbox)?;
+        }
         Ok(Exec {
-            sandbox: guest::options(&exec.guest, Stderr::Inherit)?,
+            sandbox,
+            replay,
             loading: guest::loading(&exec.guest, 1)?,
             max_message: exec.guest.limits.message,
             stats: exec.stats,

@@ -46,6 +46,11 @@ pub fn of_run(message: &Message, origin: &Origin, attempt: Attempt) -> Map<Strin
 
 /// A whole message as one line, without its end.
 pub fn line(message: &Message, origin: &Origin) -> String {
+    Value::Object(whole(message, origin)).to_string()
+}
+
+/// A whole message, its body included.
+pub fn whole(message: &Message, origin: &Origin) -> Map<String, Value> {
     let mut envelope = of(message, origin);
     let (body, encoding) = match std::str::from_utf8(&message.body) {
         Ok(text) => (text.to_owned(), "utf-8"),
@@ -53,7 +58,7 @@ pub fn line(message: &Message, origin: &Origin) -> String {
     };
     envelope.insert(BODY.into(), body.into());
     envelope.insert(ENCODING.into(), encoding.into());
-    Value::Object(envelope).to_string()
+    envelope
 }
 
 /// Reads such a line as a message that is to be published: what was about its delivery and its publisher stays behind.
@@ -61,10 +66,20 @@ pub fn line(message: &Message, origin: &Origin) -> String {
 /// # Errors
 /// Says what is wrong with it.
 pub fn read(line: &[u8]) -> Result<Message, String> {
-    let mut envelope: Map<String, Value> = serde_json::from_slice(line).map_err(|error| match error.classify() {
+    let envelope: Map<String, Value> = serde_json::from_slice(line).map_err(|error| match error.classify() {
         serde_json::error::Category::Data => "it is no JSON object".to_owned(),
         _ => format!("it is no JSON: {error}"),
     })?;
+    let message = message(envelope)?;
+    let properties = Properties { delivery_mode: None, user_id: None, ..message.properties };
+    Ok(Message { properties, ..message })
+}
+
+/// The message in an envelope, with all of its properties.
+///
+/// # Errors
+/// Says what is wrong with it.
+pub fn message(mut envelope: Map<String, Value>) -> Result<Message, String> {
     let Some(Value::String(body)) = envelope.remove(BODY) else {
         return Err(format!("it has no string `{BODY}`"));
     };
@@ -89,7 +104,6 @@ pub fn read(line: &[u8]) -> Result<Message, String> {
     };
     let properties: Properties = serde_json::from_value(properties.into())
         .map_err(|error| format!("its `{PROPERTIES}` can't be read: {error}"))?;
-    let properties = Properties { delivery_mode: None, user_id: None, ..properties };
     Ok(Message { body, properties, headers })
 }
 

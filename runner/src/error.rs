@@ -1,10 +1,11 @@
 //! Errors that end the program: what they say, what helps, and the exit status that they lead to.
 
 use std::fmt::{self, Write as _};
+use std::path::{Path, PathBuf};
 
 use crate::causes::causes;
 use crate::visible::lines;
-use crate::{broker, sandbox, sink};
+use crate::{broker, case, sandbox, sink};
 
 /// wq-run's own exit status. The numbers are a promise: `podFailurePolicy` rules are written against them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,9 +34,12 @@ impl ExitStatus {
     /// All of them with their meaning, as the table in docs/reference.md has them.
     pub const ALL: [(ExitStatus, &str); 17] = [
         (ExitStatus::Done, "done: acked, drained, or nothing to do"),
-        (ExitStatus::Warned, "`check --strict` found a warning"),
+        (
+            ExitStatus::Warned,
+            "`check --strict` found a warning, or `exec --case` ran a case and something else came out",
+        ),
         (ExitStatus::Usage, "the command line was not understood"),
-        (ExitStatus::DeadLettered, "a message was dead-lettered"),
+        (ExitStatus::DeadLettered, "a message was dead-lettered, or `exec --case` was given no case, or a damaged one"),
         (ExitStatus::NoGuest, "the guest is missing, malformed, of the wrong kind or digest; no message was taken"),
         (ExitStatus::BrokerUnavailable, "the broker cannot be reached"),
         (ExitStatus::Bug, "a bug in wq-run"),
@@ -75,6 +79,9 @@ impl ExitStatus {
 pub enum Error {
     #[error("{message}")]
     Configuration { message: String, hint: Option<String> },
+    /// A file that is no case, or none that can be run.
+    #[error("{} can't be used as a case", .file.display())]
+    Case { file: PathBuf, source: case::Error, hint: String },
     #[error(transparent)]
     Guest(#[from] sandbox::Error),
     /// A guest that could run nowhere, described.
@@ -121,9 +128,29 @@ impl Error {
         Error::Configuration { message: message.into(), hint: Some(hint.into()) }
     }
 
+    pub fn case(file: &Path, error: &case::Error) -> Error {
+        let hint = match error {
+            case::Error::Version(version) if *version > case::VERSION => "a newer wq-run wrote it, and reads it",
+            case::Error::Damaged(reason) if reason.contains("trailing characters") => {
+                "a file holds one case; `wq-run dlq show --case` prints one with --id ID or --limit 1"
+            }
+            _ => "a case is a file of `wq-run work --record DIR`, or what `wq-run dlq show --case` prints",
+        };
+        Error::Case { file: file.to_owned(), source: error.clone(), hint: hint.to_owned() }
+    }
+
+    /// A folder in which no cases can be saved.
+    pub fn no_cases(folder: &Path, cause: &std::io::Error) -> Error {
+        Error::configuration(
+            format!("cannot save cases in {}: {cause}", folder.display()),
+            "--record names a folder that can be written to, or made",
+        )
+    }
+
     pub fn exit_status(&self) -> ExitStatus {
         match self {
             Error::Configuration { .. } => ExitStatus::Configuration,
+            Error::Case { .. } => ExitStatus::DeadLettered,
             Error::Guest(
                 sandbox::Error::Grant(_) | sandbox::Error::NoSockets { .. } | sandbox::Error::Certificates(_),
             ) => ExitStatus::Configuration,
@@ -147,6 +174,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Configuration { hint, .. } => hint.clone(),
+            Error::Case { hint, .. } => Some(hint.clone()),
             Error::Guest(error) => Some(error.hint()),
             Error::RefusedGuest { hint, .. } => Some(hint.clone()),
             Error::Broker(error) | Error::Partly { source: error, .. } => error.hint(),

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 pub use crate::broker::fuzz::{headers, queue_file, url as broker_url};
+pub use crate::case::fuzz::case;
 pub use crate::sandbox::fuzz::{cache_entry, frames, guest, packed_guest};
 use crate::settle::ExitMap;
 
@@ -44,9 +45,10 @@ mod tests {
 
     type Target = fn(&[u8]);
 
-    const TARGETS: [(&str, Target); 8] = [
+    const TARGETS: [(&str, Target); 9] = [
         ("broker_url", broker_url),
         ("cache_entry", cache_entry),
+        ("case", case),
         ("exit_map", exit_map),
         ("frames", frames),
         ("guest", guest),

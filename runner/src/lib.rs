@@ -20,6 +20,7 @@ pub mod settle;
 pub mod shutdown;
 
 pub mod broker;
+pub mod case;
 pub mod sink;
 
 pub mod worker;

@@ -203,6 +203,24 @@ impl Outcome {
         }
     }
 
+    /// Whether the guest came to this end by itself or by its limits, and not by what became of its host.
+    pub fn is_the_guests(&self) -> bool {
+        match self {
+            Outcome::Withdrawn
+            | Outcome::Interrupted
+            | Outcome::HostFault(_)
+            | Outcome::Blocked(_)
+            | Outcome::Stuck(_) => false,
+            Outcome::Succeeded
+            | Outcome::Silent
+            | Outcome::Exited(_)
+            | Outcome::Trapped(_)
+            | Outcome::TimedOut(_)
+            | Outcome::LimitExceeded(_)
+            | Outcome::Crashed(_) => true,
+        }
+    }
+
     pub fn exit_code(&self) -> Option<u8> {
         match self {
             Outcome::Succeeded | Outcome::Silent => Some(0),

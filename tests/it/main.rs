@@ -12,6 +12,7 @@ mod blocking;
 mod book;
 mod breaker;
 mod cache;
+mod cases;
 mod check;
 mod clock;
 mod cluster;

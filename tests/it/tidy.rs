@@ -20,7 +20,7 @@ const LAYERS: [(&str, &[&[&str]]); 3] = [
             &["task", "fault", "finding", "folders", "locks", "blocking", "version", "visible", "causes"],
             &["streams"],
             &["envelope", "settle", "sandbox", "shutdown", "observe"],
-            &["broker"],
+            &["broker", "case"],
             &["sink"],
             &["worker"],
             &["cli"],

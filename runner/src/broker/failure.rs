@@ -18,9 +18,9 @@ pub const FIRST_FAILED_AT: &str = "x-wq-first-failed-at";
 pub const GUEST: &str = "x-wq-guest";
 pub const STDERR: &str = "x-wq-stderr";
 /// What the run used, as far as it is known.
-const PEAK_MEMORY: &str = "x-wq-peak-memory-bytes";
-const CPU: &str = "x-wq-cpu-ms";
-const FUEL: &str = "x-wq-fuel";
+pub const PEAK_MEMORY: &str = "x-wq-peak-memory-bytes";
+pub const CPU: &str = "x-wq-cpu-ms";
+pub const FUEL: &str = "x-wq-fuel";
 
 /// How many earlier hand-overs ended without a word, on a copy that took the place of a message given back: the number, a space,
 /// and the queue. The broker's own count begins anew with a copy.

@@ -20,7 +20,7 @@ mod bounds;
 pub mod check;
 mod command;
 mod error;
-mod failure;
+pub mod failure;
 #[cfg(test)]
 pub(crate) mod fake;
 #[cfg(any(test, fuzzing))]

@@ -28,6 +28,9 @@ pub enum DeadLetters {
         /// Print a line of JSON for each, which `wq-run publish --json` reads
         #[arg(short, long)]
         json: bool,
+        /// A case for each, as a line of JSON, which `wq-run exec --case` runs again
+        #[arg(long, conflicts_with = "json")]
+        case: bool,
     },
     /// Send dead letters back to the queues that they came from, with all attempts again
     Replay {

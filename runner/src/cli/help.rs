@@ -7,10 +7,14 @@ const EXAMPLES: &[(&[&str], &str)] = &[
     (
         &["work"],
         "wq-run work task.wasm --broker sqlite:queue.db --queue job1\n\
-         wq-run work task.wasm --drain --concurrency 4 --result dir:results",
+         wq-run work task.wasm --drain --concurrency 4 --result dir:results\n\
+         wq-run work task.wasm --record cases",
     ),
     (&["check"], "wq-run check task.wasm --queue job1 --strict"),
-    (&["exec"], "wq-run exec task.wasm --timeout 10s < message.json"),
+    (
+        &["exec"],
+        "wq-run exec task.wasm --timeout 10s < message.json\nwq-run exec task.wasm --case cases/order-7.1.json",
+    ),
     (&["compile"], "wq-run compile task.wasm --cache-dir /var/cache/wq-run"),
     (&["inspect"], "wq-run inspect task.wasm"),
     (&["publish"], "wq-run publish --queue job1 apple banana\nwq-run publish --queue job1 --lines urls.txt"),
@@ -20,7 +24,10 @@ const EXAMPLES: &[(&[&str], &str)] = &[
     (&["queue", "peek"], "wq-run queue peek --queue job1"),
     (&["queue", "purge"], "wq-run queue purge --queue job1"),
     (&["dlq", "list"], "wq-run dlq list --queue job1"),
-    (&["dlq", "show"], "wq-run dlq show --queue job1 --outcome timeout"),
+    (
+        &["dlq", "show"],
+        "wq-run dlq show --queue job1 --outcome timeout\nwq-run dlq show --queue job1 --id order-7 --case > order-7.json",
+    ),
     (&["dlq", "replay"], "wq-run dlq replay --queue job1 --outcome timeout"),
     (&["dlq", "purge"], "wq-run dlq purge --queue job1 --older-than 30d"),
     (&["manifest", "job"], "wq-run manifest job task.wasm --queue job1 --drain | kubectl apply -f -"),
@@ -43,6 +50,7 @@ const COMMON: &[&str] = &[
     "dir",
     // Of other commands.
     "stats",
+    "case",
     "strict",
     "completions",
     "replicas",

@@ -12,6 +12,7 @@ use crate::config::Work;
 use crate::error::{Error, ExitStatus};
 use crate::finding::{Finding, Findings, Topic, Verdict};
 use crate::sink::{self, Spec};
+use crate::worker::record;
 
 pub async fn run(args: cli::Check) -> Result<u8, Error> {
     let cli::Check { work, json, strict, grace_period } = args;
@@ -51,6 +52,12 @@ async fn look(config: Work, grace_period: std::time::Duration) -> Findings<Error
     findings.0.extend(of_broker.0.into_iter().map(|finding| as_ended(finding, &config.broker)));
     for spec in &config.results {
         look_at_result(spec, &mut findings);
+    }
+    if let Some(record::Options { folder, .. }) = &config.record {
+        match record::look(folder) {
+            Ok(()) => findings.good(Topic::Results, format!("cases are saved in `{}`", folder.display())),
+            Err(cause) => findings.refusal(Topic::Results, Error::no_cases(folder, &cause)),
+        }
     }
     findings
 }

@@ -1,5 +1,6 @@
 //! `wq-run dlq`: finds messages that died, and sends them back or deletes them.
 
+mod case;
 mod list;
 mod purge;
 mod replay;
@@ -27,9 +28,14 @@ async fn run_on(letters: &DeadLetters, args: cli::DeadLetters) -> Result<u8, Err
             let listed = list::list(&mut round, json).await;
             round.end(listed.map(|()| Said::default())).await
         }
-        cli::DeadLetters::Show { filters, json, .. } => {
+        cli::DeadLetters::Show { filters, json, case, .. } => {
             let mut round = Round::begin(letters, Filters::new(filters));
-            let shown = show::show(&mut round, json).await;
+            let form = match (json, case) {
+                (_, true) => show::Form::Case,
+                (true, false) => show::Form::Json,
+                (false, false) => show::Form::People,
+            };
+            let shown = show::show(&mut round, form).await;
             round.end(shown.map(|()| Said::default())).await
         }
         cli::DeadLetters::Replay { filters, to, doing, .. } => {

@@ -1,5 +1,7 @@
 //! `wq-run exec`: runs a guest once, without a queue.
 
+mod replay;
+
 use std::io::Read as _;
 use std::time::Duration;
 
@@ -27,21 +29,28 @@ const TIMEOUT: u8 = 124;
 const SILENT: u8 = 1;
 
 pub async fn run(args: cli::Exec) -> Result<u8, Error> {
-    can_read()?;
-    let config = Exec::resolve(args)?;
+    let case = match &args.case.case {
+        Some(file) => Some(replay::read(file, &args.guest.limits)?),
+        None => {
+            can_read()?;
+            None
+        }
+    };
+    let config = Exec::resolve(args, case)?;
     let counts_fuel = config.sandbox.limits.fuel.is_some();
     let sandbox = Sandbox::load(config.loading, config.sandbox).await?;
-    let stdin = read_stdin(config.max_message)?;
+    let (given, _metadata) = match &config.replay {
+        Some(replay) => {
+            replay::say_what_is_other(replay, &sandbox);
+            replay::given(replay, &sandbox, config.max_message)?
+        }
+        None => (replay::Given { stdin: read_stdin(config.max_message)?, env: Vec::new(), dirs: Vec::new() }, None),
+    };
     // After stdin, so that a person who types it in can still leave with Ctrl-C.
     let mut phases = shutdown::watch(Duration::ZERO, ExitStatus::Stuck.code()).map_err(unwatched)?;
     let cancel = CancellationToken::new();
-    let run = sandbox.run(Input {
-        stdin,
-        env: Vec::new(),
-        dirs: Vec::new(),
-        cancel: cancel.clone(),
-        withdraw: CancellationToken::new(),
-    });
+    let replay::Given { stdin, env, dirs } = given;
+    let run = sandbox.run(Input { stdin, env, dirs, cancel: cancel.clone(), withdraw: CancellationToken::new() });
     tokio::pin!(run);
     let mut signal = None;
     let report = loop {
@@ -55,7 +64,7 @@ pub async fn run(args: cli::Exec) -> Result<u8, Error> {
             }
         }
     };
-    let Report { outcome, stdout, duration, usage, .. } = report;
+    let Report { outcome, stdout, stderr_tail, duration, usage } = report;
     // The reader of the result may be slow, and Ctrl-C should end that too.
     shutdown::end_at_once();
     let written = streams::print(&stdout);
@@ -66,8 +75,15 @@ pub async fn run(args: cli::Exec) -> Result<u8, Error> {
         let stats = Stats { run: duration, usage, counts_fuel, compiled_in: sandbox.compiled_in() };
         streams::err::push(stats.text(streams::err::speaks_json()).as_bytes());
     }
+    let compared = config.replay.map(|replay| replay::compare(&replay.case, &outcome, &stdout, &stderr_tail));
     written.map_err(|source| Error::Io { doing: "write the result to stdout".into(), source })?;
-    Ok(status(&outcome, signal))
+    Ok(match compared {
+        // The run did not come to an end of its own.
+        Some(_) if !outcome.is_the_guests() => status(&outcome, signal),
+        Some(true) => ExitStatus::Done.code(),
+        Some(false) => ExitStatus::Warned.code(),
+        None => status(&outcome, signal),
+    })
 }
 
 /// What `--stats` tells.

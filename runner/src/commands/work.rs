@@ -25,6 +25,7 @@ use crate::streams::termination;
 use crate::task::Refused;
 use crate::version;
 use crate::worker::depth::{Asker, Queues};
+use crate::worker::record::{self, Cases};
 use crate::worker::{self, Mode, StopReason, Stopped, Worker};
 
 /// For a connection over which nothing was taken. That one is cut off is a line in the broker's log, and no more.
@@ -45,7 +46,7 @@ pub async fn run(args: cli::Work) -> Result<u8, Error> {
     let subscription = broker::subscribe(&config.broker, config.subscription);
     let results = (config.results.as_slice(), config.result_format);
     let ready = tokio::select! {
-        ready = get_ready(config.loading, config.sandbox, results, &config.broker, config.outbox) => {
+        ready = get_ready(config.loading, config.sandbox, results, &config.broker, config.outbox, config.record) => {
             ready.map_err(|error| Err(error.on(&config.broker)))
         }
         // Compiling can take minutes, and nothing is in hand yet.
@@ -59,7 +60,7 @@ pub async fn run(args: cli::Work) -> Result<u8, Error> {
             Err(Ok(exit_status))
         }
     };
-    let (sandbox, sinks) = match ready {
+    let (sandbox, sinks, cases) = match ready {
         Ok(ready) => ready,
         Err(end) => {
             let _ = tokio::time::timeout(CLOSE_TIMEOUT, subscription.close()).await;
@@ -72,6 +73,9 @@ pub async fn run(args: cli::Work) -> Result<u8, Error> {
     let (mode, concurrency) = (config.worker.mode, config.worker.concurrency);
     let (guest, digest) = (sandbox.name().to_owned(), sandbox.digest().to_owned());
     let mut worker = Worker::new(config.worker, sandbox, sinks, config.policy, served);
+    if let Some(cases) = &cases {
+        worker.record(cases.clone());
+    }
     let observers = worker.observers();
     let so_far = observers.clone();
     termination::about(move || summary::Work::of(&so_far).for_people());
@@ -94,6 +98,9 @@ pub async fn run(args: cli::Work) -> Result<u8, Error> {
     });
     let Stopped { reason, counts, closed } = worker.run(subscription, phases).await;
     drop(lock(&showing).take());
+    if let Some(cases) = cases {
+        cases.say_what_is_missing();
+    }
     if let Some(asker) = asker {
         asker.end().await;
     }
@@ -169,13 +176,21 @@ async fn get_ready(
     (results, format): (&[Spec], Format),
     broker: &broker::Url,
     outbox: Option<outbox::Options>,
-) -> Result<(Sandbox, Sinks), Error> {
+    record: Option<record::Options>,
+) -> Result<(Sandbox, Sinks, Option<Arc<Cases>>), Error> {
     let sandbox = Sandbox::load(loading, options).await?;
     let outbox = match outbox {
         Some(options) => Some(broker.outbox(options).await?),
         None => None,
     };
-    Ok((sandbox, Sinks::open(results, format, outbox).await?))
+    Ok((sandbox, Sinks::open(results, format, outbox).await?, open_cases(record).await?))
+}
+
+async fn open_cases(options: Option<record::Options>) -> Result<Option<Arc<Cases>>, Error> {
+    let Some(options) = options else { return Ok(None) };
+    let folder = options.folder.clone();
+    let opened = Cases::open(options).await.map_err(|cause| Error::no_cases(&folder, &cause));
+    Ok(Some(Arc::new(opened?)))
 }
 
 /// What the worker's end means to who started it. The worst that happened wins.

@@ -7,10 +7,12 @@ use crate::worker::metadata::FOLDER;
 
 /// Grants the folder, if it is asked for.
 pub fn grant(work: &cli::Work, sandbox: &mut Options) -> Result<(), Error> {
-    sandbox.grants.metadata = work.metadata;
-    if !work.metadata {
-        return Ok(());
-    }
+    if work.metadata { grant_to(sandbox) } else { Ok(()) }
+}
+
+/// Grants the folder.
+pub fn grant_to(sandbox: &mut Options) -> Result<(), Error> {
+    sandbox.grants.metadata = true;
     if sandbox.deterministic {
         return Err(Error::configuration(
             "--metadata does not go with --deterministic: it says which attempt this is",

@@ -181,7 +181,7 @@ fn sync(folder: &Path) -> io::Result<()> {
 }
 
 /// Removes what killed workers left behind. Best effort: nobody needs it gone.
-fn sweep(folder: &Path) {
+pub fn sweep(folder: &Path) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };
     for entry in entries.take(LOOKED_THROUGH).flatten() {
         let name = entry.file_name();
@@ -220,6 +220,15 @@ fn without_capitals(name: &str) -> String {
 fn part(folder: &Path) -> io::Result<NamedTempFile> {
     let mode = Permissions::from_mode(MODE);
     tempfile::Builder::new().prefix(PREFIX).suffix(SUFFIX).permissions(mode).tempfile_in(folder)
+}
+
+/// The same for a file that only its owner may read.
+pub fn private_part(folder: &Path) -> io::Result<NamedTempFile> {
+    tempfile::Builder::new()
+        .prefix(PREFIX)
+        .suffix(SUFFIX)
+        .permissions(Permissions::from_mode(0o600))
+        .tempfile_in(folder)
 }
 
 #[cfg(test)]

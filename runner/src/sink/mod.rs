@@ -1,6 +1,6 @@
 //! Where results go. A message is acknowledged only after every sink has taken its result.
 
-mod directory;
+pub mod directory;
 mod error;
 mod format;
 pub mod kind;

@@ -37,7 +37,7 @@ pub enum Unit {
 }
 
 /// The value of a limit.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Value {
     Time(Duration),
     /// Bytes or a count.
@@ -66,6 +66,11 @@ macro_rules! limits {
             /// The row of a limit that always has a value, if it was given none.
             pub fn read(value: impl Fn(&'static Row) -> Option<Value>) -> Result<Limits, &'static Row> {
                 Ok(Limits { $($field: { let row = const { &$row }; Field::of(value(row)).ok_or(row)? },)* })
+            }
+
+            /// The value of each row, in the order of [`Limits::TABLE`].
+            pub fn values(&self) -> Vec<(&'static Row, Option<Value>)> {
+                vec![$((const { &$row }, self.$field.value()),)*]
             }
 
             /// Whether a run under these limits has this one.
@@ -184,11 +189,16 @@ impl Row {
 /// A type that a limit can have.
 trait Field: Sized {
     fn of(value: Option<Value>) -> Option<Self>;
+    fn value(&self) -> Option<Value>;
 }
 
 impl Field for Duration {
     fn of(value: Option<Value>) -> Option<Duration> {
         if let Some(Value::Time(time)) = value { Some(time) } else { None }
+    }
+
+    fn value(&self) -> Option<Value> {
+        Some(Value::Time(*self))
     }
 }
 
@@ -196,11 +206,19 @@ impl Field for u64 {
     fn of(value: Option<Value>) -> Option<u64> {
         if let Some(Value::Number(number)) = value { Some(number) } else { None }
     }
+
+    fn value(&self) -> Option<Value> {
+        Some(Value::Number(*self))
+    }
 }
 
 impl Field for Option<u64> {
     fn of(value: Option<Value>) -> Option<Option<u64>> {
         if value.is_none() { Some(None) } else { u64::of(value).map(Some) }
+    }
+
+    fn value(&self) -> Option<Value> {
+        self.map(Value::Number)
     }
 }
 
@@ -258,6 +276,19 @@ mod tests {
             let is_said_elsewhere = ["timeout", "max-message", "max-stderr"].contains(&row.flag);
             assert_eq!(row.says.matches("{}").count(), usize::from(!is_said_elsewhere), "{}", row.flag);
         }
+    }
+
+    #[test]
+    fn limits_are_read_from_their_values_as_they_were() {
+        let limits = Limits { fuel: Some(7), timeout: Duration::from_millis(1), ..Limits::default() };
+        let values = limits.values();
+        let value = |row: &Row| values.iter().find(|(known, _)| known.flag == row.flag).and_then(|(_, value)| *value);
+        let again = Limits::read(value).unwrap().values();
+        assert!(again.iter().zip(&values).all(|((_, one), (_, other))| one == other));
+        assert_eq!(
+            values.iter().map(|(row, _)| row.flag).collect::<Vec<_>>(),
+            Limits::TABLE.iter().map(|row| row.flag).collect::<Vec<_>>()
+        );
     }
 
     #[test]

@@ -5,10 +5,13 @@
 //! same loop with another limit. What happens to one message is in `process.rs`.
 
 pub mod breaker;
-mod decode;
+pub mod decode;
 pub mod depth;
+pub mod environment;
 pub mod metadata;
+mod mode;
 mod process;
+pub mod record;
 mod stop;
 #[cfg(test)]
 mod tests;
@@ -25,6 +28,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::breaker::{Breaker, Change};
+pub use self::mode::Mode;
 use self::process::{Context, Finished, Job, process};
 pub use self::stop::{StopReason, Stopped};
 use self::waits::{abort_with, sleep_until};
@@ -59,15 +63,6 @@ pub struct Options {
     pub decode: bool,
     /// Whether the log leaves out messages that are done.
     pub quiet: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// This many messages.
-    Count(u64),
-    /// Until the queue is empty.
-    Drain,
-    Forever,
 }
 
 pub struct Worker {
@@ -161,6 +156,7 @@ impl Worker {
         let context = Context {
             sandbox,
             sinks,
+            cases: None,
             policy,
             max_message: options.max_message,
             result_content_type: options.result_content_type.clone(),

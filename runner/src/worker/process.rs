@@ -1,6 +1,5 @@
 //! One message's way: run, deliver the result, settle. In this order, always.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -10,9 +9,12 @@ use tracing::Instrument as _;
 
 use super::breaker::{Culprit, Sign};
 use super::decode;
+use super::environment;
 use super::metadata::Metadata;
+use super::record::{Begun, Cases};
 use crate::blocking;
 use crate::broker::{self, Delivery};
+use crate::case::End;
 use crate::causes::chain;
 use crate::fault::{self, Point};
 use crate::observe::health::Stage;
@@ -27,6 +29,8 @@ use crate::task::{Attempt, Message, Origin, Outcome, Report, Settlement, Verdict
 pub(super) struct Context {
     pub(super) sandbox: Sandbox,
     pub(super) sinks: Sinks,
+    /// Where a case of each run is saved.
+    pub(super) cases: Option<Arc<Cases>>,
     pub(super) policy: Policy,
     pub(super) max_message: u64,
     pub(super) result_content_type: Option<String>,
@@ -105,6 +109,7 @@ async fn process_in_span(context: Arc<Context>, Job { delivery, mut pending, rou
     tracing::debug!("taken");
     fault::reach(Point::Delivered);
     let running = pending.trace().run(context.sandbox.name(), guest);
+    let recorded = context.cases.as_ref().map(|_| Begun::new(&message, &origin, attempt, running.carried()));
     let prepared = match unreadable {
         Some(reason) => Err(Verdict::Unreadable(reason)),
         None => prepare(&context, message, &origin, attempt, unfinished, running.carried()).await,
@@ -146,6 +151,15 @@ async fn process_in_span(context: Arc<Context>, Job { delivery, mut pending, rou
         return Finished::without_a_sign(verdict, round);
     }
     fault::reach(Point::Finished);
+    if let (Some(cases), Some(begun), Verdict::Run(outcome)) = (&context.cases, recorded, &verdict)
+        && let Some(end) = End::of(outcome, &left.stdout, &left.stderr_tail, pending.facts.run, pending.facts.usage)
+    {
+        // The message is settled whether its case could be saved or not.
+        tokio::select! {
+            () = cases.save(begun, end, context.sandbox.name(), guest) => {}
+            () = context.abort.cancelled() => {}
+        }
+    }
     if context.policy.succeeds(&verdict) {
         pending.is_at(Stage::Delivering);
         let mut record = identity.with(left.stdout, pending.trace());
@@ -235,10 +249,8 @@ async fn prepare(
             Err(decode::Error::Corrupt(reason)) => return Err(Verdict::Undecodable(reason)),
         };
     }
-    let mut env = environment(&message, origin, attempt, trace);
-    if context.sandbox.is_deterministic() {
-        env.retain(|(name, _)| !VARIES.contains(&&**name));
-    }
+    let index = std::env::var("JOB_COMPLETION_INDEX").ok();
+    let env = environment::of(&message, origin, attempt, trace, index, context.sandbox.is_deterministic());
     let stdin = std::mem::take(&mut message.body);
     let metadata = if context.metadata {
         let origin = origin.clone();
@@ -271,53 +283,4 @@ async fn deliver(context: &Context, record: &Record) -> Result<(), Undelivered> 
         Failed::As(verdict) => Undelivered::As(verdict),
         Failed::Lost => Undelivered::Unknown(format!("the result is not known to be delivered: {}", chain(&error))),
     })
-}
-
-/// What differs between two runs of one message.
-const VARIES: [&str; 8] = [
-    "WQ_REDELIVERED",
-    "WQ_ATTEMPT",
-    "WQ_MAX_ATTEMPTS",
-    "WQ_EXCHANGE",
-    "WQ_ROUTING_KEY",
-    "TRACEPARENT",
-    "TRACESTATE",
-    "JOB_COMPLETION_INDEX",
-];
-
-/// What a guest is told about its message.
-fn environment(
-    message: &Message,
-    origin: &Origin,
-    attempt: Attempt,
-    trace: &Carried,
-) -> Vec<(Cow<'static, str>, String)> {
-    let properties = &message.properties;
-    let number = |value: Option<u64>| value.map(|value| value.to_string());
-    let known = [
-        ("WQ_MESSAGE_ID", properties.message_id.clone()),
-        ("WQ_CORRELATION_ID", properties.correlation_id.clone()),
-        ("WQ_REPLY_TO", properties.reply_to.clone()),
-        ("WQ_CONTENT_TYPE", properties.content_type.clone()),
-        ("WQ_CONTENT_ENCODING", properties.content_encoding.clone()),
-        ("WQ_TYPE", properties.kind.clone()),
-        ("WQ_PRIORITY", number(properties.priority.map(u64::from))),
-        ("WQ_TIMESTAMP", number(properties.timestamp)),
-        ("WQ_APP_ID", properties.app_id.clone()),
-        ("WQ_EXCHANGE", Some(origin.exchange.clone())),
-        ("WQ_ROUTING_KEY", Some(origin.routing_key.clone())),
-        ("WQ_QUEUE", Some(origin.queue.clone())),
-        ("WQ_REDELIVERED", Some(origin.redelivered.to_string())),
-        ("WQ_ATTEMPT", Some(attempt.number.to_string())),
-        ("WQ_MAX_ATTEMPTS", Some(attempt.max.to_string())),
-        ("TRACEPARENT", trace.traceparent.clone()),
-        ("TRACESTATE", trace.tracestate.clone()),
-        ("JOB_COMPLETION_INDEX", std::env::var("JOB_COMPLETION_INDEX").ok()),
-    ];
-    known
-        .into_iter()
-        .filter_map(|(name, value)| value.map(|value| (name.into(), value)))
-        // A variable ends at a zero byte: the guest would see another value than the publisher sent.
-        .filter(|(_, value)| !value.contains('\0'))
-        .collect()
 }

@@ -1,9 +1,9 @@
 //! What is said when messages can come, and who is told.
 
-use std::fmt;
 use std::sync::Arc;
 
-use super::{Event, Mode, Worker};
+use super::record::Cases;
+use super::{Event, Worker};
 use crate::broker::Notice;
 use crate::observe::Observers;
 
@@ -11,6 +11,13 @@ impl Worker {
     /// Calls this as soon as messages can come. Until then the broker may still refuse the queue.
     pub fn when_ready(&mut self, call: impl FnOnce() + Send + 'static) {
         self.when_ready = Some(Box::new(call));
+    }
+
+    /// Saves a case of each run. To be called before the worker runs.
+    pub fn record(&mut self, cases: Arc<Cases>) {
+        if let Some(context) = Arc::get_mut(&mut self.context) {
+            context.cases = Some(cases);
+        }
     }
 
     /// Who is told of each end. They outlive the worker.
@@ -30,17 +37,6 @@ impl Worker {
             }
             Event::Notice(Notice::Lost(_) | Notice::Failed(_)) | Event::BrokerPanicked => health.disconnected(),
             _ => {}
-        }
-    }
-}
-
-/// As `WQ_MODE` has it.
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Mode::Count(count) => write!(f, "count={count}"),
-            Mode::Drain => write!(f, "drain"),
-            Mode::Forever => write!(f, "forever"),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `wq-run dlq show`.
 
+use super::case;
 use super::round::Round;
 use crate::commands::describe;
 use crate::commands::pick::Picked;
@@ -8,7 +9,15 @@ use crate::envelope;
 use crate::error::Error;
 use crate::streams::print;
 
-pub async fn show(round: &mut Round<'_>, json: bool) -> Result<(), Error> {
+/// How dead letters are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    People,
+    Json,
+    Case,
+}
+
+pub async fn show(round: &mut Round<'_>, form: Form) -> Result<(), Error> {
     let mut shown = 0;
     loop {
         let picked = round.next().await?;
@@ -17,18 +26,19 @@ pub async fn show(round: &mut Round<'_>, json: bool) -> Result<(), Error> {
         }
         let now = round.pick.now();
         for Picked { seen, end } in &picked {
-            let text = match json {
-                true => format!("{}\n", envelope::line(&seen.message, &seen.origin)),
+            let text = match form {
+                Form::Json => format!("{}\n", envelope::line(&seen.message, &seen.origin)),
+                Form::Case => format!("{}\n", case::line(seen, end)),
                 // A blank line between two of them.
-                false if shown > 0 => format!("\n{}", describe::message(seen, Some(end), now)),
-                false => describe::message(seen, Some(end), now),
+                Form::People if shown > 0 => format!("\n{}", describe::message(seen, Some(end), now)),
+                Form::People => describe::message(seen, Some(end), now),
             };
             print(text.as_bytes()).map_err(|source| Error::Io { doing: "write to stdout".into(), source })?;
             shown += 1;
         }
         round.pick.leave(picked.into_iter().map(|picked| picked.seen).collect()).await?;
     }
-    if shown == 0 && !json {
+    if shown == 0 && form == Form::People {
         note("no dead letters");
     }
     round.pick.say_what_is_left().await?;

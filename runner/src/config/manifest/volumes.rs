@@ -132,6 +132,9 @@ fn places(work: &cli::Work) -> Result<Vec<Place>, Error> {
     for folder in work.result.iter().filter_map(|spec| spec.folder()) {
         add(folder, true, "--result dir:")?;
     }
+    if let Some(folder) = &work.record {
+        add(folder, true, "--record")?;
+    }
     Ok(places)
 }
 
