@@ -33,8 +33,8 @@ fn exec(case: &Path, name: &str, args: &[&str]) -> Run {
 
 /// What `exec --case` says of the comparison.
 fn said(run: &Run) -> Value {
-    let lines = run.stderr.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    lines.filter(|line| line["message"] == "case").last().unwrap_or_else(|| panic!("{}", run.stderr))
+    let mut lines = run.stderr.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines.rfind(|line| line["message"] == "case").unwrap_or_else(|| panic!("{}", run.stderr))
 }
 
 fn differences(run: &Run) -> Vec<String> {
@@ -46,61 +46,61 @@ fn differences(run: &Run) -> Vec<String> {
 #[test]
 fn a_recorded_case_comes_out_the_same_and_another_guest_is_told_to_differ() {
     on_every_queue(|queue| {
-        for isolation in ["thread", "process"] {
-            for (name, code, exit_code) in
-                [("echo", 0, json!(0)), ("environ", 0, json!(0)), ("reject", 65, json!(3)), ("trap", 65, Value::Null)]
-            {
-                let folder = tempfile::tempdir().unwrap();
-                let publish = ["publish", "--message-id", "m/1", "--header", "h=v", "--type", "t", "apple"];
-                run(&mut queue.command(&publish)).exits(0);
-                let record = folder.path().join("made/cases");
-                let mut work = queue.command(&["work", &guest(name), "--max-attempts", "1", "--isolation", isolation]);
-                work.args(["--record", record.to_str().unwrap(), "--max-stdout", "100000", "--", "an argument", "-x"]);
-                run(&mut work).exits(code);
-                let case = only(&record);
-                assert_eq!(case.file_name().unwrap(), "m%2F1.1.json");
-                assert_eq!(case.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-                assert_eq!(record.metadata().unwrap().permissions().mode() & 0o777, 0o700);
-                let recorded = read(&case);
-                assert_eq!(recorded["run"].get("exit_code").unwrap_or(&Value::Null), &exit_code, "{recorded}");
-                assert_eq!(recorded["message"]["body"], "apple");
-                assert_eq!(recorded["message"]["properties"]["application_headers"]["h"], "v", "{recorded}");
-                assert_eq!(recorded["flags"]["args"], json!(["an argument", "-x"]));
-                assert_eq!(recorded["flags"]["isolation"], isolation);
-                assert_eq!(recorded["flags"]["limits"]["max-stdout"], 100_000);
-                // The environment of the guest is a part of what came out.
-                let again = exec(&case, name, &[]);
-                again.exits(0);
-                assert_eq!(said(&again)["same"], true, "{}", again.stderr);
-                let all = if exit_code.is_null() {
-                    &["outcome", "stdout", "stderr"][..]
-                } else {
-                    &["outcome", "exit code", "stdout", "stderr"]
-                };
-                assert_eq!(said(&again)["compared"], json!(all));
-                if name == "environ" {
-                    let printed = again.out();
-                    for variable in
-                        ["WQ_MESSAGE_ID=m/1", "WQ_TYPE=t", "WQ_ATTEMPT=1", "WQ_MAX_ATTEMPTS=1", "an argument"]
-                    {
-                        assert!(printed.contains(variable), "{variable} is not in {printed}");
-                    }
-                    assert_eq!(recorded["run"]["stdout"]["text"], printed);
+        for (name, isolation, code, exit_code) in [
+            ("echo", "thread", 0, json!(0)),
+            ("environ", "thread", 0, json!(0)),
+            ("environ", "process", 0, json!(0)),
+            ("reject", "process", 65, json!(3)),
+            ("trap", "thread", 65, Value::Null),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let publish = ["publish", "--message-id", "m/1", "--header", "h=v", "--type", "t", "apple"];
+            run(&mut queue.command(&publish)).exits(0);
+            let record = folder.path().join("made/cases");
+            let mut work = queue.command(&["work", &guest(name), "--max-attempts", "1", "--isolation", isolation]);
+            work.args(["--record", record.to_str().unwrap(), "--max-stdout", "100000", "--", "an argument", "-x"]);
+            run(&mut work).exits(code);
+            let case = only(&record);
+            assert_eq!(case.file_name().unwrap(), "m%2F1.1.json");
+            assert_eq!(case.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+            assert_eq!(record.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+            let recorded = read(&case);
+            assert_eq!(recorded["run"].get("exit_code").unwrap_or(&Value::Null), &exit_code, "{recorded}");
+            assert_eq!(recorded["message"]["body"], "apple");
+            assert_eq!(recorded["message"]["properties"]["application_headers"]["h"], "v", "{recorded}");
+            assert_eq!(recorded["flags"]["args"], json!(["an argument", "-x"]));
+            assert_eq!(recorded["flags"]["isolation"], isolation);
+            assert_eq!(recorded["flags"]["limits"]["max-stdout"], 100_000);
+            // The environment of the guest is a part of what came out.
+            let again = exec(&case, name, &[]);
+            again.exits(0);
+            assert_eq!(said(&again)["same"], true, "{}", again.stderr);
+            let all = if exit_code.is_null() {
+                &["outcome", "stdout", "stderr"][..]
+            } else {
+                &["outcome", "exit code", "stdout", "stderr"]
+            };
+            assert_eq!(said(&again)["compared"], json!(all));
+            if name == "environ" {
+                let printed = again.out();
+                for variable in ["WQ_MESSAGE_ID=m/1", "WQ_TYPE=t", "WQ_ATTEMPT=1", "WQ_MAX_ATTEMPTS=1", "an argument"] {
+                    assert!(printed.contains(variable), "{variable} is not in {printed}");
                 }
-                let other = if name == "echo" { "nothing" } else { "echo" };
-                let mended = exec(&case, other, &[]);
-                mended.exits(1).says("the guest is not the one of the case");
-                assert_eq!(said(&mended)["same"], false);
-                assert!(differences(&mended).contains(&"stdout".to_owned()) || name == "trap", "{}", mended.stderr);
-                // What is typed comes before the case.
-                if name == "environ" {
-                    let typed = exec(&case, name, &["--", "another"]);
-                    assert_eq!((typed.code, differences(&typed)), (Some(1), vec!["stdout".to_owned()]));
-                }
-                exec(&case, other, &["--guest-digest", recorded["guest"]["digest"].as_str().unwrap()]).exits(66);
-                if code == 65 {
-                    queue.take_dead();
-                }
+                assert_eq!(recorded["run"]["stdout"]["text"], printed);
+            }
+            let other = if name == "echo" { "nothing" } else { "echo" };
+            let mended = exec(&case, other, &[]);
+            mended.exits(1).says("the guest is not the one of the case");
+            assert_eq!(said(&mended)["same"], false);
+            assert!(differences(&mended).contains(&"stdout".to_owned()) || name == "trap", "{}", mended.stderr);
+            // What is typed comes before the case.
+            if name == "environ" {
+                let typed = exec(&case, name, &["--", "another"]);
+                assert_eq!((typed.code, differences(&typed)), (Some(1), vec!["stdout".to_owned()]));
+            }
+            exec(&case, other, &["--guest-digest", recorded["guest"]["digest"].as_str().unwrap()]).exits(66);
+            if code == 65 {
+                queue.take_dead();
             }
         }
     });
@@ -146,7 +146,7 @@ fn no_byte_of_a_case_is_a_secret() {
         "sesame-pair",
     ];
     on_every_queue(|queue| {
-        for (name, flags) in [("environ", &[][..]), ("metadata", &["--metadata"])] {
+        for (name, flags) in [("environ", &[][..]), ("metadata", &["--metadata"][..])] {
             let folder = tempfile::tempdir().unwrap();
             let mut publish = queue.command(&["publish", "--message-id", "m", "apple"]);
             publish.args(["--header", "authorization=Bearer sesame-header", "--header", "set-cookie=sesame-cookie"]);
@@ -234,6 +234,7 @@ fn a_case_grants_nothing_by_itself() {
         assert!(differences(&without).contains(&"exit code".to_owned()), "{}", without.stderr);
         let read_only = exec(&case, "files", &["--dir", dir.strip_suffix(":rw").unwrap()]);
         read_only.exits(1).says("--dir").prints("from the host");
+        std::fs::remove_file(granted.join("out")).unwrap();
         let with = exec(&case, "files", &["--dir", &dir, "--env", "SECRET=value"]);
         with.exits(0).prints("from the host");
         assert!(!with.stderr.contains("a case grants nothing"), "{}", with.stderr);

@@ -43,8 +43,8 @@ impl Output {
         let mut hidden = false;
         if let Some(text) = &mut self.text {
             hidden |= secrets.hide_in_text(text);
-            // The last of stderr may begin within one.
-            hidden |= secrets.hide_at_start(text);
+            // It may have been cut by a limit, and the last of stderr begins anywhere.
+            hidden |= secrets.hide_at_edges(text);
         }
         if let Some(base64) = &self.base64
             && secrets.are_in(&BASE64.decode(base64.as_bytes()).unwrap_or_default())

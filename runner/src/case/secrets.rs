@@ -16,6 +16,9 @@ pub const WITHHELD: &str = "***";
 /// Shorter values are in every text, and protect nothing.
 const SHORTEST: usize = 6;
 
+/// Fewer characters at the edge of a text are anybody's.
+const SHORTEST_PART: usize = 3;
+
 /// Parts of names whose values are secrets.
 const NAMES: [&str; 25] = [
     "authori",
@@ -44,6 +47,9 @@ const NAMES: [&str; 25] = [
     "jwt",
     "bearer",
 ];
+
+/// The header with the last of stderr of an earlier run.
+const STDERR: &str = "x-wq-stderr";
 
 /// How values begin that are secrets whatever their name is.
 const BEGINNINGS: [&str; 3] = ["bearer ", "basic ", "digest "];
@@ -266,7 +272,13 @@ impl Secrets {
 
     pub(super) fn hide_in_message(&self, message: &mut Message, found: &mut Found) {
         for (name, value) in &mut message.headers {
-            if self.hide_in_value(value) {
+            let mut hidden = self.hide_in_value(value);
+            if let Value::String(text) = value
+                && name == STDERR
+            {
+                hidden |= self.hide_at_edges(text);
+            }
+            if hidden {
                 found.note(format!("header {name}"));
             }
         }
@@ -297,18 +309,24 @@ impl Secrets {
         hidden | without_users(text, &mut looks) | without_pairs(text, &mut looks)
     }
 
-    /// Takes the end of a secret from the start of a text that may have been cut there.
-    pub(super) fn hide_at_start(&self, text: &mut String) -> bool {
+    /// Takes a part of a secret from the start and the end of a text that may have been cut there.
+    pub(super) fn hide_at_edges(&self, text: &mut String) -> bool {
+        let mut hidden = false;
         for secret in &self.0 {
-            let ends = secret.char_indices().skip(1).map(|(at, _)| &secret[at..]);
-            // A few characters are anybody's.
-            let end = ends.take_while(|end| end.len() >= SHORTEST / 2).find(|end| text.starts_with(end));
-            if let Some(end) = end {
+            let is_long = |part: &&str| part.len() >= SHORTEST_PART;
+            let mut ends = secret.char_indices().skip(1).map(|(at, _)| &secret[at..]).take_while(is_long);
+            if let Some(end) = ends.find(|end| text.starts_with(end)) {
                 text.replace_range(..end.len(), WITHHELD);
-                return true;
+                hidden = true;
+            }
+            let mut starts = secret.char_indices().rev().map(|(at, _)| &secret[..at]).take_while(is_long);
+            if let Some(start) = starts.find(|start| text.ends_with(start)) {
+                let from = text.len() - start.len();
+                text.replace_range(from.., WITHHELD);
+                hidden = true;
             }
         }
-        false
+        hidden
     }
 
     /// Whether one of them is in these bytes.
@@ -390,10 +408,14 @@ mod tests {
     #[test]
     fn a_secret_that_was_cut_or_is_among_bytes_is_hidden_too() {
         let secrets = Secrets::new(["sesame-öpen".to_owned(), "short".to_owned()]);
-        let mut cut = "me-öpen and on".to_owned();
-        assert!(secrets.hide_at_start(&mut cut));
-        assert_eq!(cut, "*** and on");
-        assert!(!secrets.hide_at_start(&mut "en".to_owned()));
+        for (cut, shown) in
+            [("me-öpen and on", "*** and on"), ("it is sesame-ö", "it is ***"), ("pen, ses", "***, ***")]
+        {
+            let mut text = cut.to_owned();
+            assert!(secrets.hide_at_edges(&mut text));
+            assert_eq!(text, shown);
+        }
+        assert!(!secrets.hide_at_edges(&mut "en se".to_owned()));
         assert!(secrets.are_in("\0 sesame-öpen".as_bytes()) && !secrets.are_in(b"short"));
     }
 }
