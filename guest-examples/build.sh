@@ -43,7 +43,7 @@ build_all() {
     log=$(mktemp)
     for guest in "${guests[@]}"; do
         # Another process, since `set -e` does nothing inside of a condition.
-        if "./${0##*/}" "$guest" > >(tee "$log" >&2) 2>&1; then
+        if "./${0##*/}" "$guest" 2>&1 | tee "$log" >&2; then
             continue
         fi
         left_out+="  $guest: $(tail -n 1 "$log")"$'\n'

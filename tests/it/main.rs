@@ -30,6 +30,7 @@ mod faults;
 mod foreign;
 mod http;
 mod image;
+mod languages;
 mod large;
 mod log;
 mod manifest;

@@ -162,6 +162,12 @@ fn serve(stream: impl Stream, seen: &Seen) -> std::io::Result<()> {
             stream.get_mut(),
             "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:{port}/\r\nContent-Length: 5\r\n\r\nthere"
         )?,
+        _ if path.ends_with("/missing") => {
+            write!(stream.get_mut(), "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")?
+        }
+        _ if path.ends_with("/busy") => {
+            write!(stream.get_mut(), "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")?;
+        }
         _ => write!(stream.get_mut(), "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")?,
     }
     stream.get_mut().flush()?;
