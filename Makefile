@@ -4,7 +4,7 @@
 .NOTPARALLEL:
 # What `wq-run --version` shows. Only `main.rs` looks at it, so that a new commit compiles nothing else.
 COMMIT = $(shell git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null)
-.PHONY: help demo build docs man install package dist manifests guests image guest-image lint test test-cluster test-upgrade test-rabbitmq4 soak bench bench-quick fuzz deps-test clean
+.PHONY: help demo build docs man install package dist manifests guests languages image guest-image lint test test-cluster test-upgrade test-rabbitmq4 soak bench bench-quick fuzz deps-test clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,11 @@ manifests: build ## the manifests in deploy/ that `wq-run manifest` prints
 guests: ## the example guests, as many as the machine can build: build/guests/*.wasm
 	scripts/install.sh guests
 	guest-examples/build.sh
+
+languages: guests ## what the example guests cost, into docs/languages.md
+	scripts/install.sh build
+	cargo build --release --locked -p wq-run
+	scripts/languages.py
 
 image: ## the container image
 	scripts/image.sh

@@ -12,13 +12,33 @@ for workspace in . guest-examples; do
     )
 done
 
+# The guests that have dependencies, and with them a lock file of their own.
+for guest in lookup-rust api-rust; do
+    (
+        cd "guest-examples/$guest"
+        cargo fmt --check
+        cargo clippy --locked --all-targets --target-dir ../target -- -D warnings
+    )
+done
+
+# `make guests` installs these two.
+go=build/toolchains/go/go/bin/gofmt
+if [ -x "$go" ]; then
+    unformatted=$("$go" -l guest-examples)
+    [ -z "$unformatted" ] || die "not as gofmt writes it: $unformatted"
+fi
+zig=build/toolchains/zig/ziglang/zig
+if [ -x "$zig" ]; then
+    "$zig" fmt --check guest-examples/shrink-zig
+fi
+
 # Clippy would compile everything once more, with other flags, for these few lines.
 (cd fuzz && cargo fmt --check)
 
 PATH=$(pwd)/build/venv/bin:$PATH
 if command -v shellcheck >/dev/null; then
     # By what stands in the folders, not by git, so that an unpacked archive is checked too.
-    find . \( -name target -o -name .git -o -path ./build \) -prune -o \
+    find . \( -name target -o -name node_modules -o -name .git -o -path ./build \) -prune -o \
         -type f \( -name '*.sh' -o -path './.ci/run' \) -exec shellcheck -x -P SCRIPTDIR/.. -P SCRIPTDIR {} +
 elif [ -n "${CI:-}" ]; then
     die "shellcheck is missing: run scripts/install.sh lint"

@@ -7,6 +7,7 @@
 //! - `<!-- run on RabbitMQ -->`, `<!-- run on Redis -->` and `<!-- run on SQS -->` lead the addresses of the page to a broker of
 //!   the tests;
 //! - `<!-- run with Rust for WASI -->` and `<!-- run with C for WASI -->` leave a block out where the toolchain is missing;
+//! - `<!-- run with the guest NAME -->` leaves a block out where `make guests` could not build that example guest;
 //! - `<!-- file: NAME -->` writes a block of any language into a file.
 //!
 //! `…` in the output stands for any text, and a line `…` for any lines.
@@ -195,6 +196,12 @@ fn run(page: &str) -> Result<usize, String> {
                 steps
             }),
             "run with C for WASI" => c_for_wasi(folder.path()).map(|()| steps),
+            _ if note.starts_with("run with the guest ") => {
+                let name = note.trim_start_matches("run with the guest ");
+                let is_built = root().join("build/guests").join(name).with_extension("wasm").is_file();
+                let missing = format!("`make guests` has not built the example guest `{name}`");
+                required(is_built.then_some(steps), &missing)
+            }
             _ => steps
                 .into_iter()
                 .map(|step| Some(Step { command: brokers.lead(note, &step.command)?, ..step }))
