@@ -20,7 +20,7 @@ int fail(const char *what)
 
 } // namespace
 
-// <cstdio> and not <iostream>, which makes the guest three times as large.
+// <cstdio> and not <iostream>, which makes a small guest six times as large.
 int main()
 {
     std::string message;

@@ -226,7 +226,7 @@ fn assemblyscript_makes_geohashes_of_places() {
     on_two_queues(|queue| {
         worked(queue, &guest, &[], b"57.64911,10.40744\n0,0\n").prints("u4pruydqq\ns00000000\n");
         refused(queue, &guest, &[], b"0,0\n91,0\n", "line 2 is not LATITUDE,LONGITUDE");
-        // More than a stream takes at once.
+        // A long one.
         let long = worked(queue, &guest, &[], &b"57.64911,10.40744\n".repeat(50_000)).out();
         assert!(long == "u4pruydqq\n".repeat(50_000), "{} bytes", long.len());
     });

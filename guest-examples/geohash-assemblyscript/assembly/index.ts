@@ -26,7 +26,7 @@ function read(): string {
   return String.UTF8.decode(all.buffer.slice(0, length));
 }
 
-/** Not `process.stdout.write`, which does not look at how much was written: long results would be cut. */
+/** Not `process.stdout.write`, which does not look at how much was written: a host of WASI may take less than all. */
 function write(text: string): void {
   const bytes = String.UTF8.encode(text);
   const vector = memory.data(16);
