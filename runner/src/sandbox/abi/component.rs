@@ -8,8 +8,9 @@ use wasmtime::{Engine, Store};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use super::call::{self, World};
+use super::call::{self, Ended, World};
 use super::http::Http;
+use super::program::Program;
 use crate::sandbox::world::grants::Net;
 use crate::sandbox::world::limiter::Limiter;
 use crate::task::limits::Limits;
@@ -22,6 +23,12 @@ pub struct State {
     pub net: Arc<Net>,
     http: Http,
     http_context: WasiHttpCtx,
+}
+
+/// A linked component of one version of WASI.
+pub trait Command: Send + Sync {
+    /// Calls its `run`.
+    fn call(&self, store: &mut Store<State>) -> impl Future<Output = wasmtime::Result<()>> + Send;
 }
 
 /// Packages and interfaces that the linker has, at some version of those that a guest may import. Of HTTP these are the requests
@@ -42,7 +49,7 @@ const KNOWN: [&str; 9] = [
 const MAX_FIELD_BYTES: usize = 32 << 10;
 
 /// A store for one run, with all limits set.
-pub fn store(engine: &Engine, mut world: World, limits: &Limits) -> wasmtime::Result<Store<State>> {
+fn store(engine: &Engine, mut world: World, limits: &Limits) -> wasmtime::Result<Store<State>> {
     let resources = usize::try_from(limits.resources).unwrap_or(usize::MAX);
     let mut table = ResourceTable::new();
     table.set_max_capacity(resources);
@@ -57,6 +64,18 @@ pub fn store(engine: &Engine, mut world: World, limits: &Limits) -> wasmtime::Re
         table.set_max_capacity(resources);
     }
     Ok(store)
+}
+
+#[wasmtime_wasi::async_trait]
+impl<C: Command> Program for C {
+    async fn run(&self, engine: &Engine, world: World, limits: &Limits) -> Ended {
+        let mut store = match store(engine, world, limits) {
+            Ok(store) => store,
+            Err(error) => return Ended::without_a_store(error),
+        };
+        let result = self.call(&mut store).await;
+        Ended::of(result, &store, limits, |state| &state.limiter)
+    }
 }
 
 /// What a component may import is told by names here; whether the types fit is the linker's to say. `versions` are written

@@ -2,14 +2,12 @@
 
 use wasmtime::component::Linker;
 use wasmtime::{Engine, Store};
-use wasmtime_wasi::p2::bindings::{Command, CommandPre};
+use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi::{I32Exit, p2};
 
-use super::call::{Ended, World};
-use super::component::{State, foreign_imports, store};
+use super::component::{Command, State, foreign_imports};
 use super::program::{Compiled, Program, Version};
 use super::{lookups, sockets};
-use crate::task::limits::Limits;
 
 /// A compiled component with its imports resolved.
 struct Linked(CommandPre<State>);
@@ -43,21 +41,9 @@ pub fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     Ok(linker)
 }
 
-#[wasmtime_wasi::async_trait]
-impl Program for Linked {
-    async fn run(&self, engine: &Engine, world: World, limits: &Limits) -> Ended {
-        let mut store = match store(engine, world, limits) {
-            Ok(store) => store,
-            Err(error) => return Ended::without_a_store(error),
-        };
-        let result = self.call(&mut store).await;
-        Ended::of(result, &store, limits, |state| &state.limiter)
-    }
-}
-
-impl Linked {
+impl Command for Linked {
     async fn call(&self, store: &mut Store<State>) -> wasmtime::Result<()> {
-        let command: Command = self.0.instantiate_async(&mut *store).await?;
+        let command = self.0.instantiate_async(&mut *store).await?;
         match command.wasi_cli_run().call_run(&mut *store).await? {
             Ok(()) => Ok(()),
             // All that the world's first versions can say of a failure.

@@ -6,12 +6,10 @@ use wasmtime::component::{ComponentExportIndex, InstancePre};
 use wasmtime::{Engine, Store};
 use wasmtime_wasi::{I32Exit, p3};
 
-use super::call::{Ended, World};
-use super::component::{State, foreign_imports, store};
+use super::component::{Command, State, foreign_imports};
 use super::program::{Compiled, Program, Version};
 use super::wasi_0_2::linker;
 use super::{lookups, sockets};
-use crate::task::limits::Limits;
 
 /// A compiled component with its imports resolved, and where its `run` is.
 struct Linked {
@@ -45,19 +43,7 @@ fn link(engine: &Engine, compiled: &Compiled) -> wasmtime::Result<Box<dyn Progra
     Ok(Box::new(Linked { component: linker.instantiate_pre(component)?, run }))
 }
 
-#[wasmtime_wasi::async_trait]
-impl Program for Linked {
-    async fn run(&self, engine: &Engine, world: World, limits: &Limits) -> Ended {
-        let mut store = match store(engine, world, limits) {
-            Ok(store) => store,
-            Err(error) => return Ended::without_a_store(error),
-        };
-        let result = self.call(&mut store).await;
-        Ended::of(result, &store, limits, |state| &state.limiter)
-    }
-}
-
-impl Linked {
+impl Command for Linked {
     async fn call(&self, store: &mut Store<State>) -> wasmtime::Result<()> {
         let instance = self.component.instantiate_async(&mut *store).await?;
         let run = instance.get_typed_func::<(), (Result<(), ()>,)>(&mut *store, &self.run)?;
