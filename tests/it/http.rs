@@ -1,5 +1,6 @@
 //! HTTP requests of guests: they go where they were granted, by WASI 0.2 and by 0.3, from threads and processes, and nowhere else.
 
+use std::path::Path;
 use std::process::Command;
 
 use crate::harness::queue::{Broker, Queue};
@@ -159,7 +160,8 @@ fn an_answer_that_never_ends_ends_the_request_and_not_the_worker() {
         either(get("/trailers", &[]), "ConnectionTerminated", "connection terminated");
         either(get("/cut", &[]), "HttpResponseIncomplete", "incomplete HTTP response");
         get("/nonsense", &[]).exits(1).says("HttpProtocolError");
-        for path in ["/silent", "/waits", "/trickles"] {
+        get("/lengths", &[]).exits(1).says("HttpProtocolError");
+        for path in ["/silent", "/waits", "/trickles", "/continues"] {
             get(path, &["--timeout", "500ms"]).exits(124).says("--timeout");
         }
         let flags = ["--allow-http", &authority, "--max-stdout", "10000"];
@@ -167,6 +169,55 @@ fn an_answer_that_never_ends_ends_the_request_and_not_the_worker() {
         large.exits(1).says("HttpRequestBodySize");
     });
     eventually("all connections are closed", || (web.open() == 0).then_some(()));
+}
+
+#[test]
+fn what_belongs_to_the_connection_is_not_for_the_guest_to_say() {
+    let web = Web::start();
+    let authority = format!("127.0.0.1:{}", web.port);
+    everywhere(|fetch| {
+        let with = |name: &str, value: &str, path: &str, bytes: &str| {
+            let args = ["with", name, value, "http", &authority, path, bytes];
+            run(&mut fetch(&["--allow-http", &authority, "--timeout", "10s"], &args))
+        };
+        let sent = with("x-name", "value", "/raw", "0").exits(0).out();
+        assert!(sent.contains("\nx-name: value") && sent.contains(&format!("\nhost: {authority}")), "{sent}");
+        let before = web.connections();
+        for (name, value) in [
+            ("host", "other.example"),
+            ("Host", "other.example"),
+            ("connection", "upgrade"),
+            ("keep-alive", "timeout=99"),
+            ("proxy-authorization", "Basic eDp5"),
+            ("proxy-connection", "keep-alive"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "AAMAAABkAAQAAP__"),
+            ("x-name", "value\r\nhost: other.example"),
+            ("x-name", "value\n"),
+            ("x-name: value\r\nhost", "other.example"),
+            ("content-length", "+5"),
+            ("content-length", "5, 6"),
+        ] {
+            with(name, value, "/raw", "0").exits(1).says("refused: ").prints("");
+        }
+        assert_eq!(web.connections(), before);
+        // A body is as long as its length says, so that none of it can be another request on the wire.
+        for length in ["0", "5"] {
+            let longer = with("content-length", length, "/count", "4096");
+            let sent = format!("200 {length} bytes");
+            assert!(longer.code == Some(1) || longer.code == Some(0) && longer.out() == sent, "{length}: {longer:?}");
+        }
+        for (length, bytes) in [("5", "0"), ("4097", "4096")] {
+            with("content-length", length, "/count", bytes).exits(1).says("refused: ").prints("");
+        }
+        with("content-length", "4096", "/count", "4096").exits(0).prints("200 4096 bytes");
+        let flags = ["--allow-http", &authority, "--timeout", "10s"];
+        let switched = run(&mut fetch(&flags, &["GET", "http", &authority, "/switches"]));
+        assert_ne!(switched.code, Some(124), "{switched:?}");
+    });
+    eventually("all connections are closed", || (web.open() == 0).then_some(()));
+    assert_eq!(web.rest(), 0);
 }
 
 #[test]
@@ -244,15 +295,23 @@ fn an_encrypted_server_is_checked_by_the_authorities_of_the_system_or_of_ssl_cer
 
 /// The same command, for which /etc/hosts holds these lines.
 fn with_hosts(lines: &str, command: &Command) -> Option<Command> {
+    let (_, hosts) = tempfile::NamedTempFile::new().unwrap().keep().unwrap();
+    let command = with_hosts_in(&hosts, lines, command);
+    // Removed when it is mounted: the mount keeps it.
+    command.map(|mut command| {
+        command.env("REMOVED", &hosts);
+        command
+    })
+}
+
+/// The same command, for which /etc/hosts is this file, which holds these lines.
+fn with_hosts_in(hosts: &Path, lines: &str, command: &Command) -> Option<Command> {
     let mut unshare = Command::new("unshare");
     unshare.args(["--map-root-user", "--mount"]);
     let can = Command::new("unshare").args(["--map-root-user", "--mount", "true"]).output();
     required(can.is_ok_and(|can| can.status.success()).then_some(()), "unshare can't change what /etc/hosts is")?;
-    let hosts = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(hosts.path(), format!("127.0.0.1 localhost\n{lines}\n")).unwrap();
-    let (_, hosts) = hosts.keep().unwrap();
-    // Removed when it is mounted: the mount keeps it.
-    let script = r#"mount --bind "$HOSTS" /etc/hosts && rm "$HOSTS" && exec "$@""#;
+    std::fs::write(hosts, format!("127.0.0.1 localhost\n{lines}\n")).unwrap();
+    let script = r#"mount --bind "$HOSTS" /etc/hosts && rm -f "$REMOVED" && exec "$@""#;
     unshare.args(["sh", "-c", script, "sh"]).arg(command.get_program()).args(command.get_args());
     unshare.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
     unshare.env("HOSTS", hosts).env("PATH", std::env::var_os("PATH").unwrap_or_default());
@@ -284,6 +343,23 @@ fn no_name_that_was_granted_leads_to_this_machine_or_to_metadata() {
         nowhere.exits(1).says("DnsError").prints("");
     });
     assert_eq!(web.connections(), 0);
+}
+
+#[test]
+fn a_name_that_leads_elsewhere_by_the_second_request_leads_nowhere() {
+    let web = Web::start();
+    let authority = format!("api.localhost:{}", web.port);
+    everywhere(|fetch| {
+        let command = fetch(&["--allow-http", &authority], &["twice", "http", &authority, "/moves"]);
+        let hosts = tempfile::NamedTempFile::new().unwrap();
+        let Some(mut command) = with_hosts_in(hosts.path(), "127.0.0.1 api.localhost", &command) else { return };
+        web.moves(hosts.path().to_owned(), "169.254.169.254 api.localhost\n".to_owned());
+        let before = web.connections();
+        let twice = run(&mut command);
+        twice.exits(1).says("DestinationIpProhibited").prints("200 moved");
+        twice.says("api.localhost has the address 169.254.169.254");
+        assert_eq!(web.connections() - before, 1);
+    });
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,6 +22,10 @@ struct Seen {
     open: AtomicUsize,
     /// The first lines of requests, and their `Host`.
     requests: Mutex<Vec<(String, String)>>,
+    /// What came after requests that were answered.
+    rest: AtomicU64,
+    /// A file, and what it is to hold once `/moves` was asked for.
+    moves: Mutex<Option<(PathBuf, String)>>,
 }
 
 impl Web {
@@ -74,6 +79,16 @@ impl Web {
         self.seen.open.load(Ordering::SeqCst)
     }
 
+    /// How many bytes came after the ends of requests.
+    pub fn rest(&self) -> u64 {
+        self.seen.rest.load(Ordering::SeqCst)
+    }
+
+    /// Has `/moves` write a text to a file before it answers.
+    pub fn moves(&self, file: PathBuf, text: String) {
+        *self.seen.moves.lock().expect("no thread panics") = Some((file, text));
+    }
+
     pub fn last_request(&self) -> (String, String) {
         self.seen.requests.lock().expect("no thread panics").last().cloned().expect("there was one")
     }
@@ -116,6 +131,27 @@ fn serve(stream: impl Stream, seen: &Seen) -> std::io::Result<()> {
             };
             let text = format!("{count} bytes");
             write!(stream.get_mut(), "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len())?;
+        }
+        // The request as it came, and what its body says of itself.
+        "/raw" => {
+            let text = lines.join("\n").to_lowercase();
+            write!(stream.get_mut(), "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len())?;
+        }
+        "/moves" => {
+            if let Some((file, text)) = &*seen.moves.lock().expect("no thread panics") {
+                std::fs::write(file, text)?;
+            }
+            write!(stream.get_mut(), "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nmoved")?;
+        }
+        "/continues" => loop {
+            write!(stream.get_mut(), "HTTP/1.1 100 Continue\r\n\r\n")?;
+        },
+        "/switches" => write!(
+            stream.get_mut(),
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+        )?,
+        "/lengths" => {
+            write!(stream.get_mut(), "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!")?
         }
         "/headers" => {
             write!(stream.get_mut(), "HTTP/1.1 200 OK\r\n")?;
@@ -172,7 +208,9 @@ fn serve(stream: impl Stream, seen: &Seen) -> std::io::Result<()> {
     }
     stream.get_mut().flush()?;
     // Until the client leaves.
-    std::io::copy(&mut stream, &mut std::io::sink()).map(drop)
+    let rest = std::io::copy(&mut stream, &mut std::io::sink())?;
+    seen.rest.fetch_add(rest, Ordering::SeqCst);
+    Ok(())
 }
 
 /// Reads a body in chunks, and says how long it was.

@@ -115,8 +115,8 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Whether a name may lead to this address. Whoever owns a name decides which addresses it has, so none may lead to this machine
-/// or to a cloud's metadata. Addresses of private networks are fine: the services of a cluster have such ones.
+/// Whether a name may lead to this address. Whoever owns a name decides which addresses it has, so none may lead to
+/// loopback or to a cloud's metadata. Addresses of private networks are fine: the services of a cluster have such ones.
 pub fn may_be_named(name: &str, address: IpAddr) -> bool {
     /// Metadata of Alibaba, Oracle and Azure. That of others is link-local.
     const METADATA: [Ipv4Addr; 3] =

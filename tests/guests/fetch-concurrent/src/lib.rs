@@ -17,9 +17,19 @@ impl wasip3::exports::cli::run::Guest for Fetch {
         let done = match words[..] {
             ["many", count, scheme, authority] => many(count.parse().expect("a number"), scheme, authority).await,
             ["hang", scheme, authority, path] => hang(scheme, authority, path).await,
-            [method, scheme, authority, path] => one(method, scheme, authority, path, 0).await,
+            ["with", name, value, scheme, authority, path, bytes] => {
+                match Fields::from_list(&[(name.into(), value.into())]) {
+                    Ok(fields) => one(fields, "POST", scheme, authority, path, bytes.parse().expect("a number")).await,
+                    Err(error) => Err(format!("{error:?}")),
+                }
+            }
+            ["twice", scheme, authority, path] => match one(Fields::new(), "GET", scheme, authority, path, 0).await {
+                Ok(()) => one(Fields::new(), "GET", scheme, authority, path, 0).await,
+                Err(error) => Err(error),
+            },
+            [method, scheme, authority, path] => one(Fields::new(), method, scheme, authority, path, 0).await,
             [method, scheme, authority, path, bytes] => {
-                one(method, scheme, authority, path, bytes.parse().expect("a number")).await
+                one(Fields::new(), method, scheme, authority, path, bytes.parse().expect("a number")).await
             }
             _ => panic!("there is no {words:?}"),
         };
@@ -47,10 +57,17 @@ async fn print(text: String) {
     let _ = written.await;
 }
 
-async fn answer(method: &str, scheme: &str, authority: &str, path: &str, bytes: usize) -> Result<Response, ErrorCode> {
+async fn answer(
+    fields: Fields,
+    method: &str,
+    scheme: &str,
+    authority: &str,
+    path: &str,
+    bytes: usize,
+) -> Result<Response, ErrorCode> {
     let (mut body, contents) = wit_stream::new();
     let (trailers, no_trailers) = wit_future::new(|| Ok(None));
-    let (request, _sent) = Request::new(Fields::new(), Some(contents), no_trailers, None);
+    let (request, _sent) = Request::new(fields, Some(contents), no_trailers, None);
     request.set_method(&method_of(method)).expect("a method");
     request.set_scheme(Some(&scheme_of(scheme))).expect("a scheme");
     request.set_authority(Some(authority)).map_err(|()| ErrorCode::HttpRequestUriInvalid)?;
@@ -83,9 +100,16 @@ fn scheme_of(text: &str) -> Scheme {
     }
 }
 
-async fn one(method: &str, scheme: &str, authority: &str, path: &str, bytes: usize) -> Result<(), String> {
+async fn one(
+    fields: Fields,
+    method: &str,
+    scheme: &str,
+    authority: &str,
+    path: &str,
+    bytes: usize,
+) -> Result<(), String> {
     let response =
-        answer(method, scheme, authority, path, bytes).await.map_err(|error| format!("{error:?}"))?;
+        answer(fields, method, scheme, authority, path, bytes).await.map_err(|error| format!("{error:?}"))?;
     print(format!("{} ", response.get_status_code())).await;
     let (_done, is_done) = wit_future::new(|| Ok(()));
     let (body, trailers) = Response::consume_body(response, is_done);
@@ -97,7 +121,7 @@ async fn many(count: usize, scheme: &str, authority: &str) -> Result<(), String>
     let begun: Vec<_> = (0..count)
         .map(|_| {
             let (scheme, authority) = (scheme.to_owned(), authority.to_owned());
-            spawn_local(async move { answer("GET", &scheme, &authority, "/", 0).await })
+            spawn_local(async move { answer(Fields::new(), "GET", &scheme, &authority, "/", 0).await })
         })
         .collect();
     let mut answers = Vec::new();
@@ -110,7 +134,7 @@ async fn many(count: usize, scheme: &str, authority: &str) -> Result<(), String>
 }
 
 async fn hang(scheme: &str, authority: &str, path: &str) -> Result<(), String> {
-    let response = answer("GET", scheme, authority, path, 0).await;
+    let response = answer(Fields::new(), "GET", scheme, authority, path, 0).await;
     let _kept = response.map_err(|error| format!("{error:?}"))?;
     say("hanging\n".to_owned()).await;
     monotonic_clock::wait_for(3_600_000_000_000).await;

@@ -2,7 +2,8 @@
 //! on stderr, and fails.
 //!
 //! `METHOD SCHEME AUTHORITY PATH [BYTES]` is one request, with so many bytes of body. `many N SCHEME AUTHORITY` begins so many
-//! requests before it looks at an answer. `hang SCHEME AUTHORITY PATH` takes an answer and keeps it.
+//! requests before it looks at an answer. `hang SCHEME AUTHORITY PATH` takes an answer and keeps it. `with NAME VALUE SCHEME
+//! AUTHORITY PATH BYTES` is a POST with this header field. `twice SCHEME AUTHORITY PATH` is one GET after the other.
 
 use std::io::Write as _;
 
@@ -19,8 +20,15 @@ fn main() {
     let done = match words[..] {
         ["many", count, scheme, authority] => many(count.parse().expect("a number"), scheme, authority),
         ["hang", scheme, authority, path] => hang(scheme, authority, path),
-        [method, scheme, authority, path] => one(method, scheme, authority, path, 0),
-        [method, scheme, authority, path, bytes] => one(method, scheme, authority, path, bytes.parse().expect("a number")),
+        ["with", name, value, scheme, authority, path, bytes] => Fields::from_list(&[(name.into(), value.into())])
+            .map_err(|error| format!("{error:?}"))
+            .and_then(|fields| one(fields, "POST", scheme, authority, path, bytes.parse().expect("a number"))),
+        ["twice", scheme, authority, path] => one(Fields::new(), "GET", scheme, authority, path, 0)
+            .and_then(|()| one(Fields::new(), "GET", scheme, authority, path, 0)),
+        [method, scheme, authority, path] => one(Fields::new(), method, scheme, authority, path, 0),
+        [method, scheme, authority, path, bytes] => {
+            one(Fields::new(), method, scheme, authority, path, bytes.parse().expect("a number"))
+        }
         _ => panic!("there is no {words:?}"),
     };
     if let Err(error) = done {
@@ -29,8 +37,15 @@ fn main() {
     }
 }
 
-fn begin(method: &str, scheme: &str, authority: &str, path: &str, bytes: usize) -> Result<FutureIncomingResponse, ErrorCode> {
-    let request = OutgoingRequest::new(Fields::new());
+fn begin(
+    fields: Fields,
+    method: &str,
+    scheme: &str,
+    authority: &str,
+    path: &str,
+    bytes: usize,
+) -> Result<FutureIncomingResponse, ErrorCode> {
+    let request = OutgoingRequest::new(fields);
     request.set_method(&method_of(method)).expect("a method");
     request.set_scheme(Some(&scheme_of(scheme))).expect("a scheme");
     request.set_authority(Some(authority)).map_err(|()| ErrorCode::HttpRequestUriInvalid)?;
@@ -72,8 +87,8 @@ fn answer(future: &FutureIncomingResponse) -> Result<IncomingResponse, ErrorCode
     future.get().expect("it is ready").expect("taken once")
 }
 
-fn one(method: &str, scheme: &str, authority: &str, path: &str, bytes: usize) -> Result<(), String> {
-    let response = begin(method, scheme, authority, path, bytes)
+fn one(fields: Fields, method: &str, scheme: &str, authority: &str, path: &str, bytes: usize) -> Result<(), String> {
+    let response = begin(fields, method, scheme, authority, path, bytes)
         .and_then(|future| answer(&future))
         .map_err(|error| format!("{error:?}"))?;
     print!("{} ", response.status());
@@ -95,7 +110,7 @@ fn one(method: &str, scheme: &str, authority: &str, path: &str, bytes: usize) ->
 }
 
 fn many(count: usize, scheme: &str, authority: &str) -> Result<(), String> {
-    let begun: Vec<_> = (0..count).map(|_| begin("GET", scheme, authority, "/", 0)).collect();
+    let begun: Vec<_> = (0..count).map(|_| begin(Fields::new(), "GET", scheme, authority, "/", 0)).collect();
     let answers: Vec<_> = begun.into_iter().map(|begun| begun.and_then(|future| answer(&future))).collect();
     let refused: Vec<_> = answers.iter().filter_map(|answer| answer.as_ref().err()).collect();
     println!("{} answered", answers.len() - refused.len());
@@ -103,7 +118,7 @@ fn many(count: usize, scheme: &str, authority: &str) -> Result<(), String> {
 }
 
 fn hang(scheme: &str, authority: &str, path: &str) -> Result<(), String> {
-    let response = begin("GET", scheme, authority, path, 0).and_then(|future| answer(&future));
+    let response = begin(Fields::new(), "GET", scheme, authority, path, 0).and_then(|future| answer(&future));
     let _kept = response.map_err(|error| format!("{error:?}"))?;
     eprintln!("hanging");
     std::thread::sleep(std::time::Duration::from_secs(3600));
