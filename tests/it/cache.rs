@@ -47,8 +47,12 @@ fn compile_makes_the_entry_that_a_worker_finds() {
     let said = run(compile.arg(folder.path())).exits(0).out();
     let entry = entries(folder.path()).pop().expect("there is an entry");
     assert!(said.contains(&entry.display().to_string()) && said.contains("sha256:"), "{said}");
-    // A folder that can only be read is enough now.
+    // A valid entry is taken as it is.
     let before = entry.metadata().unwrap().modified().unwrap();
+    let mut again = wq_run(&["compile", &guest("echo"), "--cache-dir"]);
+    assert_eq!(run(again.arg(folder.path())).exits(0).out(), said);
+    assert_eq!(entry.metadata().unwrap().modified().unwrap(), before);
+    // A folder that can only be read is enough now.
     run_with(&mut exec(&guest("echo"), folder.path()), b"x").exits(0).prints("x");
     assert_eq!(entries(folder.path()), std::slice::from_ref(&entry));
     assert_eq!(entry.metadata().unwrap().modified().unwrap(), before);

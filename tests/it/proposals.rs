@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::harness::queue::on_every_queue;
-use crate::harness::{Run, component, guest, run, run_with, wq_run};
+use crate::harness::{Run, component, concurrent, guest, run, run_with, wq_run};
 
 const WHERE: [&str; 2] = ["thread", "process"];
 
@@ -30,7 +30,7 @@ fn what_a_proposal_makes_is_limited_like_all_else_as_a_module_and_as_a_component
         ("finished-proposals", &["--deterministic"], b"", 0, ""),
     ];
     for (name, flags, stdin, code, text) in table {
-        for path in [guest(name), component(name)] {
+        for path in [guest(name), component(name), concurrent(name)] {
             for isolation in WHERE {
                 let flags = [flags, &["--isolation", isolation]].concat();
                 exec(&path, &flags, stdin).exits(code).says(text);

@@ -1,9 +1,9 @@
 //! The sandbox: what guests may use and see, of every kind and wherever they run.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::harness::{
-    Run, component, concurrent, concurrent_guest, guest, run, run_with, sockets_guest, start, wq_run,
+    Run, component, concurrent, concurrent_guest, guest, run, run_with, sockets_guest, start, start_onto, wq_run,
 };
 
 const WHERE: [&str; 2] = ["thread", "process"];
@@ -17,7 +17,7 @@ fn exec(path: &str, flags: &[&str], stdin: &[u8]) -> Run {
 
 #[test]
 fn guests_end_alike_by_every_version_of_wasi_in_threads_and_processes() {
-    let table: [(&str, &[&str], i32, &str); 18] = [
+    let table: [(&str, &[&str], i32, &str); 20] = [
         ("exit-0", &[], 0, ""),
         ("nothing", &[], 0, ""),
         ("fail", &[], 1, "exit code is: 1"),
@@ -36,6 +36,8 @@ fn guests_end_alike_by_every_version_of_wasi_in_threads_and_processes() {
         ("flood", &["--max-stdout", "1MiB"], 153, "--max-stdout"),
         ("flood-stderr", &["--max-stderr", "100000"], 0, "--max-stderr"),
         ("random", &[], 134, "--max-random-size"),
+        ("scratch", &["--scratch", "8MiB"], 134, "--scratch"),
+        ("nothing", &["--empty-output", "fail"], 1, "--empty-output"),
     ];
     for (name, flags, code, text) in table {
         for path in [guest(name), component(name), concurrent(name)] {
@@ -76,8 +78,10 @@ fn what_only_one_kind_can_do_has_its_limit_too() {
     exec(&guest("twenty-memories"), &["--max-instances", "19"], b"").exits(134).says("--max-instances");
     // 48 is WASI's ENOMEM: no array of 20 million buffers is read.
     exec(&guest("iovecs"), &[], b"").exits(48);
-    exec(&component("flood"), &["--max-hostcall", "1000"], b"").exits(134).says("--max-hostcall");
-    exec(&component("nothing"), &["--max-instances", "2"], b"").exits(134).says("--max-instances");
+    for of in [component, concurrent] {
+        exec(&of("flood"), &["--max-hostcall", "1000"], b"").exits(134).says("--max-hostcall");
+        exec(&of("nothing"), &["--max-instances", "2"], b"").exits(134).says("--max-instances");
+    }
     exec(&guest("exit-200"), &[], b"").exits(134).says("exit");
 }
 
@@ -115,7 +119,9 @@ fn open_files_are_counted() {
         let flags = ["--dir", &dir, "--isolation", isolation];
         exec(&guest("open-files"), &flags, b"").exits(134).says("--max-resources");
         let few = [&flags[..], &["--max-resources", "50"]].concat();
-        exec(&component("open-files"), &few, b"").exits(134).says("--max-resources");
+        for of in [component, concurrent] {
+            exec(&of("open-files"), &few, b"").exits(134).says("--max-resources");
+        }
     }
 }
 
@@ -274,6 +280,40 @@ fn inspect_says_what_a_guest_is_and_needs() {
     let refused = inspect(&guest("foreign-import"));
     assert!(refused.exits(66).out().contains("env::launch_rocket"));
     inspect("/no/such/file").exits(66).says("No such file");
+}
+
+#[test]
+fn the_verdict_on_a_large_guest_is_said_before_its_packed_size() {
+    use std::io::Read as _;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("large.wasm");
+    let mut wasm = wat::parse_str(r#"(module (func (export "_start")))"#).unwrap();
+    // A section that nobody reads, named `n`, of what can't be packed. It takes seconds to find that out.
+    const NOISE: u32 = 16 << 20;
+    wasm.push(0);
+    wasm.extend((0..4).map(|part| ((NOISE + 2) >> (7 * part)) as u8 & 0x7f | if part < 3 { 0x80 } else { 0 }));
+    wasm.extend(b"\x01n");
+    let mut state = 1_u32;
+    wasm.extend((0..NOISE).map(|_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    }));
+    std::fs::write(&path, wasm).unwrap();
+    let (mut stdout, writer) = std::io::pipe().unwrap();
+    let mut inspecting = wq_run(&["inspect", &path.display().to_string()]);
+    let mut running = start_onto(&mut inspecting, writer.into(), Stdio::piped());
+    drop(inspecting);
+    let (mut said, mut buffer) = (String::new(), [0; 4096]);
+    while !said.contains("size ") {
+        let length = stdout.read(&mut buffer).unwrap();
+        assert!(length > 0, "{said}");
+        said.push_str(std::str::from_utf8(&buffer[..length]).unwrap());
+    }
+    assert!(said.contains("verdict    can run") && !said.contains("packed"), "{said}");
+    assert!(running.is_running());
+    stdout.read_to_string(&mut said).unwrap();
+    assert!(said.contains("packed "), "{said}");
+    running.end().exits(0);
 }
 
 #[test]

@@ -220,6 +220,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn imports_tell_what_a_file_was_made_for() {
+        for (import, made_for) in [
+            ("wbg::__wbindgen_throw", "wasm-bindgen"),
+            ("./task_bg.js::__wbg_log", "wasm-bindgen"),
+            ("gojs::runtime.wasmExit", "GOOS=wasip1"),
+            ("go::runtime.wasmExit", "GOOS=wasip1"),
+            ("env::napi_create_function", "Node.js"),
+            ("env::emscripten_notify_memory_growth", "Emscripten"),
+            ("env::invoke_vi", "Emscripten"),
+            ("wasi_unstable::fd_write", "2019"),
+            ("wasi:http/incoming-handler@0.2.0", "what answers them"),
+            ("wasi:cli/stdin@0.3.0-rc-2026-01-06", "draft of WASI"),
+            ("wasi:cli/stdin@0.3.0", "exports `wasi:cli/run` of WASI 0.2 only"),
+            ("env::launch_rocket", "some other host"),
+        ] {
+            let hint = Reason::Imports { imports: vec!["a::b".into(), import.into()] }.hint();
+            assert!(hint.contains(made_for), "{import}: {hint}");
+        }
+    }
+
+    #[test]
     fn a_guest_can_not_steer_the_terminal_of_who_reads_its_refusal() {
         assert_eq!(printable("a\u{1b}[2Jb\rc\u{202e}d\ne"), "a\\u{1b}[2Jb\\rc\\u{202e}d\ne");
         let refusal = Refusal::because(Reason::Imports { imports: vec!["\u{7}::x".into()] }, "\u{9b}");
