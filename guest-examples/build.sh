@@ -70,7 +70,7 @@ build_rust() {
 
 build_tests() {
     local guest
-    for guest in sockets concurrent fetch fetch-concurrent; do
+    for guest in sockets concurrent fetch fetch-concurrent crash-lines; do
         cargo_wasi "../tests/guests/$guest/Cargo.toml"
         # A library's file has its crate's name.
         cp "target/$target/release/${guest/-concurrent/_concurrent}.wasm" "$out/$guest.wasm"

@@ -134,6 +134,7 @@ fn sandbox(guest: PathBuf, runs: usize, at_hand: usize, clock: Clock) -> Result<
         bounds: Bounds { timeout: Duration::from_secs(300), memory: 2 << 30 },
         isolation: Isolation::Thread,
         wall: Wall::Off,
+        debug_info: false,
         concurrency: 1,
     };
     let Defaults { limits } = Defaults::try_parse_from(["wq-bench-guest"])?;

@@ -341,12 +341,32 @@ pub struct Report {
     pub stderr_tail: String,
     pub duration: Duration,
     pub usage: Usage,
+    /// The calls in which the guest crashed, innermost first.
+    pub stack: Vec<Frame>,
+}
+
+/// A call of a function of the guest's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frame {
+    /// The function's name, as far as the guest has it.
+    pub name: String,
+    pub position: Option<Position>,
+}
+
+/// A place in the code of a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Position {
+    /// The function's number in its module.
+    pub function: u32,
+    /// Bytes from the beginning of the guest's binary.
+    pub offset: usize,
 }
 
 impl Report {
     /// A report of a run that wrote nothing, or whose output is of no use to anyone.
     pub fn bare(outcome: Outcome, duration: Duration) -> Report {
-        Report { outcome, stdout: Bytes::new(), stderr_tail: String::new(), duration, usage: Usage::default() }
+        let (stdout, stderr_tail, usage, stack) = Default::default();
+        Report { outcome, stdout, stderr_tail, duration, usage, stack }
     }
 }
 

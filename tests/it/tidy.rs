@@ -63,7 +63,8 @@ const LAYERS: [(&str, &[&[&str]]); 3] = [
 ];
 
 /// Which crate is named only where.
-const HOMES: [(&str, &[&str]); 33] = [
+const HOMES: [(&str, &[&str]); 34] = [
+    ("addr2line", &["sandbox/load/lines.rs"]),
     ("amq_protocol", &["broker/amqp/filter", "broker/amqp/fuzz.rs", "broker/amqp/size.rs"]),
     ("async_rs", &["broker/amqp/transport.rs"]),
     ("wasmtime", &["sandbox/"]),

@@ -50,6 +50,10 @@ pub struct Guest {
     #[command(flatten)]
     pub compiling: Compiling,
 
+    /// Name the source line at which the guest crashed, if the guest has debug information (DWARF)
+    #[arg(long, help_heading = HEADING)]
+    pub debug_info: bool,
+
     /// Where guests run: in threads of the worker, or in separate processes, whose crash does not end the worker
     #[arg(long, value_name = "WHERE", env = "WQ_ISOLATION", default_value = "thread", help_heading = HEADING)]
     pub isolation: Isolation,

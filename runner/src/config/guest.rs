@@ -38,6 +38,7 @@ pub fn loading(guest: &cli::Guest, concurrency: usize) -> Result<Loading, Error>
             cli::Wall::Required => Wall::Required,
             cli::Wall::Off => Wall::Off,
         },
+        debug_info: guest.debug_info,
         concurrency,
     })
 }

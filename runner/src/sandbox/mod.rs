@@ -50,15 +50,16 @@ pub use world::origins::Origin;
 pub use world::room::{Folder, Room};
 pub use world::stdio::Stderr;
 
-use crate::task::Report;
+use crate::task::{Outcome, Report};
 use abi::versions::version;
 use known::Known;
+use load::locator::Locator;
 use load::prepare::{self, Prepared, prepare};
 use place::processes::Processes;
 use place::slots::Slots;
 use place::wall::Standing;
-use run::Core;
 use run::hints::Hints;
+use run::{Core, crash};
 use world::grants::Outside;
 use world::roots::Roots;
 
@@ -77,6 +78,8 @@ pub struct Sandbox {
     /// Whether each guest of this one's kind can say its own exit code.
     has_codes: bool,
     hints: Hints,
+    /// With `--debug-info`.
+    locator: Option<Locator>,
 }
 
 /// Where runs happen.
@@ -170,7 +173,7 @@ impl Sandbox {
     /// When it is no guest that could run here.
     pub async fn load(loading: Loading, options: Options) -> Result<Sandbox, Error> {
         let (isolation, places, wall) = (loading.isolation, loading.concurrency, loading.wall);
-        let (guest, bounds) = (loading.guest.clone(), loading.bounds);
+        let (guest, bounds, debug_info) = (loading.guest.clone(), loading.bounds, loading.debug_info);
         let Ready { core, tier, digest, compiled_in, code } =
             bounded(&guest, bounds, move || ready(&loading, options)).await?;
         let (name, deterministic) = (core.name.clone(), core.options.deterministic);
@@ -202,6 +205,7 @@ impl Sandbox {
             runs,
             has_codes,
             hints: Hints::default(),
+            locator: debug_info.then(|| Locator::new(guest, digest, bounds)),
         })
     }
 
@@ -236,11 +240,18 @@ impl Sandbox {
 
     /// Runs the guest once, whatever happens: how it ended is in the report.
     pub async fn run(&self, input: Input) -> Report {
-        let report = match &self.runs {
+        let mut report = match &self.runs {
             Runs::Slots(slots) => slots.run(input).await,
             // Boxed: the worker holds room for the larger of the two, for each message.
             Runs::Processes(processes) => Box::pin(processes.run(input)).await,
         };
+        if let Outcome::Trapped(what) = &mut report.outcome {
+            let lines = match &self.locator {
+                Some(locator) => Box::pin(locator.lines(&report.stack)).await,
+                None => Vec::new(),
+            };
+            *what = crash::described(what, &report.stack, &lines);
+        }
         self.hints.give(self.has_codes, &report);
         report
     }

@@ -1,6 +1,6 @@
 //! One run of a guest: makes its world, calls it, and names how it ended.
 
-mod crash;
+pub mod crash;
 pub mod hints;
 
 use std::sync::Arc;
@@ -134,6 +134,7 @@ impl Core {
         };
         let stderr_tail = stderr.finish();
         let fuel = ended.as_ref().ok().and_then(|ended| ended.fuel);
+        let mut stack = Vec::new();
         let outcome = match ended {
             Err(stopped) => stopped,
             // Checked before the result: an output over its limit fails the run, whatever the guest made of it.
@@ -141,9 +142,13 @@ impl Core {
             Ok(_) if scratch.as_ref().is_some_and(Scratch::is_over) => {
                 Outcome::LimitExceeded(Limit::Scratch(self.options.limits.scratch.unwrap_or(0)))
             }
-            Ok(ended) => match outcome(ended, &self.options.limits) {
-                Outcome::Trapped(text) if text.contains(NO_CODE) => {
-                    Outcome::Trapped(crash::abort(&stderr_tail).unwrap_or(text))
+            Ok(ended) => match outcome(&ended, &self.options.limits) {
+                Outcome::Trapped(text) => {
+                    let abort = text.contains(NO_CODE).then(|| crash::abort(&stderr_tail)).flatten();
+                    if abort.is_none() {
+                        stack = crash::stack(&ended);
+                    }
+                    Outcome::Trapped(abort.unwrap_or(text))
                 }
                 Outcome::Exited(1) if !version(self.nature.wasi).has_codes => {
                     Outcome::Exited(said_exit(&stderr_tail).unwrap_or(1))
@@ -158,7 +163,7 @@ impl Core {
         };
         // Who has its thread knows what that took.
         let usage = Usage { peak_memory: Some(peak.get()), fuel, cpu: None };
-        Report { outcome, stdout, stderr_tail, duration: started.elapsed(), usage }
+        Report { outcome, stdout, stderr_tail, duration: started.elapsed(), usage, stack }
     }
 
     fn scratch(&self) -> Result<Option<Scratch>, String> {
@@ -206,8 +211,8 @@ impl Core {
 }
 
 /// The one mapping of exits and traps to outcomes.
-fn outcome(ended: Ended, limits: &Limits) -> Outcome {
-    let Err(error) = ended.result else { return Outcome::Succeeded };
+fn outcome(ended: &Ended, limits: &Limits) -> Outcome {
+    let Err(error) = &ended.result else { return Outcome::Succeeded };
     if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
         return match u8::try_from(*code) {
             Ok(0) => Outcome::Succeeded,
@@ -215,7 +220,7 @@ fn outcome(ended: Ended, limits: &Limits) -> Outcome {
             Err(_) => Outcome::Trapped(format!("it exited with {code}, which is not an exit code")),
         };
     }
-    if let Some(refused) = refused_by_the_system(&error) {
+    if let Some(refused) = refused_by_the_system(error) {
         return Outcome::HostFault(format!("the system has no room for a run: {refused}"));
     }
     // A program that could not get memory mostly calls abort(), which is a trap. One that handles the refusal and exits
@@ -235,11 +240,8 @@ fn outcome(ended: Ended, limits: &Limits) -> Outcome {
     match error.downcast_ref::<Trap>() {
         Some(Trap::StackOverflow) => Outcome::LimitExceeded(Limit::Stack(limits.stack)),
         Some(Trap::OutOfFuel) => Outcome::LimitExceeded(Limit::Fuel(limits.fuel.unwrap_or(0))),
-        Some(trap) => Outcome::Trapped(crash::described(trap.to_string(), &error)),
-        None => match by_text(&error.root_cause().to_string(), limits) {
-            Outcome::Trapped(text) => Outcome::Trapped(crash::described(text, &error)),
-            limit => limit,
-        },
+        Some(trap) => Outcome::Trapped(trap.to_string()),
+        None => by_text(&error.root_cause().to_string(), limits),
     }
 }
 

@@ -119,7 +119,7 @@ async fn process_in_span(context: Arc<Context>, Job { delivery, mut pending, rou
         Ok((input, _metadata)) => {
             let cancel = input.cancel.clone();
             let mut run = std::pin::pin!(context.sandbox.run(input));
-            let Report { outcome, stdout, stderr_tail, duration, usage } = tokio::select! {
+            let Report { outcome, stdout, stderr_tail, duration, usage, .. } = tokio::select! {
                 report = &mut run => report,
                 () = receipt.lost().cancelled() => {
                     cancel.cancel();

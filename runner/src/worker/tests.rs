@@ -431,6 +431,7 @@ async fn sandbox(concurrency: usize) -> Sandbox {
         compilation: Compilation::Optimised,
         isolation: Isolation::Thread,
         wall: Wall::Off,
+        debug_info: false,
         concurrency,
     };
     Sandbox::load(loading, sandbox::Options::default()).await.expect("it is a guest")

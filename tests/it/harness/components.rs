@@ -66,6 +66,13 @@ pub fn concurrent_guest() -> Option<String> {
     Some(adapted("concurrent", &built("concurrent")?, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER))
 }
 
+/// The guest that crashes in lines that are known, as a module and as a component. Both have debug information.
+pub fn crash_lines_guests() -> Option<[String; 2]> {
+    let module = root().join("build/guests/crash-lines.wasm");
+    let component = adapted("crash-lines", &built("crash-lines")?, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER);
+    Some([module.display().to_string(), component])
+}
+
 /// The guests that send HTTP requests, by WASI 0.2 and by 0.3. They do the same.
 pub fn fetch_guests() -> Option<[String; 2]> {
     Some([

@@ -22,7 +22,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-pub use components::{commands_of_both, component, concurrent, concurrent_guest, fetch_guests, sockets_guest};
+pub use components::{
+    commands_of_both, component, concurrent, concurrent_guest, crash_lines_guests, fetch_guests, sockets_guest,
+};
 
 /// No test waits longer than this for anything. Generous, since machines are shared.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,5 +1,6 @@
 //! The WebAssembly engine: its options, and the clock that makes a spinning guest yield.
 
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,9 @@ pub struct Codegen {
 /// How often a spinning guest yields: the precision of `--timeout` and the delay of a stop. Finer than a person
 /// notices, coarse enough to cost a computing guest nothing that can be measured.
 const EPOCH_TICK: Duration = Duration::from_millis(10);
+
+/// The innermost calls of a crash that are looked at. Some languages' ways to crash take half of them.
+const CAPTURED: Option<NonZeroUsize> = NonZeroUsize::new(20);
 
 /// What the host's own frames may need on a guest's stack beside the guest's. wasmtime's default leaves as much.
 const HOST_STACK: usize = 1536 * 1024;
@@ -132,7 +136,8 @@ fn config(codegen: Codegen, Nature { wasi, proposals }: Nature, tier: Tier) -> C
     let stack = usize::try_from(tier.stack(codegen.stack)).unwrap_or(usize::MAX);
     config.max_wasm_stack(stack).async_stack_size(stack.saturating_add(HOST_STACK));
     config.cranelift_nan_canonicalization(codegen.deterministic);
-    // The names of functions are enough; reading a stranger's DWARF is a parser more that could fail.
+    config.wasm_backtrace_max_frames(CAPTURED);
+    // The names of functions are enough. A stranger's DWARF is read in a process that may die of it (`--debug-info`).
     config.wasm_backtrace_details(WasmBacktraceDetails::Disable);
     // Code that no guest needs should not be reachable, so an engine has what its guest uses and nothing else.
     config.wasm_features(Proposals::ALL.features(), false).wasm_features(proposals.features(), true);

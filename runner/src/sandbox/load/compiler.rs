@@ -15,12 +15,14 @@ use super::cgroup;
 use super::error::{Bound, Error};
 use super::inside::{Inside, Packed};
 use super::jobs::{self, Answer, COMMAND, Job, Order};
+use super::lines::{Line, believable};
 use super::refusal::{Cause, MAX_GUEST_SIZE, Reason, printable};
 use crate::sandbox::abi::engine::Codegen;
 use crate::sandbox::known::{Kind, Nature};
 use crate::sandbox::spawned::{KILLED, PROGRAM};
 use crate::sandbox::tiers::{Compilation, Tier};
 use crate::sandbox::wire;
+use crate::task::Position;
 
 /// The bounds of compiling a guest, which includes unwrapping and validating it.
 #[derive(Clone, Copy, Debug)]
@@ -112,6 +114,18 @@ impl Compiler {
     pub fn pack(&self, wasm: &[u8]) -> Result<Packed, Error> {
         match self.answer(Job::Pack, wasm)? {
             (Answer::Packed(packed), _) => Ok(packed),
+            _ => Err(self.nonsense()),
+        }
+    }
+
+    /// The lines of source code of each position in a guest.
+    ///
+    /// # Errors
+    /// As for every job.
+    pub fn lines(&self, wasm: &[u8], positions: Vec<Position>) -> Result<Vec<Vec<Line>>, Error> {
+        let count = positions.len();
+        match self.answer(Job::Lines { positions }, wasm)? {
+            (Answer::Lines(lines), _) if lines.len() == count => Ok(believable(lines)),
             _ => Err(self.nonsense()),
         }
     }

@@ -26,6 +26,8 @@ pub enum Error {
     },
     #[error("the guest {} has the digest {found}", path.display())]
     Digest { path: PathBuf, found: Digest },
+    #[error("the guest {} is no longer the one that was loaded", path.display())]
+    Changed { path: PathBuf },
     #[error("the guest {} is a WASI preview 1 module, which can't open connections ({flag})", path.display())]
     NoSockets { path: PathBuf, flag: &'static str },
     /// Not the guest's fault; what it was promised can't be had.
@@ -94,6 +96,7 @@ impl Error {
             }
             Error::Refused { reason, .. } => reason.hint(),
             Error::Digest { .. } => "--guest-digest (WQ_GUEST_DIGEST) names another digest".into(),
+            Error::Changed { .. } => "start the worker again with the new guest".into(),
             Error::NoSockets { flag, .. } => {
                 format!("build the guest as a component, for example for wasm32-wasip2, or leave {flag} out")
             }

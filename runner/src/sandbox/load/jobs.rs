@@ -13,6 +13,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use super::inside::{Inside, Packed, inside, packed};
+use super::lines::{Line, lines};
 use super::refusal::{Reason, Refusal};
 use super::{features, guest};
 use crate::locks::lock;
@@ -21,6 +22,7 @@ use crate::sandbox::known::{Kind, Nature};
 use crate::sandbox::spawned::{belong_to, go_first};
 use crate::sandbox::tiers::{Compilation, Tier};
 use crate::sandbox::wire::{self, Frame};
+use crate::task::Position;
 
 /// The hidden command that makes this program do one job.
 pub const COMMAND: &str = "guest-compiler";
@@ -57,6 +59,10 @@ pub enum Job {
     },
     /// Says how small it can be packed.
     Pack,
+    /// Finds the lines of source code of these positions.
+    Lines {
+        positions: Vec<Position>,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -67,6 +73,7 @@ pub enum Answer {
     Compiled(Nature, Tier),
     Inspected(Box<Inside>),
     Packed(Packed),
+    Lines(Vec<Vec<Line>>),
     Refused(Refusal),
     Panicked(String),
 }
@@ -134,6 +141,7 @@ fn work(job: Job, bytes: Vec<u8>) -> Result<(Answer, Vec<u8>), Refusal> {
             let packed = packed(&bytes).map_err(|error| Refusal::because(Reason::Packed, error))?;
             Ok((Answer::Packed(packed), Vec::new()))
         }
+        Job::Lines { positions } => Ok((Answer::Lines(lines(&bytes, &positions)), Vec::new())),
     }
 }
 

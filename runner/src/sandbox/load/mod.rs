@@ -9,6 +9,8 @@ pub mod guest;
 pub mod inside;
 pub mod inspect;
 pub mod jobs;
+pub mod lines;
+pub mod locator;
 pub mod notes;
 pub mod prepare;
 pub mod refusal;

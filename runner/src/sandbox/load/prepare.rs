@@ -48,6 +48,8 @@ pub struct Loading {
     pub isolation: Isolation,
     /// Around the processes, if guests run in processes.
     pub wall: Wall,
+    /// Whether a crash is told with the lines of source code where it happened.
+    pub debug_info: bool,
     /// Runs that may happen at the same time. What is above that waits.
     pub concurrency: usize,
 }

@@ -31,7 +31,7 @@ use crate::sandbox::world::names::{Names, OfParent};
 use crate::sandbox::world::options::Input;
 use crate::sandbox::world::room::Room;
 use crate::sandbox::world::stdio::Lines;
-use crate::task::{Report, Usage};
+use crate::task::Report;
 
 /// This process's own.
 const DESCRIPTORS: &str = "/proc/self/fd";
@@ -101,14 +101,15 @@ pub fn serve() -> io::Result<()> {
         if let Some(attempt) = &told.attempt {
             let outcome = probe::attempt(attempt, parent, &replies);
             let (outcome, duration) = (claims::sayable(outcome), Duration::ZERO);
-            replies.send(&Reply::Ended { outcome, duration, usage: Usage::default(), is_last: false }, &[]);
+            let (usage, stack, is_last) = Default::default();
+            replies.send(&Reply::Ended { outcome, duration, usage, stack, is_last }, &[]);
             continue;
         }
         let to_parent = replies.clone();
         let stderr = Lines::handed_on(move |bytes| to_parent.stderr(bytes), core.options.limits.stderr);
-        let Report { outcome, stdout, duration, usage, .. } = ground.run(&core, input, &stderr);
+        let Report { outcome, stdout, duration, usage, stack, .. } = ground.run(&core, input, &stderr);
         let is_last = ground.may_be_blocked(&outcome);
-        replies.send(&Reply::Ended { outcome: claims::sayable(outcome), duration, usage, is_last }, &stdout);
+        replies.send(&Reply::Ended { outcome: claims::sayable(outcome), duration, usage, stack, is_last }, &stdout);
     }
     drop(descriptors);
     // Not waited for: a panic of its own is all that it could still tell.

@@ -20,7 +20,7 @@ use rustix::fs::{Mode, OFlags, openat};
 
 use super::orders::{Replies, Reply};
 use crate::sandbox::wire;
-use crate::task::{Outcome, Usage};
+use crate::task::Outcome;
 
 pub fn attempt(text: &str, parent: u32, replies: &Replies) -> Outcome {
     let words: Vec<&str> = text.split(' ').collect();
@@ -79,7 +79,10 @@ fn reach(words: &[&str], parent: u32) -> io::Result<()> {
 /// Frames that no honest process sends.
 fn forge(what: &str, replies: &Replies) -> io::Result<()> {
     const HUGE: u64 = 1 << 40;
-    let ended = |outcome| Reply::Ended { outcome, duration: Duration::ZERO, usage: Usage::default(), is_last: false };
+    let ended = |outcome| {
+        let (usage, stack, is_last) = Default::default();
+        Reply::Ended { outcome, duration: Duration::ZERO, usage, stack, is_last }
+    };
     // Good in all but the lengths, so that only these can be refused.
     let words = wire::words(&ended(Outcome::Succeeded))?;
     let (length, bytes) = match what {

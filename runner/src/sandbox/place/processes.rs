@@ -29,7 +29,7 @@ use super::wall::{self, Standing};
 use crate::fault::{self, GuestProcess};
 use crate::locks::lock;
 use crate::sandbox::isolation::Wall;
-use crate::sandbox::run::Core;
+use crate::sandbox::run::{Core, crash};
 use crate::sandbox::spawned::{KILLED, PROGRAM};
 use crate::sandbox::tiers::Tier;
 use crate::sandbox::wire;
@@ -41,7 +41,7 @@ use crate::sandbox::world::names::{self, MAX_LOOKUPS, MAX_NAME};
 use crate::sandbox::world::options::{Input, Options};
 use crate::sandbox::world::room::{Folder, Room};
 use crate::sandbox::world::stdio::Lines;
-use crate::task::{Outcome, Report, Usage};
+use crate::task::{Frame, Outcome, Report, Usage};
 
 /// The hidden command that makes this program a child.
 pub const COMMAND: &str = "guest-process";
@@ -90,6 +90,7 @@ struct Ended {
     stdout: Bytes,
     duration: Duration,
     usage: Usage,
+    stack: Vec<Frame>,
     is_last: bool,
 }
 
@@ -213,13 +214,13 @@ impl Processes {
             }
         };
         drop(handed);
-        let (outcome, stdout, duration, usage) = match ended {
-            Ok(Ended { outcome, stdout, duration, usage, is_last }) => {
+        let (outcome, stdout, duration, usage, stack) = match ended {
+            Ok(Ended { outcome, stdout, duration, usage, stack, is_last }) => {
                 // A fault of the host's may be one of this process alone.
                 if !matches!(outcome, Outcome::HostFault(_)) && !is_last {
                     self.keep(child);
                 }
-                (outcome, stdout, duration, claims::possible(usage, &self.options, started.elapsed()))
+                (outcome, stdout, duration, claims::possible(usage, &self.options, started.elapsed()), stack)
             }
             Err(Lost::BeforeItBegan) => return Err(child.end().await),
             Err(Lost::Running(error)) => {
@@ -227,10 +228,10 @@ impl Processes {
                     io::ErrorKind::InvalidData => format!("its process sent an invalid frame: {error}"),
                     _ => child.end().await,
                 };
-                (Outcome::Crashed(end), Bytes::new(), started.elapsed(), Usage::default())
+                (Outcome::Crashed(end), Bytes::new(), started.elapsed(), Usage::default(), Vec::new())
             }
         };
-        Ok(Report { outcome, stdout, duration, usage, stderr_tail: stderr.finish() })
+        Ok(Report { outcome, stdout, duration, usage, stack, stderr_tail: stderr.finish() })
     }
 
     /// Starts a child and waits until it has its guest.
@@ -429,10 +430,11 @@ async fn listen(
                 stderr.write(&bytes);
                 stderr.room().await;
             }
-            (Reply::Ended { outcome, duration, usage, is_last }, stdout) => {
+            (Reply::Ended { outcome, duration, usage, stack, is_last }, stdout) => {
                 let outcome = claims::believable(outcome, options, cancel.is_cancelled())
                     .ok_or_else(|| nonsense("a run can't end like this"))?;
-                return Ok(Ended { outcome, stdout, duration, usage, is_last });
+                let stack = crash::believable(stack);
+                return Ok(Ended { outcome, stdout, duration, usage, stack, is_last });
             }
             (Reply::Lookup { id, name }, _) => {
                 if name.len() > MAX_NAME || !options.grants.may_resolve(&name) {
