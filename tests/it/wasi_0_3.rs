@@ -86,11 +86,11 @@ fn what_tasks_write_after_run_has_returned_belongs_to_the_result() {
 fn all_that_the_host_keeps_for_a_guest_is_counted() {
     let Some(guest) = concurrent_guest() else { return };
     for isolation in WHERE {
-        for what in ["streams", "futures", "sleepers", "writers", "sockets"] {
-            // Without a grant there would be no socket to hold.
-            let net = ["--allow-net", "127.0.0.1:1"];
+        for what in ["streams", "futures", "sleepers", "writers", "sockets", "listings"] {
+            // Without a grant there would be no socket and no listing to hold.
+            let grants = ["--allow-net", "127.0.0.1:1", "--dir", concat!(env!("CARGO_MANIFEST_DIR"), "/../docs")];
             let hold = |many: &str, flags: &[&str]| {
-                exec(isolation, &guest, &[&net[..], flags].concat(), &["hold", what, many])
+                exec(isolation, &guest, &[&grants[..], flags].concat(), &["hold", what, many])
             };
             hold("5000", &[]).exits(134).says("--max-resources");
             hold("100", &[]).exits(0);

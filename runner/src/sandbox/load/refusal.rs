@@ -154,6 +154,12 @@ fn is_draft(name: &str) -> bool {
     name.starts_with("wasi:") && name.split_once('@').is_some_and(|(_, version)| version.contains('-'))
 }
 
+/// Whether a module imports this as the core of a component does: by an interface's name, or by one of the component model's own.
+fn is_of_a_component(import: &str) -> bool {
+    let module = import.split_once("::").map(|(module, _)| module);
+    module.is_some_and(|module| module == "$root" || module.starts_with("[export]") || module.starts_with("wasi:"))
+}
+
 /// How to build a guest without a proposal.
 fn off_hint(proposal: &str) -> &'static str {
     match proposal {
@@ -184,6 +190,9 @@ fn imports_hint(imports: &[String]) -> String {
         "it is an add-on for Node.js"
     } else if any("env::emscripten") || any("env::invoke_") || any("env::__") {
         "it looks like a build for a browser by Emscripten; build it with -sSTANDALONE_WASM, or with wasi-libc"
+    } else if imports.iter().any(|import| is_of_a_component(import)) {
+        "it is a module that is still to be made a component, by `wasm-tools component new` or by building it for \
+         wasm32-wasip2"
     } else if any("wasi:http/") {
         "of wasi:http a guest gets what sends requests (outgoing-handler, client), and not what answers them"
     } else if imports.iter().any(|import| is_draft(import)) {
@@ -233,6 +242,8 @@ mod tests {
             ("wasi:http/incoming-handler@0.2.0", "what answers them"),
             ("wasi:cli/stdin@0.3.0-rc-2026-01-06", "draft of WASI"),
             ("wasi:cli/stdin@0.3.0", "exports `wasi:cli/run` of WASI 0.2 only"),
+            ("wasi:cli/stdout@0.3.2::write-via-stream", "component new"),
+            ("$root::[waitable-join]", "component new"),
             ("env::launch_rocket", "some other host"),
         ] {
             let hint = Reason::Imports { imports: vec!["a::b".into(), import.into()] }.hint();

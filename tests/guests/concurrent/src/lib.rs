@@ -205,6 +205,14 @@ async fn hold(what: &str, many: usize) {
             monotonic_clock::wait_for(SECOND / 100).await;
             drop(held);
         }
+        // Listings of a folder that nobody reads.
+        "listings" => {
+            let folders = wasip3::filesystem::preopens::get_directories();
+            let (folder, _) = folders.first().expect("a folder was granted");
+            let held: Vec<_> = (0..many).map(|_| folder.read_directory()).collect();
+            monotonic_clock::wait_for(SECOND / 100).await;
+            drop(held);
+        }
         _ => panic!("{what} can't be held"),
     }
 }
