@@ -98,7 +98,7 @@ bench-quick: ## the same in about 3, for a look: build/bench
 
 deps-test:
 	scripts/install.sh build guests-rust
-	scripts/install.sh --optional guests rabbitmq redis sqs faketime prometheus pika containers
+	scripts/install.sh --optional guests rabbitmq redis sqs faketime prometheus pika programs containers
 
 clean: ## remove all that was built
 	cargo clean

@@ -13,6 +13,7 @@
 #     sqs          emulators of SQS in build/sqs, for the tests
 #     prometheus   Prometheus and promtool in build/prometheus, for the tests
 #     faketime     what sets the clock of a process, for the tests
+#     programs     programs that other people have published for WASI, in build/programs, for the tests
 #     pika         a client for RabbitMQ that is not ours, in Python, for the tests and the example reader
 #     containers   what builds and runs the image, for the tests
 #     fuzz         cargo-fuzz, and a C++ compiler for libFuzzer
@@ -240,6 +241,11 @@ install_faketime() {
     need faketime faketime
 }
 
+install_programs() {
+    install_guests_rust
+    scripts/programs.sh
+}
+
 install_pika() {
     need_python_module pika pika==1.3.2
 }
@@ -285,10 +291,11 @@ install() {
         prometheus) install_prometheus ;;
         faketime) install_faketime ;;
         pika) install_pika ;;
+        programs) install_programs ;;
         containers) install_containers ;;
         fuzz) install_fuzz ;;
         lint) install_lint ;;
-        *) die "knows no '$1' (build, guests, guests-LANGUAGE, rabbitmq, redis, sqs, faketime, prometheus, pika, containers, fuzz, lint)" ;;
+        *) die "knows no '$1' (build, guests, guests-LANGUAGE, rabbitmq, redis, sqs, faketime, prometheus, pika, programs, containers, fuzz, lint)" ;;
     esac
 }
 

@@ -6,6 +6,8 @@
 //! - `<!-- not run: REASON -->` leaves a console block out;
 //! - `<!-- run on RabbitMQ -->`, `<!-- run on Redis -->` and `<!-- run on SQS -->` lead the addresses of the page to a broker of
 //!   the tests;
+//! - `<!-- run with NAME.wasm -->` puts a program of `scripts/programs.sh` into the folder, and leaves the block out if it is
+//!   missing;
 //! - `<!-- run with Rust for WASI -->` and `<!-- run with C for WASI -->` leave a block out where the toolchain is missing;
 //! - `<!-- run with the guest NAME -->` leaves a block out where `make guests` could not build that example guest;
 //! - `<!-- file: NAME -->` writes a block of any language into a file.
@@ -16,6 +18,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::harness::programs::{cache, compiled, published};
 use crate::harness::rabbitmq::RabbitMq;
 use crate::harness::redis::Redis;
 use crate::harness::sqs::{Emulator, KEYS, Sqs};
@@ -167,6 +170,11 @@ fn c_for_wasi(folder: &Path) -> Option<()> {
     required(compiles.then_some(()), "clang does not compile for WASI")
 }
 
+/// The published program that a block is run with.
+fn program(note: &str) -> Option<&str> {
+    note.strip_prefix("run with ")?.strip_suffix(".wasm")
+}
+
 /// Runs the blocks of a page up to the first command that does something else than it shows.
 ///
 /// # Errors
@@ -179,10 +187,13 @@ fn run(page: &str) -> Result<usize, String> {
     let binary = Path::new(env!("CARGO_BIN_EXE_wq-run")).parent().unwrap();
     let mut path = vec![binary.to_owned()];
     let mut brokers = Brokers::default();
+    // Where the code of large programs is, if the page runs some.
+    let mut codes: Option<String> = None;
     let mut all: Vec<Step> = Vec::new();
     for block in blocks(&read(page)) {
         let note = block.note.as_deref().unwrap_or_default();
         if let Some(name) = note.strip_prefix("file: ") {
+            std::fs::create_dir_all(at(name).parent().unwrap()).unwrap();
             std::fs::write(at(name), block.text.join("\n") + "\n").unwrap();
         }
         if block.language != "console" || note.starts_with("not run: ") {
@@ -202,6 +213,15 @@ fn run(page: &str) -> Result<usize, String> {
                 let missing = format!("`make guests` has not built the example guest `{name}`");
                 required(is_built.then_some(steps), &missing)
             }
+            _ if program(note).is_some() => program(note).and_then(published).map(|file| {
+                compiled(&file);
+                codes = Some(cache());
+                let link = at(&file.file_name().unwrap().to_string_lossy());
+                if !link.exists() {
+                    std::os::unix::fs::symlink(&file, link).unwrap();
+                }
+                steps
+            }),
             _ => steps
                 .into_iter()
                 .map(|step| Some(Step { command: brokers.lead(note, &step.command)?, ..step }))
@@ -231,6 +251,7 @@ fn run(page: &str) -> Result<usize, String> {
         .env("PATH", std::env::join_paths(path).unwrap())
         .env("HOME", folder.path())
         .env("LC_ALL", "C.UTF-8")
+        .envs(codes.map(|folder| ("WQ_CACHE_DIR", folder)))
         .stdin(Stdio::null())
         .stderr(errors)
         .output()

@@ -44,6 +44,7 @@ mod peers;
 mod prefetch;
 mod probes;
 mod processes;
+mod programs;
 mod proposals;
 mod publish;
 mod queue_file;

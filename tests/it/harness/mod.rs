@@ -3,6 +3,7 @@
 pub mod collector;
 mod components;
 pub mod http;
+pub mod programs;
 pub mod prometheus;
 pub mod proxy;
 pub mod queue;

@@ -188,7 +188,14 @@ fn imports_hint(imports: &[String]) -> String {
         "it was built for the WASI of 2019, before preview 1; build it again with a newer toolchain"
     } else if any("env::napi_") {
         "it is an add-on for Node.js"
-    } else if any("env::emscripten") || any("env::invoke_") || any("env::__") {
+    } else if any("rb-js-abi-host::") {
+        "it is a Ruby for JavaScript hosts; build it without the gem `js`"
+    // Emscripten's optimised builds have one-letter names, in a module `a`.
+    } else if any("env::emscripten")
+        || any("env::invoke_")
+        || any("env::__")
+        || imports.iter().all(|import| import.starts_with("a::"))
+    {
         "it looks like a build for a browser by Emscripten; build it with -sSTANDALONE_WASM, or with wasi-libc"
     } else if imports.iter().any(|import| is_of_a_component(import)) {
         "it is a module that is still to be made a component, by `wasm-tools component new` or by building it for \
