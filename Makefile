@@ -64,6 +64,7 @@ test: deps-test lint ## everything: guests, lint, all tests (as root on Debian i
 	guest-examples/build.sh
 	guest-examples/build.sh tests || test -z "$$CI"
 	guest-examples/test.sh
+	scripts/install.sh --optional programs
 	# Most tests wait for a broker or a clock most of the time.
 	RUST_TEST_THREADS=6 cargo test --locked --workspace
 
@@ -98,7 +99,7 @@ bench-quick: ## the same in about 3, for a look: build/bench
 
 deps-test:
 	scripts/install.sh build guests-rust
-	scripts/install.sh --optional guests rabbitmq redis sqs faketime prometheus pika programs containers
+	scripts/install.sh --optional guests rabbitmq redis sqs faketime prometheus pika containers
 
 clean: ## remove all that was built
 	cargo clean

@@ -418,7 +418,8 @@ fn a_published_program_with_exceptions_works_through_rabbitmq_in_a_process_behin
 fn a_published_program_that_fails_is_a_failed_attempt_with_what_it_said() {
     let table = [
         ("icepack", "", "junk\n", "1", "Unexpected data line: junk"),
-        ("python", "--dir app::/app -- /app/mean.py", "[1, 2", "1", "json.decoder.JSONDecodeError"),
+        ("python", "--dir app::/app -- /app/mean.py", "[1, 2", "65", "no list of values: JSONDecodeError"),
+        ("python", "--dir app::/app -- /app/mean.py", r#"{"values": []}"#, "1", "ZeroDivisionError: division by zero"),
         ("quickjs", "--dir app::/app -- --std /app/mean.js", "{}", "1", "TypeError"),
         ("boolector", "", "(check-", "1", "boolector: "),
         ("jaq", "-- -c map(.price)|add", "[1,", "2", "Error"),
@@ -487,6 +488,10 @@ fn the_page_has_a_row_for_each_program_and_the_script_gets_it_in_that_version() 
         let row = program.row();
         assert!(page.contains(&row), "docs/programs.md has no row\n{row}");
         assert!(script.contains(&format!(" {} ", program.package)), "scripts/programs.sh has no {}", program.package);
+    }
+    let interpreters = std::fs::read_to_string(root().join("docs/interpreters.md")).unwrap();
+    for script in [include_str!("programs/mean.py"), include_str!("programs/mean.js")] {
+        assert!(interpreters.contains(script), "docs/interpreters.md has another script than\n{script}");
     }
     let rows = page.lines().filter(|line| line.contains("`wq-run work ")).count();
     assert_eq!(rows, PROGRAMS.len() + LARGE.len(), "docs/programs.md has a program that is not run");

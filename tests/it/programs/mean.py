@@ -1,6 +1,10 @@
 import json
 import sys
 
-message = json.load(sys.stdin)
-values = message["values"]
+try:
+    values = json.load(sys.stdin)["values"]
+except (ValueError, KeyError) as error:
+    # Another try would not help: the message becomes a dead letter.
+    print(f"no list of values: {error!r}", file=sys.stderr)
+    sys.exit(65)
 json.dump({"mean": sum(values) / len(values)}, sys.stdout)

@@ -190,7 +190,7 @@ impl Compiler {
         let last_words = thread("compile-stderr").spawn(move || {
             let mut words = Vec::new();
             let _ = stderr.by_ref().take(LAST_WORDS).read_to_end(&mut words);
-            // The rest is read too, so that the process does not wait for ever.
+            // The rest is read too, so that the process does not wait forever.
             let _ = io::copy(&mut stderr, &mut io::sink());
             String::from_utf8_lossy(&words).into_owned()
         })?;
