@@ -36,10 +36,12 @@ impl Case {
                 differences.push(Difference { what: PARTS[0], was: outcome.clone(), is: now.outcome.to_owned() });
             }
             let code = |code: Option<u8>| code.map_or("none".to_owned(), |code| code.to_string());
-            if self.run.exit_code.is_some() || now.exit_code.is_some() {
+            // A dead letter may have had no room for it.
+            let is_known = self.run.exit_code.is_some() || outcome != "exit";
+            if is_known && (self.run.exit_code.is_some() || now.exit_code.is_some()) {
                 compared.push(PARTS[1]);
             }
-            if self.run.exit_code != now.exit_code {
+            if is_known && self.run.exit_code != now.exit_code {
                 differences.push(Difference { what: PARTS[1], was: code(self.run.exit_code), is: code(now.exit_code) });
             }
         }
@@ -128,6 +130,8 @@ mod tests {
         assert_eq!(unknown.differences(Now { stderr: "error", ..same }).0.len(), 1);
         unknown.withheld = vec!["stderr".into()];
         assert_eq!(unknown.differences(same), (Vec::new(), Vec::new()));
+        unknown.run.outcome = Some("exit".into());
+        assert_eq!(unknown.differences(same), (Vec::new(), vec!["outcome"]));
     }
 
     #[test]

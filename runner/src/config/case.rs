@@ -8,6 +8,7 @@ use crate::cli;
 use crate::config::guest::named_dir;
 use crate::error::Error;
 use crate::sandbox;
+use crate::task::Outcome;
 use crate::task::limits::{Limits, Value};
 use crate::worker::record;
 
@@ -93,6 +94,10 @@ pub fn replay(exec: &mut cli::Exec, file: &Path, case: Case) -> Result<Replay, E
         guest.grants.deterministic |= flags.deterministic;
         replay.metadata |= flags.metadata;
         replay.decode |= flags.decode;
+    }
+    // A dead letter tells of this flag by its outcome alone.
+    if !typed.is_typed("empty-output") && replay.case.run.outcome.as_deref() == Some(Outcome::Silent.name()) {
+        guest.empty_output = cli::EmptyOutput::Fail;
     }
     if let Some(grants) = &replay.case.grants {
         replay.not_given = not_given(grants, guest)?;
