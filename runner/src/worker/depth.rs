@@ -89,9 +89,20 @@ async fn look(admin: &mut dyn Admin, Queues { queue, dead_letter_queue }: &Queue
     let states = [("ready", Some(ready)), ("running", running), ("delayed", delayed)];
     let by_state = states.into_iter().filter_map(|(state, count)| Some((state, count?))).collect();
     let dead_letters = match dead_letter_queue {
-        // It is made with the first dead letter.
-        Some(queue) => Some(admin.ready(queue).await?.unwrap_or_default()),
+        Some(queue) => dead_letters(admin, queue).await,
         None => None,
     };
     Ok(Depths { by_state, dead_letters })
+}
+
+/// The right to put dead letters into a queue need not be one to look at it.
+async fn dead_letters(admin: &mut dyn Admin, queue: &str) -> Option<u64> {
+    match admin.ready(queue).await {
+        // It is made with the first dead letter.
+        Ok(ready) => Some(ready.unwrap_or_default()),
+        Err(error) => {
+            tracing::debug!(error = chain(&error), "the depth of the queue for dead letters is not known (--listen)");
+            None
+        }
+    }
 }
