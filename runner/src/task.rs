@@ -342,12 +342,12 @@ pub struct Report {
     pub duration: Duration,
     pub usage: Usage,
     /// The calls in which the guest crashed, innermost first.
-    pub stack: Vec<Frame>,
+    pub stack: Vec<Call>,
 }
 
 /// A call of a function of the guest's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Frame {
+pub struct Call {
     /// The function's name, as far as the guest has it.
     pub name: String,
     pub position: Option<Position>,

@@ -59,7 +59,7 @@ fn stripped(folder: &Path, guest: &str) -> String {
 fn with_debug_info_a_crash_says_in_which_lines_it_happened() {
     let Some(guests) = crash_lines_guests() else { return };
     let trap = [
-        "stack: crash_lines::measured (".to_owned(),
+        "crash_lines::measured (".to_owned(),
         format!("/src/main.rs:{}) <- crash_lines::outer (", line_with("// the line of the trap")),
         format!("/src/main.rs:{}) <- crash_lines::main (", line_with("// the line of the call")),
     ];
@@ -74,7 +74,7 @@ fn with_debug_info_a_crash_says_in_which_lines_it_happened() {
             exec(&["--debug-info"], b"panic").exits(134).says("<- crash_lines::measured (").says(&panic);
             // Nobody asked for them.
             let without = exec(&[], b"x");
-            without.exits(134).says("stack: crash_lines::outer <- crash_lines::main <- ");
+            without.exits(134).says("crash_lines::outer <- crash_lines::main <- ");
             assert!(!without.stderr.contains("main.rs"), "{}", without.stderr);
         }
     }
@@ -98,7 +98,7 @@ fn a_guest_without_debug_information_crashes_with_its_names_and_people_are_told_
         queue.publish(&["x", "x", "panic"]);
         let args = ["work", &guest, "--debug-info", "--max-attempts", "1", "--drain"];
         let worked = run(&mut queue.command(&args));
-        worked.exits(65).says("stack: crash_lines::outer <- crash_lines::main <- ");
+        worked.exits(65).says("crash_lines::outer <- crash_lines::main <- ");
         assert_eq!(worked.stderr.matches("it has no debug information").count(), 1, "{}", worked.stderr);
         for _ in 0..3 {
             queue.take_dead();
@@ -116,11 +116,11 @@ fn a_guest_that_was_replaced_while_its_worker_runs_has_no_lines() {
     let guest = path.display().to_string();
     let args = ["work", &guest, "--debug-info", "--max-attempts", "1", "--forever"];
     let mut working = start(&mut queue.command(&args));
-    working.wait_for("started");
+    working.wait_for("working");
     std::fs::copy(&guests[1], &path).unwrap();
     queue.publish(&["x"]);
     working.wait_for("is no longer the one that was loaded");
-    working.wait_for("stack: crash_lines::outer <- crash_lines::main <- ");
+    working.wait_for("crash_lines::outer <- crash_lines::main <- ");
     working.signal("TERM");
     working.end().exits(0);
 }

@@ -16,7 +16,7 @@ use super::prepare::{Guest, open};
 use super::source;
 use crate::causes;
 use crate::sandbox::known::Digest;
-use crate::task::{Frame, Position};
+use crate::task::{Call, Position};
 
 pub struct Locator {
     guest: PathBuf,
@@ -55,9 +55,9 @@ impl Locator {
         }
     }
 
-    /// The lines of each frame, innermost first; nothing if they can't be had.
-    pub async fn lines(&self, stack: &[Frame]) -> Vec<Vec<Line>> {
-        let positions: Vec<Position> = stack.iter().filter_map(|frame| frame.position).collect();
+    /// The lines of each call, innermost first; nothing if they can't be had.
+    pub async fn lines(&self, stack: &[Call]) -> Vec<Vec<Line>> {
+        let positions: Vec<Position> = stack.iter().filter_map(|call| call.position).collect();
         if positions.is_empty() || positions.len() != stack.len() || self.hangs.load(Ordering::Relaxed) {
             return Vec::new();
         }

@@ -24,7 +24,7 @@ use crate::sandbox::wire::{self, Frame};
 use crate::sandbox::world::denials::Door;
 use crate::sandbox::world::grants::Dir;
 use crate::sandbox::world::options::Options;
-use crate::task::{Frame, Outcome, Usage};
+use crate::task::{Call, Outcome, Usage};
 
 /// From the worker.
 #[derive(Debug, Serialize, Deserialize)]
@@ -90,7 +90,7 @@ pub enum Reply {
         duration: Duration,
         usage: Usage,
         /// The calls in which the guest crashed.
-        stack: Vec<Frame>,
+        stack: Vec<Call>,
         /// A call of the run may go on forever: the process is no good for another run.
         is_last: bool,
     },

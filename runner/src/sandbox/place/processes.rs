@@ -41,7 +41,7 @@ use crate::sandbox::world::names::{self, MAX_LOOKUPS, MAX_NAME};
 use crate::sandbox::world::options::{Input, Options};
 use crate::sandbox::world::room::{Folder, Room};
 use crate::sandbox::world::stdio::Lines;
-use crate::task::{Frame, Outcome, Report, Usage};
+use crate::task::{Call, Outcome, Report, Usage};
 
 /// The hidden command that makes this program a child.
 pub const COMMAND: &str = "guest-process";
@@ -90,7 +90,7 @@ struct Ended {
     stdout: Bytes,
     duration: Duration,
     usage: Usage,
-    stack: Vec<Frame>,
+    stack: Vec<Call>,
     is_last: bool,
 }
 

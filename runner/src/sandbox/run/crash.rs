@@ -4,12 +4,12 @@ use wasmtime::WasmBacktrace;
 
 use crate::sandbox::abi::call::Ended;
 use crate::sandbox::load::lines::Line;
-use crate::task::{Frame, Position};
+use crate::task::{Call, Position};
 
 /// The innermost calls are shown.
-const FRAMES: usize = 10;
+const SHOWN: usize = 10;
 
-/// The function in which each panic of Rust's arrives. What it calls is the same for all, and takes ten frames.
+/// The function in which each panic of Rust's arrives. What it calls is the same for all, and takes ten calls.
 const PANIC: &str = "rust_begin_unwind";
 
 /// The longest name of a function, in bytes. Those of generic functions can have thousands.
@@ -19,13 +19,13 @@ const MAX_NAME: usize = 120;
 const MAX_FILE: usize = 80;
 
 /// With the calls that the guest's compiler has inlined, the most that are shown.
-const MAX_CALLS: usize = 2 * FRAMES;
+const MAX_CALLS: usize = 2 * SHOWN;
 
 /// The last words of AssemblyScript's `abort`, which then exits with a code that there is not.
 const ABORT: &str = "abort: ";
 
 /// The calls in which a guest crashed, innermost first.
-pub fn stack(ended: &Ended) -> Vec<Frame> {
+pub fn stack(ended: &Ended) -> Vec<Call> {
     let Some(trace) = ended.result.as_ref().err().and_then(|error| error.downcast_ref::<WasmBacktrace>()) else {
         return Vec::new();
     };
@@ -38,25 +38,25 @@ pub fn stack(ended: &Ended) -> Vec<Frame> {
     // A name with an end of line in it is taken for two.
     let is_aligned = names.len() == positions.len();
     let position = |index: usize| if is_aligned { positions[index] } else { None };
-    let frames = names.into_iter().enumerate().map(|(index, name)| Frame { name, position: position(index) });
-    let mut frames: Vec<Frame> = frames.collect();
-    if let Some(panic) = frames.iter().position(|frame| frame.name.ends_with(PANIC)) {
-        frames.drain(..=panic);
+    let calls = names.into_iter().enumerate().map(|(index, name)| Call { name, position: position(index) });
+    let mut calls: Vec<Call> = calls.collect();
+    if let Some(panic) = calls.iter().position(|call| call.name.ends_with(PANIC)) {
+        calls.drain(..=panic);
     }
-    frames.truncate(FRAMES);
-    frames
+    calls.truncate(SHOWN);
+    calls
 }
 
 /// What a process may say of the stack of its run.
-pub fn believable(stack: Vec<Frame>) -> Vec<Frame> {
-    stack.into_iter().take(FRAMES).map(|frame| Frame { name: short(&frame.name), ..frame }).collect()
+pub fn believable(stack: Vec<Call>) -> Vec<Call> {
+    stack.into_iter().take(SHOWN).map(|call| Call { name: short(&call.name), ..call }).collect()
 }
 
-/// A crash in one line, with the functions that were being called. `lines` has the lines of source code of each frame,
+/// A crash in one line, with the functions that were being called. `lines` has the lines of source code of each call,
 /// innermost first: more than one where the guest's compiler has inlined calls, and none where it is not known.
-pub fn described(what: &str, stack: &[Frame], lines: &[Vec<Line>]) -> String {
+pub fn described(what: &str, stack: &[Call], lines: &[Vec<Line>]) -> String {
     let mut calls = Vec::new();
-    for (index, Frame { name, .. }) in stack.iter().enumerate() {
+    for (index, Call { name, .. }) in stack.iter().enumerate() {
         match lines.get(index).map(Vec::as_slice) {
             Some([inlined @ .., own]) => {
                 calls.extend(inlined.iter().map(|line| at(line.function.as_deref().unwrap_or("?"), line)));
@@ -72,6 +72,8 @@ pub fn described(what: &str, stack: &[Frame], lines: &[Vec<Line>]) -> String {
 
 fn at(function: &str, line: &Line) -> String {
     let file = visible(&line.file);
+    // Rust's own library, behind the number of a commit.
+    let file = file.strip_prefix("/rustc/").and_then(|path| path.split_once('/')).map_or(&*file, |(_, path)| path);
     // The end of a path says more than its beginning.
     let from = file.ceil_char_boundary(file.len().saturating_sub(MAX_FILE));
     format!("{} ({}{}:{})", short(function), if from > 0 { "…" } else { "" }, &file[from..], line.number)
@@ -126,8 +128,8 @@ pub fn abort(stderr: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn frame(name: &str) -> Frame {
-        Frame { name: name.to_owned(), position: None }
+    fn call(name: &str) -> Call {
+        Call { name: name.to_owned(), position: None }
     }
 
     fn line(function: Option<&str>, file: &str, number: u32) -> Line {
@@ -144,27 +146,29 @@ mod tests {
         let long = names(&format!("  0: 0x1 - g!{}\n", "ä\u{1b}".repeat(500)));
         assert!(long[0].len() <= MAX_NAME + "…".len() && !long[0].contains(char::is_control));
         assert!(names("").is_empty() && names("no frames").is_empty());
-        assert_eq!(described("unreachable", &[frame("a"), frame("b")], &[]), "unreachable; stack: a <- b");
+        assert_eq!(described("unreachable", &[call("a"), call("b")], &[]), "unreachable; stack: a <- b");
         assert_eq!(described("unreachable", &[], &[]), "unreachable");
     }
 
     #[test]
-    fn a_process_can_claim_no_more_frames_and_no_longer_names_than_there_are() {
-        let claimed = vec![frame(&"x\n".repeat(9999)); 9999];
+    fn a_process_can_claim_no_more_calls_and_no_longer_names_than_there_are() {
+        let claimed = vec![call(&"x\n".repeat(9999)); 9999];
         let believed = believable(claimed);
-        assert_eq!(believed.len(), FRAMES);
-        assert!(believed.iter().all(|frame| frame.name.len() <= MAX_NAME + "…".len() && !frame.name.contains('\n')));
+        assert_eq!(believed.len(), SHOWN);
+        assert!(believed.iter().all(|call| call.name.len() <= MAX_NAME + "…".len() && !call.name.contains('\n')));
         assert_eq!(believable(believed.clone()), believed);
     }
 
     #[test]
     fn lines_of_source_code_stand_behind_their_functions_with_the_calls_that_were_inlined() {
-        let stack = [frame("a"), frame("b"), frame("c")];
+        let stack = [call("a"), call("b"), call("c")];
         let lines = [vec![line(None, "x.c", 7)], vec![line(Some("i"), "y.c", 1), line(Some("b2"), "z.c", 2)], vec![]];
         assert_eq!(described("trap", &stack, &lines), "trap; stack: a (x.c:7) <- i (y.c:1) <- b (z.c:2) <- c");
         let deep =
             described("trap", &stack[..1], &[vec![line(None, &format!("/{}/src\n/main.rs", "ä".repeat(200)), 1)]]);
         assert!(deep.ends_with("ä/src /main.rs:1)") && deep.len() < 150, "{deep}");
+        let of_rust = described("trap", &stack[..1], &[vec![line(None, "/rustc/5980/library/core/src/cmp.rs", 3)]]);
+        assert_eq!(of_rust, "trap; stack: a (library/core/src/cmp.rs:3)");
         let many = described("trap", &stack[..1], &[vec![line(Some("i"), "f", 1); 999]]);
         assert_eq!(many.matches(" <- ").count(), MAX_CALLS - 1);
     }
