@@ -440,12 +440,15 @@ fn a_line_of_json_has_the_result_and_whose_it_is() {
         let beside = queue.beside("results");
         let results = format!("stdout,dir:{},queue:{beside}", folder.path().display());
         queue.publish_as("m-1", "two\nlines");
-        let args = ["work", &guest("echo"), "--result", &results, "--result-format", "json"];
+        // It fails once.
+        let fails = ["work", &guest("fail"), "--backoff-initial", "10ms", "--backoff-max", "10ms"];
+        run(&mut queue.command(&fails)).exits(75);
+        let args = ["work", &guest("echo"), "--wait", "30s", "--result", &results, "--result-format", "json"];
         let ended = run(&mut queue.command(&args));
         let out = ended.exits(0).out();
         let line: serde_json::Value = serde_json::from_str(&out).unwrap();
         let expected = serde_json::json!({
-            "id": "m-1", "attempt": 1, "outcome": "success", "exit_code": 0, "result": "two\nlines"
+            "id": "m-1", "attempt": 2, "outcome": "success", "exit_code": 0, "result": "two\nlines"
         });
         assert_eq!((line, out.matches('\n').count()), (expected, 1));
         // A file has the line, and a message in a queue is the result.
