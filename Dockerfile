@@ -36,13 +36,12 @@ RUN if [ ! -s /etc/ssl/certs/ca-certificates.crt ]; then \
     fi
 ARG TARGETARCH
 # Libraries for another processor than this one's: nothing of them runs here.
+WORKDIR /foreign
 # hadolint ignore=DL3008
 RUN set -eu; \
-    mkdir -p /foreign; \
     if [ "${TARGETARCH}" != "$(dpkg --print-architecture)" ]; then \
       dpkg --add-architecture "${TARGETARCH}"; \
       apt-get update; \
-      cd /foreign; \
       apt-get download "libc6:${TARGETARCH}" "libgcc-s1:${TARGETARCH}" "gcc-12-base:${TARGETARCH}"; \
       for package in *.deb; do dpkg-deb --extract "$package" .; done; \
       rm -rf /var/lib/apt/lists/*; \

@@ -35,10 +35,12 @@ if [ "$target" != "$host" ]; then
     export "CARGO_TARGET_${name}_LINKER=$gcc" "CC_$(echo "$target" | tr - _)=$gcc"
 fi
 
-# The linker that comes with Rust folds functions that have the same code, for any processor: a megabyte less.
+# The linker that comes with Rust folds functions that have the same code, for any processor: a megabyte less. For x86-64 rustc takes
+# it by itself. Its path would otherwise be among the flags, which change the program.
 lld=$sysroot/lib/rustlib/$host/bin/gcc-ld
 if [ -x "$lld/ld.lld" ] && [ "${target%-linux-gnu}" != "$target" ]; then
-    RUSTFLAGS="${RUSTFLAGS:-} -Clink-arg=-B$lld -Clink-arg=-fuse-ld=lld -Clink-arg=-Wl,--icf=all"
+    [ "$machine" = x86_64 ] || RUSTFLAGS="${RUSTFLAGS:-} -Clink-arg=-B$lld -Clink-arg=-fuse-ld=lld"
+    RUSTFLAGS="${RUSTFLAGS:-} -Clink-arg=-Wl,--icf=all"
     # The loader moves them by ranges: a megabyte and a half less.
     [ -z "${RELR:-}" ] || RUSTFLAGS="$RUSTFLAGS -Clink-arg=-Wl,-z,pack-relative-relocs"
     export RUSTFLAGS

@@ -31,13 +31,13 @@ ends_failed() {
     grep -q 'exit status 81' "$state/status" || die "the Job $1 failed for another reason: $(cat "$state/status")"
     kubectl logs --selector "job-name=$1" --tail=-1 >"$state/log"
     grep -q "dead letter" "$state/log" || die "no pod of the Job $1 names the dead letters: $(cat "$state/log")"
-    local done dead
-    done=$(grep -c '^well' "$state/log" || true)
+    local well dead
+    well=$(grep -c '^well' "$state/log" || true)
     dead=$("$binary" dlq list --json | wc -l)
-    [ "$done $dead" = "$2 $3" ] || die "the Job $1 has done $done messages and left $dead dead letters, not $2 and $3"
+    [ "$well $dead" = "$2 $3" ] || die "the Job $1 has done $well messages and left $dead dead letters, not $2 and $3"
     [ "$("$binary" queue status --json | grep -c '"ready":0')" = 1 ] || die "messages are left: $("$binary" queue status)"
     grep "dead letter" "$state/log" | tail -n 1
-    echo "$1: Failed by exit status 81, $done messages done, $dead dead letters"
+    echo "$1: Failed by exit status 81, $well messages done, $dead dead letters"
     "$binary" dlq purge >/dev/null
     kubectl delete job "$1"
 }

@@ -61,6 +61,7 @@ children+=($!)
 if [ -n "$draw" ]; then
     # A guest with something to do: it takes memory and time by the digit that its message begins with.
     guest=$work/task.wat
+    # shellcheck disable=SC2016  # the dollars are WebAssembly's
     sed 's|(i32.store (i32.const 4) (i32.load (i32.const 8)))|(local.set $first (i32.and (local.get $first) (i32.const 15)))\
     (drop (memory.grow (i32.mul (local.get $first) (i32.const 20))))\
     (local.set $first (i32.mul (local.get $first) (i32.const 30000000)))\
