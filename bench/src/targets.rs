@@ -91,6 +91,17 @@ pub fn verdicts(results: &Results) -> Vec<Verdict> {
             ratio: ratio(ours_row, theirs_row),
         });
     }
+    let embedded = results.row(runs::EMBEDDED, &runs::embedded_name(1));
+    for peer in [runs::Peer::Huey, runs::Peer::Litequeue] {
+        if let Some(theirs) = results.row(runs::EMBEDDED, peer.name()) {
+            verdicts.push(Verdict {
+                work: format!("{}, concurrency 1", runs::EMBEDDED),
+                against: peer.name().into(),
+                bound: Bound::AtLeast(10.0),
+                ratio: ratio(embedded, Some(theirs)),
+            });
+        }
+    }
     let of_peak = |name| results.row(memory::PEAK, name);
     verdicts.push(Verdict {
         work: "peak memory, many messages".into(),

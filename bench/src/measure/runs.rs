@@ -1,4 +1,4 @@
-//! What does not need a broker: the guest alone, and the embedded queue.
+//! What does not need a broker: the guest alone, and the embedded queue beside other queues in a SQLite file.
 
 use std::io::Write as _;
 use std::process::Command;
@@ -26,7 +26,42 @@ pub enum Host {
 const HOSTS: [Host; 5] = [Host::WqRunItself, Host::WqRunAtHand, Host::WqRun, Host::OnDemand, Host::Pooling];
 
 /// Messages per second that the embedded queue does, about; for the number of them.
-const EMBEDDED_RATE: f64 = 1_000.0;
+const EMBEDDED_RATE: f64 = 10_000.0;
+
+/// How many times as many messages a deep queue has.
+const DEEP: u64 = 10;
+
+/// Queues for Python in a SQLite file, in the words of `bench/queue_file_peers.py`.
+#[derive(Clone, Copy)]
+pub enum Peer {
+    Huey,
+    Litequeue,
+    /// As it comes: a power failure may undo its commits.
+    LitequeueUnsynced,
+}
+
+pub const PEERS: [Peer; 3] = [Peer::Huey, Peer::Litequeue, Peer::LitequeueUnsynced];
+
+/// Messages per second that they do, about.
+const PEERS_RATE: f64 = 1_500.0;
+
+impl Peer {
+    pub fn name(self) -> &'static str {
+        match self {
+            Peer::Huey => "huey on SQLite, fsync",
+            Peer::Litequeue => "litequeue, synchronous = FULL",
+            Peer::LitequeueUnsynced => "litequeue, as it comes (no fsync)",
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Peer::Huey => "huey",
+            Peer::Litequeue => "litequeue",
+            Peer::LitequeueUnsynced => "litequeue-unsynced",
+        }
+    }
+}
 
 impl Host {
     pub fn name(self) -> &'static str {
@@ -67,18 +102,54 @@ fn guest(bench: &Bench, host: Host) -> Result<f64> {
     Ok(String::from_utf8(output.stdout)?.trim().parse()?)
 }
 
+pub fn embedded_name(concurrency: u16) -> String {
+    format!("wq-run, concurrency {concurrency}")
+}
+
 pub fn embedded_round(bench: &mut Bench) {
+    let count = (EMBEDDED_RATE * bench.scale.seconds).max(20.0) as u64;
     for concurrency in [1, 4] {
-        let measured = embedded(bench, concurrency);
-        bench.results.add(EMBEDDED, &format!("wq-run, concurrency {concurrency}"), Unit::Rate, measured);
+        let measured = embedded(bench, concurrency, count);
+        bench.results.add(EMBEDDED, &embedded_name(concurrency), Unit::Rate, measured);
+    }
+    let deep = embedded(bench, 1, count * DEEP);
+    bench.results.add(EMBEDDED, &format!("{}, {DEEP} times as many", embedded_name(1)), Unit::Rate, deep);
+    if bench.tools.peers_python.is_some() {
+        for peer in bench.in_turn(&PEERS) {
+            let measured = in_python(bench, peer);
+            bench.results.add(EMBEDDED, peer.name(), Unit::Rate, measured);
+        }
     }
 }
 
-fn embedded(bench: &Bench, concurrency: u16) -> Result<f64> {
-    let count = (EMBEDDED_RATE * bench.scale.seconds).max(20.0) as u64;
-    // In the target's folder and not in /tmp, which may be a file system in memory.
+fn in_python(bench: &Bench, peer: Peer) -> Result<f64> {
+    let python = bench.tools.peers_python.as_ref().ok_or("no Python with the peers was named")?;
+    let count = (PEERS_RATE * bench.scale.seconds).max(20.0) as u64;
+    let folder = folder(bench)?;
+    let command = |word: &str| {
+        let mut command = Command::new(python);
+        command.arg("bench/queue_file_peers.py").args([word, peer.word()]);
+        command.arg(folder.path().join("queue.db")).arg(count.to_string());
+        command
+    };
+    process::run(&mut command("fill"))?.succeeded()?;
+    let ended = process::run(&mut command("work"))?.succeeded()?;
+    // A second worker finds nothing.
+    let left = command("work").output()?;
+    if left.stdout != b"0\n" {
+        return Err(format!("messages were left: {}", String::from_utf8_lossy(&left.stdout)).into());
+    }
+    Ok(count as f64 / ended.wall.as_secs_f64())
+}
+
+/// In the target's folder and not in /tmp, which may be a file system in memory.
+fn folder(bench: &Bench) -> Result<tempfile::TempDir> {
     let parent = bench.tools.bench.parent().ok_or("wq-bench is in no folder")?;
-    let folder = tempfile::tempdir_in(parent)?;
+    Ok(tempfile::tempdir_in(parent)?)
+}
+
+fn embedded(bench: &Bench, concurrency: u16, count: u64) -> Result<f64> {
+    let folder = folder(bench)?;
     let url = format!("sqlite:{}", folder.path().join("queue.db").display());
     let mut lines = tempfile::NamedTempFile::new()?;
     for number in 0..count {
