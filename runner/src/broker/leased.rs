@@ -7,6 +7,7 @@
 //! lease can have ended. A broker on this host is different: what keeps us from a file keeps all workers from it. There a lease
 //! that ran out stays ours until another worker takes the message, and the next renewal or settlement tells.
 
+mod gather;
 #[cfg(any(feature = "redis", feature = "sqs"))]
 mod kept;
 mod leases;

@@ -10,6 +10,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::gather::Gather;
 use super::leases::{Leases, Renewed, Taken, Terms};
 use super::settling::{Delivered, Reply, Settled, Settling, TRY_AGAIN};
 use crate::broker::bounds::{ABORT_TIMEOUT, ANSWER_TIMEOUT, answered, answered_within, sleep_until};
@@ -62,6 +63,7 @@ pub struct Session<L: Leases> {
     /// Settlements that are still to begin.
     waiting: VecDeque<Settling<L::Lease>>,
     settling: FuturesUnordered<BoxFuture<'static, Settled>>,
+    gather: Gather,
     /// When settlements are given up after an abort, and what tells them.
     give_up_at: Option<Instant>,
     give_up: CancellationToken,
@@ -81,6 +83,7 @@ impl<L: Leases> Session<L> {
         Session {
             leases: Arc::new(leases),
             terms,
+            gather: Gather::new(terms.together, &options),
             options,
             held: HashMap::new(),
             next_number: 1,
@@ -111,7 +114,9 @@ impl<L: Leases> Session<L> {
             self.begin_settlements();
             let room = self.room();
             let idle = self.taking.is_none() && self.looking.is_none();
-            let takes_next = !link.cancelled && room > 0 && (self.probes == 0 || self.take_first);
+            // It goes together with the settlements that are being gathered.
+            let is_time = self.gather.due().is_none();
+            let takes_next = !link.cancelled && room > 0 && is_time && (self.probes == 0 || self.take_first);
             if self.probes > 0 && idle && !takes_next {
                 self.look();
             }
@@ -141,6 +146,7 @@ impl<L: Leases> Session<L> {
                     }
                     Some(Command::Cancel) => {
                         link.cancelled = true;
+                        self.gather.end();
                         self.hurry.cancel();
                     }
                     Some(Command::Probe) => {
@@ -173,6 +179,7 @@ impl<L: Leases> Session<L> {
                 () = sleep_until(self.next_expiry) => self.expire(),
                 () = tokio::time::sleep_until(self.next_renewal), if self.renewing.is_none() => self.renew(),
                 () = sleep_until(Some(self.next_take)), if may_take => self.take(room),
+                () = sleep_until(self.gather.due()), if !self.waiting.is_empty() => {}
                 () = sleep_until(take_overdue), if L::REMOTE => self.on_overdue_take(link)?,
                 () = link.abort.cancelled(), if self.give_up_at.is_none() => {
                     self.give_up_at = Some(Instant::now() + ABORT_TIMEOUT);
@@ -338,12 +345,16 @@ impl<L: Leases> Session<L> {
     fn settle(&mut self, delivered: Delivered<L::Lease>, settlement: Settlement, reply: Option<Reply>, at_close: bool) {
         let until = Instant::now() + self.options.publish_timeout;
         self.waiting.push_back(Settling { delivered, settlement, reply, until, at_close });
+        self.gather.add(Instant::now());
         if self.terms.together {
             self.next_take = Instant::now();
         }
     }
 
     fn begin_settlements(&mut self) {
+        if self.waiting.is_empty() || !self.gather.begins(self.waiting.len(), self.held.len(), Instant::now()) {
+            return;
+        }
         while self.settling.len() < self.terms.settlements
             && let Some(next) = self.waiting.pop_front()
         {
@@ -385,6 +396,7 @@ impl<L: Leases> Session<L> {
     /// When something that the session had, and the worker had not, was not given back.
     async fn finish(&mut self, until: Instant) -> Result<(), Error> {
         self.hurry.cancel();
+        self.gather.end();
         let mut to_give_back = self.waiting.iter().filter(|settling| settling.at_close).count();
         let mut given_back = Ok(());
         loop {

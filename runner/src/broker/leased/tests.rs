@@ -1,7 +1,7 @@
 //! Tests of the loop against a broker that answers when a test tells it to, and against one that keeps books.
 
 mod books;
-mod scripted;
+pub mod scripted;
 
 use std::time::Duration;
 

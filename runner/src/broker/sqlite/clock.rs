@@ -36,4 +36,15 @@ impl Clock {
         };
         i64::try_from(since_start.as_millis()).unwrap_or(i64::MAX)
     }
+
+    /// The time from which a message can be taken after a pause; 0 without one.
+    pub fn after(&self, pause: Duration) -> i64 {
+        if pause.is_zero() { 0 } else { self.now() + millis(pause) }
+    }
+}
+
+pub fn millis(duration: Duration) -> i64 {
+    // A century; leaves room for sums.
+    const FAR: u128 = 100 * 365 * 24 * 3600 * 1000;
+    duration.as_millis().min(FAR) as i64
 }

@@ -12,12 +12,14 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::clock::Clock;
 use super::error::classified;
+use super::states;
 use crate::broker::Error;
 
 /// Marks a file as ours (`wqrn`), so that another program's database is never taken for a queue.
 const APPLICATION_ID: i32 = 0x7771_726e;
 const SCHEMA_VERSION: i32 = 2;
 
+/// With the indexes of states.rs.
 const SCHEMA: &str = "
     CREATE TABLE queue (name TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
     CREATE TABLE message (
@@ -29,7 +31,7 @@ const SCHEMA: &str = "
         -- Runs that count: incremented when a message is taken, so that a worker that dies has used one up.
         attempts INTEGER NOT NULL DEFAULT 0,
         handovers INTEGER NOT NULL DEFAULT 0,
-        -- Times are milliseconds of the clock below.
+        -- Times are milliseconds of the clock below. 0 if it never had to wait.
         available_at INTEGER NOT NULL,
         lease INTEGER,
         lease_until INTEGER
@@ -90,6 +92,7 @@ impl QueueFile {
         // No SQLITE_OPEN_URI: a `?` in a path is a part of the path.
         let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
         connection.busy_timeout(busy).map_err(failed)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
         let clock = Clock::of_this_host();
         prepare(path, &connection, &clock, missing)?;
         // SQLite reads what is missing of the last page as zeros. A log that is not empty may hold that page.
@@ -197,7 +200,21 @@ fn prepare(path: &Path, connection: &Connection, clock: &Clock, missing: Missing
     }
     require_ours(path, connection)?;
     keep_a_log(connection).map_err(failed)?;
+    make_indexes(connection).map_err(failed)?;
     set_clock(connection, clock).map_err(failed)
+}
+
+/// For a file of a version without them, or a new one.
+fn make_indexes(connection: &Connection) -> rusqlite::Result<()> {
+    // Only a file that lacks some is written to, so that opening a file does not wait for another writer.
+    if states::has_indexes(connection)? {
+        return Ok(());
+    }
+    let transaction = begin(connection)?;
+    if !states::has_indexes(&transaction)? {
+        states::make_indexes(&transaction)?;
+    }
+    transaction.commit()
 }
 
 /// Fails if a file is none of this version of wq-run.
@@ -235,11 +252,19 @@ fn guard(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "foreign_keys", true)
 }
 
+/// How long the log may become before it is written into the file, in pages: 16 MiB. A page that changed often is written once
+/// for all of its changes. SQLite's 1,000 pages are a few thousand messages, and its index of the log is made for 4,096 at a time.
+const LOG_PAGES: u32 = 4000;
+
 /// Readers and one writer do not wait for each other; a commit is on the disk before it is reported.
 fn keep_a_log(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
     connection.pragma_update(None, "synchronous", "FULL")
 }
+
+/// More than there are statements: one that falls out of the cache is compiled again at each call.
+const STATEMENTS: usize = 64;
 
 #[derive(PartialEq, Eq)]
 enum Kind {

@@ -50,11 +50,14 @@ impl Group {
     ) -> Result<T, Error> {
         let (reply, mut answer) = oneshot::channel();
         lock(&self.waiting).push(Box::new(Waiting { call: Some(call), result: None, reply, span: Span::current() }));
-        let mut store = self.store.clone().lock_owned().await;
-        // Somebody else may have made it in the meantime.
-        if let Ok(result) = answer.try_recv() {
-            return result;
-        }
+        let mut store = tokio::select! {
+            biased;
+            // Somebody else has made it in the meantime, or panicked in the attempt, who is told.
+            result = &mut answer => return result.unwrap_or(Err(Error::Lost { source: None })),
+            store = self.store.clone().lock_owned() => store,
+        };
+        // Those that are called in the same turn are on their way.
+        tokio::task::yield_now().await;
         let waiting = self.waiting.clone();
         // The calls are collected by the other thread: those that come while it wakes up are among them.
         blocking::call(move || make(std::mem::take(&mut *lock(&waiting)), &mut store)).await;

@@ -13,7 +13,9 @@ pub(crate) mod fuzz;
 mod group;
 pub mod kind;
 pub mod outbox;
+mod ready;
 mod row;
+mod states;
 mod store;
 mod walk;
 
@@ -42,8 +44,8 @@ const LEASE: Duration = Duration::from_secs(15);
 /// Three chances to renew a lease before it ends.
 const RENEW: Duration = Duration::from_secs(5);
 
-/// How often an idle worker looks for a message: SQLite has no way to be told of one by another process. One look is
-/// a read of a few microseconds.
+/// How often an idle worker looks for a message: SQLite has no way to be told of one by another process. Most looks only ask
+/// whether the file has changed.
 const POLL: Duration = Duration::from_millis(50);
 
 /// How long one call waits for another process that writes. An operation that may take longer is called again, and other calls
@@ -188,7 +190,7 @@ impl Leases for Queue {
 
     async fn depth(&self) -> Result<Depth, Error> {
         let queue = self.options.queue.clone();
-        self.file.read(move |store| store.depth(&queue)).await
+        self.file.read(move |store| store.glance(&queue)).await
     }
 
     async fn close(&self) -> Result<(), Error> {

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, MAIN_DB, OptionalExtension as _};
+use rusqlite::{Connection, MAIN_DB};
 use serde_json::{Map, Value};
 
 use crate::task::{Message, Properties};
@@ -29,9 +29,11 @@ impl Row {
     /// When the file fails, as opposed to this row.
     pub fn read(db: &Connection, id: i64) -> rusqlite::Result<Row> {
         let mut statement = db.prepare_cached(
-            "SELECT properties, headers, attempts, handovers, available_at FROM message WHERE id = ?1",
+            "SELECT properties, headers, attempts, handovers, available_at,
+                 body.message IS NOT NULL, typeof(bytes), CASE WHEN octet_length(bytes) <= ?2 THEN bytes END
+             FROM message LEFT JOIN body ON body.message = message.id WHERE message.id = ?1",
         )?;
-        let mut rows = statement.query([id])?;
+        let mut rows = statement.query([id, COPIED])?;
         let row = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
         let mut faults = Vec::new();
         let (properties, unreadable_properties) = properties(row.get_ref(0)?);
@@ -54,7 +56,13 @@ impl Row {
         if !matches!(ready_from, ValueRef::Integer(..=FARTHEST_TIME)) {
             faults.push(format!("the time from which it is ready is {}", shown(ready_from)));
         }
-        let body = body(db, id)?.unwrap_or_else(|fault| {
+        let body = match (row.get::<_, bool>(5)?, row.get_ref(6)?.as_str()?, row.get_ref(7)?) {
+            (false, _, _) => Err("it has no body".into()),
+            (true, "blob" | "text", ValueRef::Blob(bytes) | ValueRef::Text(bytes)) => Ok(Bytes::copy_from_slice(bytes)),
+            (true, "blob" | "text", _) => Ok(large_body(db, id)?),
+            (true, other, _) => Err(format!("its body is of the type {other}")),
+        };
+        let body = body.unwrap_or_else(|fault| {
             faults.push(fault);
             Bytes::new()
         });
@@ -63,6 +71,9 @@ impl Row {
         Ok(Row { message: Message { body, properties, headers }, attempts, handovers, unreadable })
     }
 }
+
+/// Up to so many bytes, copying a body costs less than opening it in place, for which SQLite compiles a program each time.
+const COPIED: i64 = 32 << 10;
 
 /// Two centuries in milliseconds. The clock and the pauses stay below half of it.
 pub const FARTHEST_TIME: i64 = 200 * 365 * 24 * 3600 * 1000;
@@ -113,20 +124,12 @@ fn headers(value: ValueRef) -> (Map<String, Value>, Fault) {
     }
 }
 
-/// The body, or what is wrong with it. It is read straight into the buffer that the message keeps: a value in a row of a
-/// result would be copied first.
-fn body(db: &Connection, message: i64) -> rusqlite::Result<Result<Bytes, String>> {
-    let mut kind = db.prepare_cached("SELECT typeof(bytes) FROM body WHERE message = ?1")?;
-    let kind = kind.query_row([message], |row| row.get::<_, String>(0)).optional()?;
-    match kind.as_deref() {
-        Some("blob" | "text") => {}
-        Some(other) => return Ok(Err(format!("its body is of the type {other}"))),
-        None => return Ok(Err("it has no body".into())),
-    }
+/// It is read straight into the buffer that the message keeps: a value in a row of a result would be copied first.
+fn large_body(db: &Connection, message: i64) -> rusqlite::Result<Bytes> {
     let blob = db.blob_open(MAIN_DB, "body", "bytes", message, true)?;
     let mut body = vec![0; blob.len()];
     blob.read_at_exact(&mut body, 0)?;
-    Ok(Ok(body.into()))
+    Ok(body.into())
 }
 
 fn text(value: ValueRef<'_>) -> Result<&[u8], &'static str> {

@@ -1,8 +1,11 @@
 //! The queue file: all of its SQL, as verbs. Synchronous; every verb is one transaction, or a part of one that it can undo.
 
+mod counts;
 #[cfg(test)]
 mod damage;
 mod many;
+#[cfg(test)]
+mod scans;
 #[cfg(test)]
 mod tests;
 
@@ -14,22 +17,22 @@ use rusqlite::blob::ZeroBlob;
 use rusqlite::{Connection, MAIN_DB, OptionalExtension as _, params};
 use serde_json::{Map, Value};
 
+use super::clock::millis;
 use super::error::classified;
 use super::file::{self, Missing, QueueFile};
-use super::row::{self, FARTHEST_TIME, Row};
+use super::ready::{self, LONGEST_LEASE, Nothing, has_queue};
+use super::row::{self, Row};
+use crate::broker::Error;
 use crate::broker::failure::{self, Content, Next, Unmarked};
 pub use crate::broker::leased::Held;
-use crate::broker::{Depth, Error};
 use crate::task::{Failure, Message, Properties};
-
-/// No version of wq-run leases a message for longer. A lease that ends later than this was not made by one, and would
-/// keep its message away from every worker.
-const LONGEST_LEASE: Duration = Duration::from_secs(3600);
 
 pub struct Store {
     file: QueueFile,
     /// Whether a transaction is open that several verbs share.
     together: bool,
+    /// What the last look for messages found, if it found none.
+    nothing: Option<Nothing>,
 }
 
 /// A message that is leased to us.
@@ -53,7 +56,7 @@ pub struct Lease {
 
 impl Store {
     fn new(file: QueueFile) -> Store {
-        Store { file, together: false }
+        Store { file, together: false, nothing: None }
     }
 
     /// Opens a file that is there. `busy` is how long each call waits for other processes.
@@ -87,12 +90,11 @@ impl Store {
         headers: &Map<String, Value>,
         body: &Bytes,
     ) -> Result<(), Error> {
-        let now = self.file.clock.now();
         let published = self.write(|db| {
             if !has_queue(db, queue)? {
                 return Ok(false);
             }
-            insert(db, queue, properties, headers, body, now)?;
+            insert(db, queue, properties, headers, body, AT_ONCE)?;
             Ok(true)
         })?;
         if published { Ok(()) } else { Err(Error::MissingQueue { queue: queue.to_owned(), source: None }) }
@@ -106,19 +108,8 @@ impl Store {
             return Ok(Vec::new());
         }
         self.write(|db| {
-            let ready = format!(
-                "SELECT id FROM message WHERE queue = :queue AND NOT {WAITS} AND NOT {LEASED} ORDER BY id LIMIT :count"
-            );
-            let ids = db
-                .prepare_cached(&ready)?
-                .query_map(
-                    rusqlite::named_params! {
-                        ":queue": queue, ":now": now, ":farthest": FARTHEST_TIME,
-                        ":longest": now + millis(LONGEST_LEASE), ":count": count as i64,
-                    },
-                    |row| row.get(0),
-                )?
-                .collect::<rusqlite::Result<Vec<i64>>>()?;
+            let mut ids = ready::ids(db, queue, now, count)?;
+            ids.truncate(count);
             ids.into_iter().map(|id| take_one(db, id, queue, lease, now + millis(length))).collect()
         })
     }
@@ -141,7 +132,6 @@ impl Store {
 
     /// Publishes a copy of a message that is leased to us, as its row is, and also if it cannot be read.
     pub fn publish_again(&mut self, lease: Lease, queue: &str, without_headers: &[&str]) -> Result<Held, Error> {
-        let now = self.file.clock.now();
         let copied = self.write(|db| {
             if !has_queue(db, queue)? {
                 return Ok(None);
@@ -151,7 +141,7 @@ impl Store {
                     "INSERT INTO message (queue, properties, headers, available_at)
                      SELECT ?3, properties, headers, ?4 FROM message WHERE id = ?1 AND lease = ?2",
                 )?
-                .execute(params![lease.id, lease.lease, queue, now])?;
+                .execute(params![lease.id, lease.lease, queue, AT_ONCE])?;
             if changed == 0 {
                 return Ok(Some(Held::Lost));
             }
@@ -194,7 +184,7 @@ impl Store {
         self.change(
             "UPDATE message SET lease = NULL, lease_until = NULL, available_at = ?3, headers = ?4
              WHERE id = ?1 AND lease = ?2",
-            params![lease.id, lease.lease, self.file.clock.now() + millis(after), headers],
+            params![lease.id, lease.lease, self.file.clock.after(after), headers],
         )
     }
 
@@ -210,7 +200,6 @@ impl Store {
         repaired: Option<&Properties>,
     ) -> Result<Held, Error> {
         let headers = with_failure(headers, failure, queue, Next::DeadLetter);
-        let now = self.file.clock.now();
         let changed = self.write(|db| {
             declare(db, dead_letter_queue)?;
             let changed = db
@@ -218,7 +207,7 @@ impl Store {
                     "UPDATE message SET lease = NULL, lease_until = NULL, available_at = ?3, headers = ?4, queue = ?5,
                      attempts = 0 WHERE id = ?1 AND lease = ?2",
                 )?
-                .execute(params![lease.id, lease.lease, now, json(&headers)?, dead_letter_queue])?;
+                .execute(params![lease.id, lease.lease, AT_ONCE, json(&headers)?, dead_letter_queue])?;
             if let Some(properties) = repaired.filter(|_| changed == 1) {
                 db.execute(
                     "UPDATE message SET properties = ?2, handovers = 1 WHERE id = ?1",
@@ -236,51 +225,6 @@ impl Store {
         Ok(held(changed))
     }
 
-    /// Counts the messages of a queue twice: by the index that messages are found with, and without it. A damaged page can
-    /// hide messages from the index, and a queue that only seems to be empty must not end a drain.
-    pub fn depth(&mut self, queue: &str) -> Result<Depth, Error> {
-        let now = self.file.clock.now();
-        let counts = format!(
-            "SELECT count(*) FILTER (WHERE NOT {LEASED} AND NOT {WAITS}), count(*) FILTER (WHERE NOT {LEASED} AND {WAITS}),
-                count(*), (SELECT count(*) FROM message NOT INDEXED WHERE queue = :queue)
-             FROM message INDEXED BY message_by_queue WHERE queue = :queue"
-        );
-        let connection = &self.file.connection;
-        let [ready, delayed, all, all_rows] = connection
-            .prepare_cached(&counts)
-            .and_then(|mut statement| {
-                statement.query_row(
-                    rusqlite::named_params! {
-                        ":queue": queue, ":now": now, ":farthest": FARTHEST_TIME,
-                        ":longest": now + millis(LONGEST_LEASE),
-                    },
-                    |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?]),
-                )
-            })
-            .map_err(|error| self.failed(error))?;
-        if all != all_rows {
-            return Err(Error::DamagedFile {
-                path: self.file.path.display().to_string(),
-                source: format!("its index has {all} messages of the queue, and its table {all_rows}").into(),
-            });
-        }
-        Ok(Depth { ready: count(ready), delayed: count(delayed), missing: 0 })
-    }
-
-    /// Messages that are with a worker.
-    pub fn running(&mut self, queue: &str) -> Result<u64, Error> {
-        let now = self.file.clock.now();
-        let running = format!("SELECT count(*) FROM message WHERE queue = :queue AND {LEASED}");
-        self.file
-            .connection
-            .query_row(
-                &running,
-                rusqlite::named_params! { ":queue": queue, ":now": now, ":longest": now + millis(LONGEST_LEASE) },
-                |row| row.get(0).map(count),
-            )
-            .map_err(|error| self.failed(error))
-    }
-
     /// Deletes what no worker has.
     pub fn purge(&mut self, queue: &str) -> Result<u64, Error> {
         let now = self.file.clock.now();
@@ -293,27 +237,25 @@ impl Store {
     }
 
     /// Whether there is a message to take. Fails if somebody deleted the queue.
-    fn has_ready(&self, queue: &str, now: i64) -> Result<bool, Error> {
-        let look = format!(
-            "SELECT EXISTS (SELECT 1 FROM queue WHERE name = :queue),
-                EXISTS (SELECT 1 FROM message WHERE queue = :queue AND NOT {WAITS} AND NOT {LEASED})"
-        );
-        let looked = self.file.connection.prepare_cached(&look).and_then(|mut statement| {
-            statement.query_row(
-                rusqlite::named_params! {
-                    ":queue": queue, ":now": now, ":farthest": FARTHEST_TIME, ":longest": now + millis(LONGEST_LEASE),
-                },
-                |row| Ok((row.get(0)?, row.get(1)?)),
-            )
-        });
-        match looked.map_err(|error| self.failed(error))? {
-            (false, _) => Err(Error::MissingQueue { queue: queue.to_owned(), source: None }),
-            (true, ready) => Ok(ready),
-        }
+    fn has_ready(&mut self, queue: &str, now: i64) -> Result<bool, Error> {
+        let db = &self.file.connection;
+        let found = match self.together {
+            // The lock is ours already, and what is found in a transaction that may be undone is not sure to hold.
+            true => has_queue(db, queue).map(|found| found.then_some(true)),
+            false => ready::look(db, &mut self.nothing, queue, now),
+        };
+        let found = found.map_err(|error| self.failed(error))?;
+        found.ok_or_else(|| Error::MissingQueue { queue: queue.to_owned(), source: None })
     }
 
     fn change(&mut self, sql: &str, parameters: impl rusqlite::Params) -> Result<Held, Error> {
-        self.write(|db| db.prepare_cached(sql)?.execute(parameters)).map(held)
+        let change = |db: &Connection| db.prepare_cached(sql)?.execute(parameters);
+        // Of a single statement SQLite undoes by itself what it had done before it failed.
+        let changed = match self.together && !self.file.connection.is_autocommit() {
+            true => change(&self.file.connection).map_err(|error| self.failed(error)),
+            false => self.write(change),
+        };
+        changed.map(held)
     }
 
     /// Makes all verbs of `calls` in one transaction, in which each stands or falls by itself.
@@ -388,6 +330,9 @@ fn given_up() -> rusqlite::Error {
     )
 }
 
+/// The time from which a message can be taken that need not wait.
+const AT_ONCE: i64 = 0;
+
 /// Conditions on a row, neither of which is ever NULL: a row that anybody wrote is leased, waiting or ready. One that
 /// waits for longer than we ever let one wait is ready, so that it is seen to be unreadable.
 const LEASED: &str = "coalesce(lease IS NOT NULL AND lease_until > :now AND lease_until <= :longest, 0)";
@@ -422,11 +367,6 @@ fn insert(
 
 fn declare(db: &Connection, queue: &str) -> rusqlite::Result<()> {
     db.execute("INSERT INTO queue (name) VALUES (?1) ON CONFLICT DO NOTHING", [queue]).map(drop)
-}
-
-fn has_queue(db: &Connection, queue: &str) -> rusqlite::Result<bool> {
-    let found = db.prepare_cached("SELECT 1 FROM queue WHERE name = ?1")?.query_row([queue], |_| Ok(())).optional()?;
-    Ok(found.is_some())
 }
 
 fn held(changed: usize) -> Held {
@@ -465,14 +405,4 @@ fn write_body(db: &Connection, message: i64, body: &[u8]) -> rusqlite::Result<()
 
 fn json(value: &impl serde::Serialize) -> rusqlite::Result<String> {
     serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
-}
-
-fn count(rows: i64) -> u64 {
-    rows.try_into().unwrap_or(0)
-}
-
-fn millis(duration: Duration) -> i64 {
-    // A century; leaves room for sums.
-    const FAR: u128 = 100 * 365 * 24 * 3600 * 1000;
-    duration.as_millis().min(FAR) as i64
 }

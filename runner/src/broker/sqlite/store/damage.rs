@@ -6,8 +6,10 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 use rusqlite::types::Value as Sql;
 
+use super::super::states;
 use super::tests::{BUSY, LEASE, failure, store_with};
 use super::*;
+use crate::broker::Depth;
 
 const BODIES: [&str; 12] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
 
@@ -90,6 +92,7 @@ proptest! {
              CREATE TABLE b AS SELECT * FROM body; DROP TABLE body; CREATE TABLE body (message INTEGER PRIMARY KEY, bytes);
              INSERT INTO body SELECT * FROM b",
         ).unwrap();
+        states::make_indexes(&store.file.connection).unwrap();
         let mut spoiled = std::collections::BTreeSet::new();
         for (row, column, value) in rows {
             let id = row as i64 + 1;

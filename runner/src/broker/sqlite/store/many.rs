@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use rusqlite::{Connection, Transaction, TransactionBehavior, named_params, params};
 
-use super::{LEASED, LONGEST_LEASE, Store, WAITS, has_queue, insert, json, millis};
+use super::{LEASED, LONGEST_LEASE, Store, WAITS, has_queue, insert, json};
 use crate::broker::Error;
+use crate::broker::sqlite::clock::millis;
 use crate::broker::sqlite::row::{self, FARTHEST_TIME, Row};
 use crate::broker::walk::{Fate, PAGE_BYTES};
 use crate::task::Message;
@@ -13,7 +14,7 @@ use crate::task::Message;
 impl Store {
     /// Publishes messages that can be taken after a delay: all of them, or none.
     pub fn publish_all(&mut self, queue: &str, messages: &[Message], delay: Duration) -> Result<(), Error> {
-        let at = self.file.clock.now() + millis(delay);
+        let at = self.file.clock.after(delay);
         let published = self.write(|db| {
             if !has_queue(db, queue)? {
                 return Ok(false);
@@ -75,7 +76,7 @@ impl Store {
             }
             let fates = ids.iter().map(|id| {
                 let moving = format!(
-                    "UPDATE message SET queue = :to, available_at = :now, attempts = 0, handovers = 0, lease = NULL,
+                    "UPDATE message SET queue = :to, available_at = 0, attempts = 0, handovers = 0, lease = NULL,
                      lease_until = NULL WHERE id = :id AND queue = :queue AND NOT {LEASED}"
                 );
                 let moved = db.prepare_cached(&moving)?.execute(named_params! {

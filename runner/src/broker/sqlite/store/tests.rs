@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use super::*;
+use crate::broker::Depth;
 use crate::task::Usage;
 
 pub const LEASE: Duration = Duration::from_secs(60);
