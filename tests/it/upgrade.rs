@@ -123,6 +123,7 @@ fn a_queue_file_of_one_version_is_opened_by_the_other() {
         let with = |program: &PathBuf, args: &[&str]| {
             run(Command::new(program).env_clear().env("BROKER_URL", &file).env("QUEUE", "q").args(args)).exits(0).out()
         };
+        with(&one, &["queue", "declare"]);
         with(&one, &["publish", "kept"]);
         with(&other, &["publish", "too"]);
         assert_eq!(with(&other, &["work", &guest("line"), "--drain"]).lines().count(), 2);
