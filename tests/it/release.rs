@@ -9,9 +9,9 @@ use serde_json::Value;
 use crate::harness::{installed, root, run, start};
 
 /// Packs a release into a folder: the archive, and the bill of materials.
-fn pack(folder: &Path) -> [PathBuf; 2] {
+fn pack(program: &Path, folder: &Path) -> [PathBuf; 2] {
     let mut script = Command::new(root().join("scripts/dist.sh"));
-    script.args(["--prebuilt", env!("CARGO_BIN_EXE_wq-run")]).env("INTO", folder).env("DIRTY", "yes");
+    script.arg("--prebuilt").arg(program).env("INTO", folder).env("DIRTY", "yes");
     // Sources of crates for other systems may have to be downloaded.
     let patience = std::time::Duration::from_secs(300);
     start(script.env("SOURCE_DATE_EPOCH", "1700000000").current_dir(root())).end_within(patience).exits(0);
@@ -25,11 +25,15 @@ fn pack(folder: &Path) -> [PathBuf; 2] {
 
 #[test]
 fn a_release_is_the_same_each_time_and_has_all_that_it_should() {
-    if installed("python3").is_none() || installed("git").is_none() {
+    if installed("python3").is_none() || installed("git").is_none() || installed("strip").is_none() {
         return;
     }
+    let work = tempfile::tempdir().unwrap();
+    // As a release is; symbols would be most of what is packed.
+    let program = work.path().join("wq-run");
+    run(Command::new("strip").arg("-o").arg(&program).arg(env!("CARGO_BIN_EXE_wq-run"))).exits(0);
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    let [[archive, materials], [again, _]] = folders.each_ref().map(|folder| pack(folder.path()));
+    let [[archive, materials], [again, _]] = folders.each_ref().map(|folder| pack(&program, folder.path()));
     assert!(std::fs::read(&archive).unwrap() == std::fs::read(again).unwrap(), "the archives differ");
 
     let listed = run(Command::new("tar").arg("-tzf").arg(&archive)).exits(0).out();
