@@ -45,7 +45,7 @@ languages: guests ## what the example guests cost, into docs/languages.md
 	cargo build --release --locked -p wq-run
 	scripts/languages.py
 
-image: ## the container image
+image: ## the container image; PLATFORM=linux/arm64 for that processor
 	scripts/image.sh
 
 docs: ## the pages of docs/ as a book: build/book/html
