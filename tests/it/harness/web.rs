@@ -146,6 +146,12 @@ fn serve(stream: impl Stream, seen: &Seen) -> std::io::Result<()> {
         "/continues" => loop {
             write!(stream.get_mut(), "HTTP/1.1 100 Continue\r\n\r\n")?;
         },
+        "/zeroes" => {
+            write!(stream.get_mut(), "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+            loop {
+                stream.get_mut().write_all(&[b'0'; 4096])?;
+            }
+        }
         "/switches" => write!(
             stream.get_mut(),
             "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"

@@ -1,6 +1,7 @@
 //! HTTP for components of every version of WASI: the one door through which their requests leave.
 
 mod exchange;
+mod paced;
 mod tls;
 
 use std::sync::Arc;

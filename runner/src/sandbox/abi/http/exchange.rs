@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use wasmtime_wasi_http::io::TokioIo;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
+use super::paced::{MAX_BEFORE, Paced};
 use super::tls::Tls;
 use crate::sandbox::world::denials::Door;
 use crate::sandbox::world::grants::Net;
@@ -70,7 +71,7 @@ impl Exchange<'_> {
     ) -> Result<(Response<WasiBody>, Rest), Error> {
         let connect = self.options.connect_timeout.unwrap_or(CONNECT_TIMEOUT);
         let connected = timeout(connect, self.connect(net)).await;
-        let stream = connected.map_err(|_| Error::ConnectionTimeout)??;
+        let (stream, until_it_begins) = Paced::new(connected.map_err(|_| Error::ConnectionTimeout)??);
         let mut builder = http1::Builder::new();
         builder.max_headers(MAX_FIELDS).max_buf_size(MAX_HEAD);
         let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|error| said(&error))?;
@@ -94,6 +95,7 @@ impl Exchange<'_> {
             }
         };
         let response = response.map_err(|error| said(&error))?;
+        until_it_begins.lift();
         let limit = self.bounds.response;
         if response.body().size_hint().lower() > limit {
             return Err(Error::HttpResponseBodySize(Some(limit)));
@@ -175,10 +177,13 @@ fn unreachable(error: &io::Error) -> Error {
 
 fn said(error: &hyper::Error) -> Error {
     let source = std::error::Error::source(error);
-    let is_cut = |source: &io::Error| source.kind() == io::ErrorKind::UnexpectedEof;
+    let kind = source.and_then(|source| source.downcast_ref()).map(io::Error::kind);
     match source.and_then(|source| source.downcast_ref()) {
         Some(Error::HttpRequestBodySize(size)) => Error::HttpRequestBodySize(*size),
-        _ if source.and_then(|source| source.downcast_ref()).is_some_and(is_cut) => Error::HttpResponseIncomplete,
+        _ if kind == Some(io::ErrorKind::UnexpectedEof) => Error::HttpResponseIncomplete,
+        _ if kind == Some(io::ErrorKind::QuotaExceeded) => {
+            Error::HttpResponseHeaderSectionSize(u32::try_from(MAX_BEFORE).ok())
+        }
         _ if error.is_parse_too_large() => Error::HttpResponseHeaderSectionSize(u32::try_from(MAX_HEAD).ok()),
         _ if error.is_incomplete_message() => Error::HttpResponseIncomplete,
         _ if error.is_parse() => Error::HttpProtocolError,
