@@ -132,8 +132,11 @@ fn serve(stream: impl Stream, seen: &Seen) -> std::io::Result<()> {
             let text = format!("{count} bytes");
             write!(stream.get_mut(), "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len())?;
         }
-        // The request as it came, and what its body says of itself.
+        // The head of the request as it came.
         "/raw" => {
+            if header("transfer-encoding:") == "chunked" {
+                chunks(&mut stream)?;
+            }
             let text = lines.join("\n").to_lowercase();
             write!(stream.get_mut(), "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len())?;
         }
