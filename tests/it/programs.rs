@@ -24,10 +24,10 @@ struct Program {
     /// What follows the program on the command line.
     rest: &'static str,
     message: &'static str,
-    result: Result,
+    result: Expected,
 }
 
-enum Result {
+enum Expected {
     Is(&'static str),
     Holds(&'static str),
     Begins(&'static [u8]),
@@ -67,7 +67,7 @@ const PROGRAMS: [Program; 15] = [
         does: "runs a script on the message; see [Interpreters](interpreters.md)",
         rest: "--dir app::/app -- /app/mean.py",
         message: r#"{"values": [1, 2, 6]}"#,
-        result: Result::Is(r#"{"mean": 3.0}"#),
+        result: Expected::Is(r#"{"mean": 3.0}"#),
     },
     Program {
         name: "quickjs",
@@ -79,7 +79,7 @@ const PROGRAMS: [Program; 15] = [
         does: "runs a script on the message",
         rest: "--dir app::/app -- --std /app/mean.js",
         message: r#"{"values": [1, 2, 6]}"#,
-        result: Result::Is("{\"mean\":3}\n"),
+        result: Expected::Is("{\"mean\":3}\n"),
     },
     Program {
         name: "resvg",
@@ -91,7 +91,7 @@ const PROGRAMS: [Program; 15] = [
         does: "renders an SVG as a PNG",
         rest: "-- - -c",
         message: SVG,
-        result: Result::Begins(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x28\0\0\0\x1e"),
+        result: Expected::Begins(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x28\0\0\0\x1e"),
     },
     Program {
         name: "usvg",
@@ -103,7 +103,7 @@ const PROGRAMS: [Program; 15] = [
         does: "simplifies an SVG",
         rest: "-- - -c",
         message: SVG,
-        result: Result::Holds("<path fill=\"#cc0000\""),
+        result: Expected::Holds("<path fill=\"#cc0000\""),
     },
     Program {
         name: "boolector",
@@ -115,7 +115,7 @@ const PROGRAMS: [Program; 15] = [
         does: "solves a formula in SMT-LIB; ends with 10 (satisfiable) or 20",
         rest: "--exit-map 10=ack,20=ack",
         message: FORMULA,
-        result: Result::Is("sat\n((x #b00001110))\n"),
+        result: Expected::Is("sat\n((x #b00001110))\n"),
     },
     Program {
         name: "avr-as",
@@ -127,7 +127,7 @@ const PROGRAMS: [Program; 15] = [
         does: "assembles the message into a file, and prints a listing",
         rest: "--dir parts::/parts:rw -- -mmcu=avr5 -a -o /parts/blink.o -",
         message: ASSEMBLY,
-        result: Result::Holds("0000 00E2"),
+        result: Expected::Holds("0000 00E2"),
     },
     Program {
         name: "avr-ld",
@@ -139,7 +139,7 @@ const PROGRAMS: [Program; 15] = [
         does: "links what the one before wrote, and prints a map",
         rest: "--dir parts::/parts:rw -- -e main -M -o /parts/blink.elf /parts/blink.o",
         message: "link",
-        result: Result::Holds("LOAD /parts/blink.o"),
+        result: Expected::Holds("LOAD /parts/blink.o"),
     },
     Program {
         name: "avr-objcopy",
@@ -151,7 +151,7 @@ const PROGRAMS: [Program; 15] = [
         does: "writes an image for a programmer",
         rest: "--dir parts::/parts:rw -- -O ihex /parts/blink.elf /parts/blink.hex",
         message: "copy",
-        result: Result::File("parts/blink.hex", ":0800000000E204B903B9FECFD0\r\n:00000001FF\r\n"),
+        result: Expected::File("parts/blink.hex", ":0800000000E204B903B9FECFD0\r\n:00000001FF\r\n"),
     },
     Program {
         name: "icepack",
@@ -163,7 +163,7 @@ const PROGRAMS: [Program; 15] = [
         does: "packs a design into a bitstream for an FPGA",
         rest: "",
         message: ".comment a design\n.device 384\n.io_tile 1 0\n000000000000000000\n",
-        result: Result::Begins(b"\xff\0\0\xff\x7e\xaa\x99\x7e"),
+        result: Expected::Begins(b"\xff\0\0\xff\x7e\xaa\x99\x7e"),
     },
     Program {
         name: "icebram",
@@ -175,7 +175,7 @@ const PROGRAMS: [Program; 15] = [
         does: "makes the content of a memory for an FPGA, for each message the same",
         rest: "-- -g -s 1 8 256",
         message: "make",
-        result: Result::Holds("62\nca\n85\n"),
+        result: Expected::Holds("62\nca\n85\n"),
     },
     Program {
         name: "icemulti",
@@ -187,7 +187,7 @@ const PROGRAMS: [Program; 15] = [
         does: "joins bitstreams from a folder into one",
         rest: "--dir images::/images -- /images/one.bin /images/two.bin",
         message: "join",
-        result: Result::Begins(b"\x7e\xaa\x99\x7e\x92\0\0\x44"),
+        result: Expected::Begins(b"\x7e\xaa\x99\x7e\x92\0\0\x44"),
     },
     Program {
         name: "flite",
@@ -199,7 +199,7 @@ const PROGRAMS: [Program; 15] = [
         does: "speaks a text from a folder into a sound file, and prints its sounds",
         rest: "--dir texts::/texts --dir parts::/parts:rw -- -f /texts/hello.txt -o /parts/hello.wav -ps",
         message: "speak",
-        result: Result::Is("pau hh ax l ow pau w er l d pau \n"),
+        result: Expected::Is("pau hh ax l ow pau w er l d pau \n"),
     },
     Program {
         name: "pulldown-cmark",
@@ -211,7 +211,7 @@ const PROGRAMS: [Program; 15] = [
         does: "makes HTML of Markdown",
         rest: "",
         message: "*Three* orders are **late**.\n",
-        result: Result::Is("<p><em>Three</em> orders are <strong>late</strong>.</p>\n"),
+        result: Expected::Is("<p><em>Three</em> orders are <strong>late</strong>.</p>\n"),
     },
     Program {
         name: "hexyl",
@@ -223,7 +223,7 @@ const PROGRAMS: [Program; 15] = [
         does: "shows the bytes of the message",
         rest: "-- --plain",
         message: "wq-run",
-        result: Result::Holds("77 71 2d 72 75 6e"),
+        result: Expected::Holds("77 71 2d 72 75 6e"),
     },
     Program {
         name: "jaq",
@@ -235,7 +235,7 @@ const PROGRAMS: [Program; 15] = [
         does: "runs a filter of jq on JSON",
         rest: "-- -c map(.price)|add",
         message: r#"[{"price": 3}, {"price": 4.5}]"#,
-        result: Result::Is("7.5\n"),
+        result: Expected::Is("7.5\n"),
     },
 ];
 
@@ -251,7 +251,7 @@ const LARGE: [Program; 2] = [
         does: "compiles C into assembly",
         rest: "-- -quiet -O2 -mmcu=avr5 - -o -",
         message: "int triple(int a) { return a * 3; }\n",
-        result: Result::Holds(".ident\t\"GCC: (GNU) 15.2.0\""),
+        result: Expected::Holds(".ident\t\"GCC: (GNU) 15.2.0\""),
     },
     Program {
         name: "yosys",
@@ -263,7 +263,7 @@ const LARGE: [Program; 2] = [
         does: "synthesizes Verilog into a netlist",
         rest: "-- -q -f verilog -p write_json -",
         message: "module top(input a, b, output y); assign y = a & b; endmodule\n",
-        result: Result::Holds("\"type\": \"$and\""),
+        result: Expected::Holds("\"type\": \"$and\""),
     },
 ];
 
@@ -310,10 +310,10 @@ impl Program {
         ended.exits(0);
         let of = format!("{}: {:?}\n{}", self.name, ended.out(), ended.stderr);
         match self.result {
-            Result::Is(text) => assert_eq!(ended.out(), text, "{of}"),
-            Result::Holds(text) => assert!(ended.out().contains(text), "{of}"),
-            Result::Begins(bytes) => assert!(ended.stdout.starts_with(bytes), "{of}"),
-            Result::File(path, text) => {
+            Expected::Is(text) => assert_eq!(ended.out(), text, "{of}"),
+            Expected::Holds(text) => assert!(ended.out().contains(text), "{of}"),
+            Expected::Begins(bytes) => assert!(ended.stdout.starts_with(bytes), "{of}"),
+            Expected::File(path, text) => {
                 assert!(ended.stdout.is_empty(), "{of}");
                 assert_eq!(std::fs::read_to_string(desk.join(path)).unwrap(), text, "{of}");
             }

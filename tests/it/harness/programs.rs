@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use super::{required, root, wq_run};
 
@@ -21,7 +21,7 @@ pub fn cache() -> String {
 pub fn compiled(program: &Path) {
     static DONE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
     // Held while it compiles: whoever else wants the program waits for its code.
-    let mut done = DONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let mut done = DONE.lock().unwrap_or_else(PoisonError::into_inner);
     if done.contains(program) {
         return;
     }
