@@ -75,11 +75,13 @@ pub async fn run(args: cli::Exec) -> Result<u8, Error> {
         let stats = Stats { run: duration, usage, counts_fuel, compiled_in: sandbox.compiled_in() };
         streams::err::push(stats.text(streams::err::speaks_json()).as_bytes());
     }
-    let compared = config.replay.map(|replay| replay::compare(&replay.case, &outcome, &stdout, &stderr_tail));
+    // A run that did not come to an end of its own says nothing.
+    let compared = config
+        .replay
+        .filter(|_| outcome.is_the_guests())
+        .map(|replay| replay::compare(&replay.case, &outcome, &stdout, &stderr_tail));
     written.map_err(|source| Error::Io { doing: "write the result to stdout".into(), source })?;
     Ok(match compared {
-        // The run did not come to an end of its own.
-        Some(_) if !outcome.is_the_guests() => status(&outcome, signal),
         Some(true) => ExitStatus::Done.code(),
         Some(false) => ExitStatus::Warned.code(),
         None => status(&outcome, signal),
