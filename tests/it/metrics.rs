@@ -238,7 +238,7 @@ fn a_broken_connection_for_dead_letters_is_no_lost_lease() {
             let pid = eventually("a dead letter is being published", || {
                 let list =
                     rabbitmq.ctl(&["list_connections", "--quiet", "--no-table-headers", "pid", "client_properties"]);
-                let puts_aside = format!("puts aside {}", queue.name);
+                let puts_aside = format!("puts aside {} ", queue.name);
                 let lines = list.lines().filter(|line| line.contains(&puts_aside));
                 lines.map(|line| line.split('\t').next().unwrap().to_owned()).find(|pid| !seen.contains(pid))
             });
