@@ -64,7 +64,7 @@ pub async fn run(args: cli::Exec) -> Result<u8, Error> {
             }
         }
     };
-    let Report { outcome, stdout, stderr_tail, duration, usage } = report;
+    let Report { outcome, stdout, stderr_tail, duration, usage, .. } = report;
     // The reader of the result may be slow, and Ctrl-C should end that too.
     shutdown::end_at_once();
     let written = streams::print(&stdout);

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rusqlite::blob::ZeroBlob;
-use rusqlite::{Connection, MAIN_DB, OptionalExtension as _, params};
+use rusqlite::{Connection, MAIN_DB, params};
 use serde_json::{Map, Value};
 
 use super::clock::millis;

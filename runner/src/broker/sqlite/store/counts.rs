@@ -86,8 +86,8 @@ impl Store {
         let now = self.file.clock.now();
         let running =
             self.file.connection.prepare_cached(&RUNNING).and_then(|mut statement| {
-                statement.query_row(params![queue, now, ready::longest(now)], |row| row.get(0))
+                statement.query_row(params![queue, now, ready::longest(now)], |row| row.get::<_, i64>(0))
             });
-        running.map_err(|error| self.failed(error))
+        running.map(|rows| u64::try_from(rows).unwrap_or(0)).map_err(|error| self.failed(error))
     }
 }
