@@ -177,7 +177,7 @@ fn unreachable(error: &io::Error) -> Error {
 
 fn said(error: &hyper::Error) -> Error {
     let source = std::error::Error::source(error);
-    let kind = source.and_then(|source| source.downcast_ref()).map(io::Error::kind);
+    let kind = source.and_then(|source| source.downcast_ref::<io::Error>()).map(io::Error::kind);
     match source.and_then(|source| source.downcast_ref()) {
         Some(Error::HttpRequestBodySize(size)) => Error::HttpRequestBodySize(*size),
         _ if kind == Some(io::ErrorKind::UnexpectedEof) => Error::HttpResponseIncomplete,
