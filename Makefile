@@ -36,9 +36,9 @@ dist: ## what a release has, in build/dist: tarball, licences, bill of materials
 manifests: build ## the manifests in deploy/ that `wq-run manifest` prints
 	scripts/manifests.sh
 
-guests: ## the example guests, as many as the machine can build: build/guests/*.wasm
-	scripts/install.sh guests
-	guest-examples/build.sh
+guests: ## the example guests, as many as the machine can build: build/guests/*.wasm; GUESTS='rust c' builds some
+	scripts/install.sh $(if $(GUESTS),$(GUESTS:%=guests-%),guests)
+	guest-examples/build.sh $(GUESTS)
 
 languages: guests ## what the example guests cost, into docs/languages.md
 	scripts/install.sh build

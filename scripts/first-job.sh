@@ -48,7 +48,7 @@ instead() {
     case $1 in
         'make image') [ -z "$binary" ] || echo "IMAGE=$image scripts/image.sh --prebuilt $binary" ;;
         'make install '*) [ -z "$binary" ] || echo "${1%FROM=*}FROM=$image" ;;
-        'make guests') [ ! -f deploy/job/task.wasm ] || echo true ;;
+        'make guests'*) [ ! -f deploy/job/task.wasm ] || echo true ;;
     esac
 }
 

@@ -277,7 +277,7 @@ install() {
         build) install_build ;;
         guests) install_guests ;;
         guests-rust) install_guests_rust ;;
-        guests-components) install_guests_components ;;
+        guests-components | guests-rust-0.2 | guests-rust-0.3) install_guests_components ;;
         guests-c) install_guests_c ;;
         guests-cpp) install_guests_cpp ;;
         guests-go) install_guests_go ;;
