@@ -84,10 +84,9 @@ impl Store {
     /// Messages that are with a worker.
     pub fn running(&mut self, queue: &str) -> Result<u64, Error> {
         let now = self.file.clock.now();
-        let running =
-            self.file.connection.prepare_cached(&RUNNING).and_then(|mut statement| {
-                statement.query_row(params![queue, now, ready::longest(now)], |row| row.get::<_, i64>(0))
-            });
+        let running = self.file.connection.prepare_cached(&RUNNING).and_then(|mut statement| {
+            statement.query_row(params![queue, now, ready::longest(now)], |row| row.get::<_, i64>(0))
+        });
         running.map(|rows| u64::try_from(rows).unwrap_or(0)).map_err(|error| self.failed(error))
     }
 }
