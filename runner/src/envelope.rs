@@ -118,12 +118,12 @@ mod tests {
         for (line, why) in [
             ("", "no JSON"),
             ("[]", "no JSON object"),
-            ("{}", "no text as `body`"),
-            (r#"{"body": 1}"#, "no text as `body`"),
-            (r#"{"body": "?", "body_encoding": "base64"}"#, "no base64"),
+            ("{}", "no string `body`"),
+            (r#"{"body": 1}"#, "no string `body`"),
+            (r#"{"body": "?", "body_encoding": "base64"}"#, "not base64"),
             (r#"{"body": "", "body_encoding": "hex"}"#, "hex"),
-            (r#"{"body": "", "properties": []}"#, "no object"),
-            (r#"{"body": "", "properties": {"application_headers": 1}}"#, "no object"),
+            (r#"{"body": "", "properties": []}"#, "not an object"),
+            (r#"{"body": "", "properties": {"application_headers": 1}}"#, "not an object"),
             (r#"{"body": "", "properties": {"priority": "high"}}"#, "high"),
             (r#"{"body": "", "properties": {"colour": "red"}}"#, "colour"),
         ] {

@@ -151,7 +151,7 @@ mod tests {
             body(&mut text, bytes);
             text
         };
-        assert!(shown(b"\xff").contains("1 byte, which is no text"));
+        assert!(shown(b"\xff").contains("1 byte, which is not text"));
         let long = "ä".repeat(MOST_OF_A_BODY);
         assert!(shown(format!("x{long}").as_bytes()).contains("the first 4095"));
         assert_eq!(shown(b""), "body          0 bytes\n");

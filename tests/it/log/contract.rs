@@ -189,7 +189,6 @@ fn the_pages_outcomes_are_those_of_the_log() {
         Outcome::Succeeded,
         Outcome::Silent,
         Outcome::Exited(1),
-        Outcome::Silent,
         Outcome::Trapped(text()),
         Outcome::TimedOut(Default::default()),
         Outcome::Withdrawn,

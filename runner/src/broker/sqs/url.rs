@@ -214,7 +214,7 @@ mod tests {
             ("sqs://AKIA:s3cret@eu-west-1/1/q", "AWS_ACCESS_KEY_ID"),
             ("sqs://eu-west-1?endpoint=http://u:s3cret@h", "AWS_ACCESS_KEY_ID"),
             ("https://sqs.eu-west-1.example.com/1/q", "endpoint"),
-            ("https://sqs.amazonaws.com/1/q", "no host of AWS"),
+            ("https://sqs.amazonaws.com/1/q", "not a host of AWS"),
             ("https://sqs.eu-west-1.amazonaws.com/1", "ACCOUNT/NAME"),
             ("sqs:///1/q", "no region"),
             ("sqs://h:1/1/q", "no region"),

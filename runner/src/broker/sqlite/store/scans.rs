@@ -119,8 +119,8 @@ fn a_take_costs_the_same_in_a_short_and_in_a_deep_queue() {
         seen.steps()
     };
     let (short, deep) = (steps(10), steps(10_000));
-    // A few more entries of an index are stepped over where it begins on another page.
-    assert!(deep - short <= short / 10, "{short} steps in a short queue, {deep} in a deep one");
+    // A thousand times as deep costs a few entries of an index more, where it begins on another page.
+    assert!(deep - short <= short / 5, "{short} steps in a short queue, {deep} in a deep one");
 }
 
 #[test]
