@@ -123,6 +123,7 @@ fn a_guest_that_was_replaced_while_its_worker_runs_has_no_lines() {
     working.wait_for("crash_lines::outer <- crash_lines::main <- ");
     working.signal("TERM");
     working.end().exits(0);
+    queue.take_dead();
 }
 
 #[test]

@@ -30,7 +30,7 @@ fn a_large_message_and_its_result_take_no_more_copies_than_the_readme_says() {
         let published = run(queue.command(&["publish", "--file"]).arg(file.path()));
         // RabbitMQ 4 takes up to 16 MiB, unless it is told to take more.
         if published.code == Some(74) {
-            published.says("takes no message of this size");
+            published.says("does not accept a message of this size");
             return;
         }
         let args = ["work", &guest("echo"), "--forever", "--max-stdout", "128MiB", "--result", &specs];
@@ -47,7 +47,7 @@ fn a_large_message_and_its_result_take_no_more_copies_than_the_readme_says() {
             Broker::Sqlite(_) => 2,
             Broker::Redis(_) => 5,
             Broker::Quorum(_) | Broker::Classic(_) => 3,
-            Broker::Sqs(_) | Broker::SqsFifo(_) => unreachable!("it takes no message of this size"),
+            Broker::Sqs(_) | Broker::SqsFifo(_) => unreachable!("it does not accept a message of this size"),
         };
         assert!(after < before + copies * size + BESIDES, "{} MiB became {} MiB", before / MIB, after / MIB);
         assert!(queue.take_from(&results).body == body);

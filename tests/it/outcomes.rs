@@ -183,7 +183,7 @@ fn a_large_message_is_carried_whole() {
         // RabbitMQ 4 takes up to 16 MiB, unless it is told to take more.
         let published = run(queue.command(&["publish", "--file"]).arg(file.path()));
         if queue.can().max_message.is_some_and(|most| most < large.len() as u64) {
-            published.exits(74).says("takes no message of this size");
+            published.exits(74).says("does not accept a message of this size");
             return;
         }
         if published.code == Some(74) {

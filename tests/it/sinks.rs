@@ -196,7 +196,7 @@ fn a_result_of_64_mebibytes_arrives_whole() {
         let published = run(queue.command(&["publish", "--file"]).arg(file.path()));
         // RabbitMQ 4 takes up to 16 MiB, unless it is told to take more.
         if published.code == Some(74) {
-            published.says("takes no message of this size");
+            published.says("does not accept a message of this size");
             return;
         }
         let args = ["work", &guest("echo"), "--max-stdout", "64MiB"];

@@ -93,7 +93,7 @@ fn a_missing_right_is_found_before_a_message_needs_it() {
             ([".*", ".*", "^$"], "error", "rights", "consume from", Some(("echo", 77))),
             ([".*", "^$", ".*"], "error", "rights", "the default exchange", Some(("reject", 77))),
             (["delay", ".*", ".*"], "error", "dead-letters", "make the queue", Some(("reject", 77))),
-            (["dead", ".*", ".*"], "warning", "retries", "may not be made", None),
+            (["dead", ".*", ".*"], "warning", "retries", "cannot be created", None),
             ([".*", "amq.default", ".*"], "error", "results", &exchange, None),
         ];
         for (at, (rights, level, about, said, worker)) in table.into_iter().enumerate() {
@@ -236,6 +236,6 @@ fn a_broker_that_takes_no_messages_at_the_moment_is_warned_of() {
     assert_nothing_found(&run(&mut check(&queue, &guest("echo"), &[])));
     rabbitmq.raise_alarm();
     let checked = run(&mut check(&queue, &guest("echo"), &[]));
-    assert_found(checked.exits(0), "warning", "dead-letters", "reads nothing from those who publish");
+    assert_found(checked.exits(0), "warning", "dead-letters", "blocks publishers");
     rabbitmq.lift_alarm();
 }

@@ -27,7 +27,7 @@ fn what_is_wrong_with_a_redis_is_found() {
     let url = queue.url();
     for (name, said) in [
         ("none", "no queue `none`"),
-        ("text", "no stream but a string"),
+        ("text", "a string, not a stream"),
         ("no-group", "no consumer group"),
         ("shared", "others"),
     ] {
@@ -44,7 +44,7 @@ fn what_is_wrong_with_a_redis_is_found() {
     assert_found(look("redis://127.0.0.1:1", &queue.name).exits(69), "error", "reach", "127.0.0.1:1");
     // A string is in the way of dead letters.
     redis.ask(&["SET", &format!("{}.dead", queue.name), "x"]);
-    assert_found(look(&url, &queue.name).exits(78), "error", "dead-letters", "no stream but a string");
+    assert_found(look(&url, &queue.name).exits(78), "error", "dead-letters", "a string, not a stream");
     redis.ask(&["DEL", &format!("{}.dead", queue.name)]);
     assert_nothing_found(&look(&url, &queue.name));
     for (setting, value, good, said) in [
@@ -214,7 +214,7 @@ fn a_queue_file_is_read_with_its_log_or_not_at_all() {
     let before = files(copy.path());
     let url = format!("sqlite:{}", copy.path().join("q.db").display());
     let checked = run(check(&queue, &guest("echo"), &[]).env("BROKER_URL", url));
-    assert_found(checked.exits(0), "note", "queue", "not looked at");
+    assert_found(checked.exits(0), "note", "queue", "not checked");
     assert_eq!(files(copy.path()), before);
 }
 
