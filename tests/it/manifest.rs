@@ -386,8 +386,8 @@ fn a_pod_may_take_longer_to_end_than_its_worker() {
 fn what_no_pod_could_run_is_refused_with_a_hint() {
     let guest = guest("echo");
     let table: [(&[&str], &str, &str); 20] = [
-        (&["job", "GUEST"], "how many pods", "--completions"),
-        (&["job", "GUEST", "--forever"], "has an end", "manifest worker"),
+        (&["job", "GUEST"], "number of pods", "--completions"),
+        (&["job", "GUEST", "--forever"], "a Job ends", "manifest worker"),
         (&["worker", "GUEST", "--drain"], "never end", "manifest job"),
         (&["worker", "GUEST", "--wait=1s"], "never end", "manifest job"),
         (&["job", "GUEST", "--completions=auto"], "no broker is named", "--broker"),
@@ -398,7 +398,7 @@ fn what_no_pod_could_run_is_refused_with_a_hint() {
         (&["job", "GUEST", "--drain", "--dir=/data"], "no such folder", "--mount /data=pvc/NAME"),
         (&["job", "GUEST", "--drain", "--dir=data"], "begins with a slash", "--dir"),
         (&["job", "GUEST", "--drain", "--result=dir:/out"], "no such folder", "--mount /out=pvc/NAME"),
-        (&["job", "GUEST", "--drain", "--dir=/c:rw", "--mount=/c=configmap/c"], "nobody can write", "pvc/NAME"),
+        (&["job", "GUEST", "--drain", "--dir=/c:rw", "--mount=/c=configmap/c"], "is read-only", "pvc/NAME"),
         (&["job", "GUEST", "--drain", "--mount=/a=pvc/a", "--mount=/a=pvc/b"], "something else", "--mount"),
         (&["job", "GUEST", "--drain", "--mount=/guest/x=pvc/a"], "something else", "--mount"),
         (&["job", "GUEST", "--drain", "--env=TOKEN"], "environment of the pod", "--env-from"),

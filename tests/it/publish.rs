@@ -255,7 +255,7 @@ fn a_line_that_is_no_message_is_named_and_those_before_it_are_published() {
     on_every_queue(|queue| {
         let lines = b"{\"body\": \"a\"}\n{\"body\": \"b\"}\nnonsense\n{\"body\": \"c\"}\n";
         let ended = run_with(&mut queue.command(&["publish", "--json"]), lines);
-        ended.exits(78).says("line 3 is no message").says("published 2 messages").prints("");
+        ended.exits(78).says("line 3 is not a message").says("published 2 messages").prints("");
         assert_eq!([queue.take().body, queue.take().body], [b"a", b"b"]);
         if !queue.can().expiration {
             let lines = br#"{"body": "a", "properties": {"expiration": "1000"}}"#;
