@@ -38,7 +38,9 @@ fn image(name: &str) {
     // A stand-in is made of packages, which a fresh machine downloads.
     const TO_DOWNLOAD: Duration = Duration::from_secs(600);
     start(script("base-images.sh").arg("slim")).end_within(TO_DOWNLOAD).exits(0);
-    run(script("image.sh").args(["--prebuilt", env!("CARGO_BIN_EXE_wq-run")]).env("IMAGE", name)).exits(0);
+    let mut image = script("image.sh");
+    image.args(["--prebuilt", env!("CARGO_BIN_EXE_wq-run")]).env("IMAGE", name);
+    start(&mut image).end_within(TO_DOWNLOAD).exits(0);
 }
 
 #[test]

@@ -386,7 +386,7 @@ fn a_pod_may_take_longer_to_end_than_its_worker() {
 fn what_no_pod_could_run_is_refused_with_a_hint() {
     let guest = guest("echo");
     let table: [(&[&str], &str, &str); 20] = [
-        (&["job", "GUEST"], "number of pods", "--completions"),
+        (&["job", "GUEST"], "how many pods", "--completions"),
         (&["job", "GUEST", "--forever"], "a Job ends", "manifest worker"),
         (&["worker", "GUEST", "--drain"], "never end", "manifest job"),
         (&["worker", "GUEST", "--wait=1s"], "never end", "manifest job"),

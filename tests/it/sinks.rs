@@ -215,7 +215,7 @@ fn a_sink_that_is_not_there_is_said_before_a_message_is_taken() {
             ("dir:/no/such/folder", "the folder has to exist"),
             ("dir:/proc", "--result dir:PATH"),
             ("stdout,stdout", "named twice"),
-            ("none,stdout", "with no other one"),
+            ("none,stdout", "cannot be combined with another"),
         ];
         let itself = format!("queue:{}", queue.name);
         table.push((&itself, "come back as messages"));

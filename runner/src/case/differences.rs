@@ -90,7 +90,7 @@ fn difference(what: &'static str, was: &Output, is: &[u8], is_whole: bool) -> Di
 fn line(number: usize, line: Option<&str>) -> String {
     match line {
         None => format!("no line {number}"),
-        Some(line) => format!("line {number} is {:?}", shortened(line)),
+        Some(line) => format!("line {number}: {:?}", shortened(line)),
     }
 }
 
@@ -143,8 +143,8 @@ mod tests {
             let difference = case.differences(now).0.remove(0);
             (difference.was, difference.is)
         };
-        assert_eq!(of(b"one\nt\x1b\n"), ("line 2 is \"two\"".into(), "line 2 is \"t\\u{1b}\"".into()));
-        assert_eq!(of(b"one\ntwo"), ("line 3 is \"\"".into(), "no line 3".into()));
+        assert_eq!(of(b"one\nt\x1b\n"), ("line 2: \"two\"".into(), "line 2: \"t\\u{1b}\"".into()));
+        assert_eq!(of(b"one\ntwo"), ("line 3: \"\"".into(), "no line 3".into()));
         assert_eq!(of(b"\xff"), ("8 bytes".into(), "1 byte of other content".into()));
     }
 }

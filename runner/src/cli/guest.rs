@@ -43,7 +43,7 @@ pub struct Guest {
     #[arg(long, help_heading = HEADING)]
     pub no_cache: bool,
 
-    /// How to compile the guest: for code that runs fast, or for a start that is fast with code that takes about twice as long
+    /// How to compile the guest: `optimised` makes fast code; `fast` takes less time, and its code runs about half as fast
     #[arg(long, value_name = "HOW", env = "WQ_COMPILE", default_value = "optimised", help_heading = HEADING)]
     pub compile: Compile,
 

@@ -30,7 +30,7 @@ const EXAMPLES: &[(&[&str], &str)] = &[
     ),
     (&["dlq", "replay"], "wq-run dlq replay --queue job1 --outcome timeout"),
     (&["dlq", "purge"], "wq-run dlq purge --queue job1 --older-than 30d"),
-    (&["manifest", "job"], "wq-run manifest job task.wasm --queue job1 --drain | kubectl apply -f -"),
+    (&["manifest", "job"], "wq-run manifest job task.wasm --queue job1 --drain | kubectl apply --server-side -f -"),
     (&["manifest", "worker"], "wq-run manifest worker task.wasm --queue job1 --replicas 3"),
     (&["manifest", "keda"], "wq-run manifest keda task.wasm --queue job1"),
     (&["completions"], "wq-run completions bash > ~/.local/share/bash-completion/completions/wq-run"),

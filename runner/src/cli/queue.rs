@@ -64,7 +64,7 @@ pub struct Which {
     /// Print a line of JSON for each message, with its properties and headers; the body is text or base64
     #[arg(short, long)]
     pub json: bool,
-    /// How to end when there is not a message: `success` is exit status 0, `fail` is 79
+    /// How to end when there is no message: `success` is exit status 0, `fail` is 79
     #[arg(long, value_name = "RESULT", default_value = "fail")]
     pub on_empty: OnEmpty,
 }

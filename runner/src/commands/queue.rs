@@ -42,7 +42,7 @@ async fn run_on(target: &Target, args: cli::Queue) -> Result<u8, Error> {
         }
         cli::Queue::Peek { which, .. } => {
             let peeked = peek(target, &which).await?;
-            return Ok(ended(peeked, which.on_empty));
+            return Ok(ended(queue, peeked, &which));
         }
         cli::Queue::Get { which, .. } => {
             let mut admin = broker.admin();
@@ -51,7 +51,7 @@ async fn run_on(target: &Target, args: cli::Queue) -> Result<u8, Error> {
             let closed = admin.close().await;
             let got = got?;
             closed?;
-            return Ok(ended(got, which.on_empty));
+            return Ok(ended(queue, got, &which));
         }
         cli::Queue::Purge { .. } => {
             let purged = broker.admin().purge(queue).await?;
@@ -61,10 +61,18 @@ async fn run_on(target: &Target, args: cli::Queue) -> Result<u8, Error> {
     Ok(ExitStatus::Done.code())
 }
 
-fn ended(printed: u64, on_empty: cli::OnEmpty) -> u8 {
-    let status =
-        if printed == 0 && matches!(on_empty, cli::OnEmpty::Fail) { ExitStatus::Empty } else { ExitStatus::Done };
-    status.code()
+/// Says that a queue was empty, but not to a program.
+fn ended(queue: &str, printed: u64, which: &cli::Which) -> u8 {
+    if printed > 0 {
+        return ExitStatus::Done.code();
+    }
+    if !which.json {
+        note(&format!("no messages in {queue}"));
+    }
+    match which.on_empty {
+        cli::OnEmpty::Fail => ExitStatus::Empty.code(),
+        cli::OnEmpty::Success => ExitStatus::Done.code(),
+    }
 }
 
 /// Says what is in a queue, once or forever.

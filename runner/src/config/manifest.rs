@@ -181,7 +181,7 @@ fn workload(typed: &Typed<cli::Work>, mode: Mode, target: Option<&Target>) -> Re
         Typed::Worker(worker) => Ok(Workload::Deployment { replicas: worker.replicas }),
         Typed::Job(typed) => match (count, typed.completions) {
             (Some(_), None) => Err(Error::configuration(
-                "the number of pods that have to succeed is not known: each takes a count of messages",
+                "a Job has to know how many pods it needs",
                 "set --completions N, or --completions auto to count the messages in the queue; or let pods work until the queue is empty: --drain",
             )),
             (None, Some(_)) => Err(Error::configuration(

@@ -152,14 +152,14 @@ limits! {
     /// What one call for random bytes may ask for.
     random: u64 => Random = Row {
         flag: "max-random-size", unit: Unit::Bytes, default: Some("16MiB"),
-        help: "Maximum number of random bytes for one call",
+        help: "Maximum number of random bytes that one call may ask for",
         outcome: Some("random"), says: "the guest asked for more than {} random bytes at once",
         ..Row::NONE
     };
     /// Instances, memories and tables of a component, each, and memories of a module.
     instances: u64 => Instances = Row {
         flag: "max-instances", unit: Unit::Count, default: Some("200"),
-        help: "Instances, memories and tables of a component, at most so many of each",
+        help: "Maximum number of instances, of memories and of tables of a component",
         outcome: Some("instances"), says: "the guest is made of more than {} instances, memories or tables",
         ..Row::NONE
     };

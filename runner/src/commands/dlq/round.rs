@@ -21,7 +21,7 @@ pub struct Round<'a> {
     pub letters: &'a DeadLetters,
     pub pick: Pick,
     /// Ids that were asked for and did not come yet.
-    missing: BTreeSet<String>,
+    pub missing: BTreeSet<String>,
     /// How many came.
     count: u64,
 }

@@ -38,8 +38,9 @@ pub async fn show(round: &mut Round<'_>, form: Form) -> Result<(), Error> {
         }
         round.pick.leave(picked.into_iter().map(|picked| picked.seen).collect()).await?;
     }
-    if shown == 0 && form == Form::People {
-        note("no dead letters");
+    // An id that was asked for is named by what is left.
+    if shown == 0 && form == Form::People && round.missing.is_empty() {
+        note(&format!("no dead letters in {}", round.letters.dead_letter_queue));
     }
     round.pick.say_what_is_left().await?;
     Ok(())

@@ -112,7 +112,7 @@ impl Error {
                 "the code was made for another engine: this is a bug in wq-run, please report it".into()
             }
             Error::CompileTimeout { .. } => {
-                "raise --compile-timeout, or compile the guest ahead of time with `wq-run compile`".into()
+                "raise --compile-timeout, or run `wq-run compile` where there is more time; an unoptimised build of wq-run compiles slowly".into()
             }
             Error::CompileMemory { by: Bound::Flag, .. } => {
                 "raise --compile-memory (WQ_COMPILE_MEMORY), or compile the guest elsewhere with `wq-run compile`".into()

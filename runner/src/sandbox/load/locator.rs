@@ -1,5 +1,6 @@
-//! Tells where in its source code a guest crashed, for `--debug-info`: reads the guest once more, and asks a process that may
-//! die of its debug information.
+//! Tells where in its source code a guest crashed, for `--debug-info`.
+//!
+//! It reads the guest once more, and asks a process that may die of its debug information.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
