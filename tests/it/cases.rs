@@ -310,7 +310,8 @@ fn a_dead_letter_is_a_case_of_what_is_known_of_it() {
         again.exits(0);
         assert_eq!(said(&again)["compared"], json!(["outcome", "exit code", "stderr"]));
         // By a pipe, with a mended guest.
-        let mended = run_with(&mut wq_run(&["exec", &guest("echo"), "--case", "-"]), text.as_bytes());
+        let mended =
+            run_with(&mut wq_run(&["exec", &guest("echo"), "--case", "-", "--log-format", "json"]), text.as_bytes());
         mended.exits(1).prints("apple").says("the guest is not the one of the case");
         assert_eq!(differences(&mended), ["outcome", "exit code", "stderr"]);
         run(&mut queue.command(&["dlq", "show", "--case", "--json"])).exits(2);

@@ -214,53 +214,6 @@ fn where_the_broker_puts_dead_letters_nobody_counts_those_of_another_queue() {
     });
 }
 
-/// `basic.ack`, by which the broker confirms a publication.
-const CONFIRMED: (u16, u16) = (60, 80);
-
-#[test]
-fn a_broken_connection_for_dead_letters_is_no_lost_lease() {
-    on_rabbitmq(|queue| {
-        let (Broker::Quorum(rabbitmq) | Broker::Classic(rabbitmq)) = &queue.broker else { unreachable!() };
-        let proxy = Proxy::start(rabbitmq.port);
-        let mut command = queue.command(&["work", &guest("reject"), "--forever"]);
-        command.env("BROKER_URL", format!("amqp://guest:guest@127.0.0.1:{}", proxy.port));
-        let (worker, address) = listening(&mut command);
-        until(address, "wq_broker_connected", &[], 1.0);
-        proxy.withhold(&[CONFIRMED]);
-        queue.publish(&["x"]);
-        let mut seen = BTreeSet::new();
-        // It is tried once more over a new connection. Then it goes back, and dies again.
-        for publication in 1..=3 {
-            if publication == 3 {
-                until(address, "wq_messages_total", &[("settlement", "unsettled")], 1.0);
-                proxy.withhold_nothing();
-            }
-            let pid = eventually("a dead letter is being published", || {
-                let list =
-                    rabbitmq.ctl(&["list_connections", "--quiet", "--no-table-headers", "pid", "client_properties"]);
-                let puts_aside = format!("puts aside {} ", queue.name);
-                let lines = list.lines().filter(|line| line.contains(&puts_aside));
-                lines.map(|line| line.split('\t').next().unwrap().to_owned()).find(|pid| !seen.contains(pid))
-            });
-            let copies = || queue.dead_depth();
-            eventually("it is on its way", || (copies() >= publication).then_some(()));
-            rabbitmq.ctl(&["close_connection", &pid, "a test"]);
-            seen.insert(pid);
-        }
-        let samples = until(address, "wq_messages_total", &[("settlement", "dead-letter")], 1.0);
-        assert_eq!(samples.value("wq_leases_lost_total", &[]), Some(0.0), "{}", samples.text);
-        assert_eq!(samples.value("wq_broker_reconnects_total", &[]), Some(0.0));
-        worker.signal("TERM");
-        worker.end().exits(0);
-        // Each time that it was on its way, with the same id.
-        let mut ids = BTreeSet::new();
-        while let Some(dead) = queue.try_take(&queue.dead_letter_queue()) {
-            ids.insert(dead.properties.get("message_id").cloned());
-        }
-        assert_eq!(ids.len(), 1);
-    });
-}
-
 /// `queue.declare-ok`
 const DECLARED: (u16, u16) = (50, 11);
 

@@ -218,7 +218,7 @@ fn a_sink_that_is_not_there_is_said_before_a_message_is_taken() {
             ("none,stdout", "cannot be combined with another"),
         ];
         let itself = format!("queue:{}", queue.name);
-        table.push((&itself, "come back as messages"));
+        table.push((&itself, "come back as a message"));
         table.push(match queue.broker {
             Broker::Sqlite(_) | Broker::Redis(_) | Broker::Sqs(_) | Broker::SqsFifo(_) => {
                 ("exchange:e/k", "has no exchanges")

@@ -93,11 +93,6 @@ impl Proxy {
         self.state.withheld.lock().expect("no test panics here").extend(methods);
     }
 
-    /// Lets all answers through from now on. Those that were withheld do not come any more.
-    pub fn withhold_nothing(&self) {
-        self.state.withheld.lock().expect("no test panics here").clear();
-    }
-
     /// Whether each new connection ends at once: a broker that has as many as it may have.
     pub fn refuse(&self, refuses: bool) {
         self.state.refuses.store(refuses, Ordering::Relaxed);

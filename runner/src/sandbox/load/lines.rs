@@ -1,5 +1,6 @@
-//! Finds the lines of source code that a guest's code was made from, by its debug information (DWARF), in the process that may
-//! die of it.
+//! Finds the source lines that a guest's code was made from, by its debug information (DWARF).
+//!
+//! This happens in the process that may die of it.
 
 use std::collections::HashMap;
 use std::ops::Range;
