@@ -24,8 +24,8 @@ use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi::p1::{self, WasiP1Ctx};
 use wasmtime_wasi::p2::pipe::{MemoryInputPipe, MemoryOutputPipe};
 use wq_run::sandbox::{
-    Bounds, COMPILER_COMMAND, Grants, Input, Isolation, Keep, Limits, Loading, Options, Sandbox, Stderr, Wall,
-    serve_job,
+    Bounds, COMPILER_COMMAND, Compilation, Grants, Input, Isolation, Keep, Limits, Loading, Options, Sandbox, Stderr,
+    Wall, serve_job,
 };
 use wq_run::task::Outcome;
 
@@ -132,6 +132,7 @@ fn sandbox(guest: PathBuf, runs: usize, at_hand: usize, clock: Clock) -> Result<
         cache: None,
         keep: Keep::Nothing,
         bounds: Bounds { timeout: Duration::from_secs(300), memory: 2 << 30 },
+        compilation: Compilation::Optimised,
         isolation: Isolation::Thread,
         wall: Wall::Off,
         debug_info: false,
