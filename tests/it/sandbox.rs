@@ -80,7 +80,7 @@ fn what_only_one_kind_can_do_has_its_limit_too() {
     exec(&guest("iovecs"), &[], b"").exits(48);
     for of in [component, concurrent] {
         exec(&of("flood"), &["--max-hostcall", "1000"], b"").exits(134).says("--max-hostcall");
-        exec(&of("nothing"), &["--max-instances", "1"], b"").exits(134).says("--max-instances");
+        exec(&of("echo"), &["--max-instances", "1"], b"").exits(134).says("--max-instances");
     }
     exec(&guest("exit-200"), &[], b"").exits(134).says("exit");
 }

@@ -1,4 +1,6 @@
-//! The three states of a message in a queue file: free, waiting for a time, and leased. Each has an index of its own, so that
+//! The three states of a message in a queue file: free, waiting for a time, and leased.
+//!
+//! Each has an index of its own, so that
 //! whoever takes messages walks over none that cannot be taken.
 //!
 //! Every row is in one of these indexes and in no other, whatever anybody wrote into it. SQLite keeps them up by itself, also for

@@ -1,4 +1,6 @@
-//! Calls on a deep queue cost no more than on a short one. The tests see each statement that is run, ask SQLite for its plan and count
+//! Calls on a deep queue cost no more than on a short one.
+//!
+//! The tests see each statement that is run, ask SQLite for its plan and count
 //! its steps: time says nothing on a busy machine.
 
 use std::collections::BTreeMap;
