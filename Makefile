@@ -54,7 +54,7 @@ docs: ## the pages of docs/ as a book: build/book/html
 guest-image: ## an image with GUEST and its compiled code, for an image volume; FLAGS='--fuel 1000000' as the workers have them
 	scripts/guest-image.sh '$(GUEST)' $(FLAGS)
 
-lint: ## formatting, clippy, shellcheck, actionlint, cargo-deny, spelling
+lint: ## formatting, clippy, shellcheck, actionlint, cargo-deny, spelling, style
 	scripts/install.sh --optional lint
 	scripts/lint.sh
 
