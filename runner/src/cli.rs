@@ -39,7 +39,7 @@ use crate::streams::termination;
 
 /// Runs a WebAssembly guest in a sandbox for each message of a queue, and acknowledges the message when the guest succeeds.
 #[derive(Debug, Parser)]
-#[command(name = "wq-run", version, long_version = version::LONG.as_str(), max_term_width = 110)]
+#[command(name = "wq-run", version, long_version = version::LONG.as_str(), max_term_width = 110, arg_required_else_help = true)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,

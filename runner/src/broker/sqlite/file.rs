@@ -204,16 +204,15 @@ fn prepare(path: &Path, connection: &Connection, clock: &Clock, missing: Missing
     set_clock(connection, clock).map_err(failed)
 }
 
-/// For a file of a version without them, or a new one.
+/// For a new file, one of a version without them, or one from which somebody has removed some.
 fn make_indexes(connection: &Connection) -> rusqlite::Result<()> {
     // Only a file that lacks some is written to, so that opening a file does not wait for another writer.
-    if states::has_indexes(connection)? {
+    if states::missing(connection)?.is_empty() {
         return Ok(());
     }
     let transaction = begin(connection)?;
-    if !states::has_indexes(&transaction)? {
-        states::make_indexes(&transaction)?;
-    }
+    // Another process may have made them in the meantime.
+    states::make_missing(&transaction)?;
     transaction.commit()
 }
 

@@ -1,7 +1,6 @@
 //! Finds the messages that can be taken, by the indexes of their states.
 //!
-//! What it costs does not depend on how many there are, nor on
-//! how many wait or are with workers.
+//! What it costs does not depend on how many there are, nor on how many wait or are with workers.
 
 use std::time::Duration;
 

@@ -1,10 +1,7 @@
 //! The three states of a message in a queue file: free, waiting for a time, and leased.
 //!
-//! Each has an index of its own, so that
-//! whoever takes messages walks over none that cannot be taken.
-//!
-//! Every row is in one of these indexes and in no other, whatever anybody wrote into it. SQLite keeps them up by itself, also for
-//! versions of wq-run that know nothing of them.
+//! Each has an index of its own, so that a take walks over no message that cannot be taken. Every row is in exactly one of these
+//! indexes, whatever anybody wrote into it. SQLite keeps them up by itself, also for versions of wq-run that know nothing of them.
 
 use std::sync::LazyLock;
 
@@ -71,21 +68,23 @@ pub static NEXT_WAITING: LazyLock<String> =
 pub static NEXT_LEASE_END: LazyLock<String> =
     LazyLock::new(|| format!("SELECT min(lease_until) FROM {} AND lease_until > ?2", LEASED.rows()));
 
-/// Whether a file has the indexes; those of versions before them have none.
-pub fn has_indexes(connection: &Connection) -> rusqlite::Result<bool> {
+/// The indexes that a file lacks: all of them in one of a version before them.
+pub fn missing(connection: &Connection) -> rusqlite::Result<Vec<State>> {
+    let mut found =
+        connection.prepare("SELECT 1 FROM sqlite_schema WHERE type = 'index' AND name = ?1 AND sql = ?2")?;
+    let mut missing = Vec::new();
     for state in ALL {
-        let found = "SELECT 1 FROM sqlite_schema WHERE type = 'index' AND name = ?1 AND sql = ?2";
-        if !connection.prepare(found)?.exists(params![state.index, state.definition()])? {
-            return Ok(false);
+        if !found.exists(params![state.index, state.definition()])? {
+            missing.push(state);
         }
     }
-    Ok(true)
+    Ok(missing)
 }
 
 /// # Errors
 /// When the file has an index of such a name that is another one.
-pub fn make_indexes(connection: &Connection) -> rusqlite::Result<()> {
-    ALL.iter().try_for_each(|state| connection.execute_batch(&state.definition()))
+pub fn make_missing(connection: &Connection) -> rusqlite::Result<()> {
+    missing(connection)?.iter().try_for_each(|state| connection.execute_batch(&state.definition()))
 }
 
 #[cfg(test)]

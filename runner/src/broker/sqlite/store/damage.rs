@@ -92,7 +92,7 @@ proptest! {
              CREATE TABLE b AS SELECT * FROM body; DROP TABLE body; CREATE TABLE body (message INTEGER PRIMARY KEY, bytes);
              INSERT INTO body SELECT * FROM b",
         ).unwrap();
-        states::make_indexes(&store.file.connection).unwrap();
+        states::make_missing(&store.file.connection).unwrap();
         let mut spoiled = std::collections::BTreeSet::new();
         for (row, column, value) in rows {
             let id = row as i64 + 1;

@@ -1,7 +1,6 @@
 //! Calls on a deep queue cost no more than on a short one.
 //!
-//! The tests see each statement that is run, ask SQLite for its plan and count
-//! its steps: time says nothing on a busy machine.
+//! The tests see each statement that is run, ask SQLite for its plan and count its steps: time says nothing on a busy machine.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -214,6 +213,9 @@ fn a_file_of_a_version_without_the_indexes_gets_them_and_loses_nothing() {
         taken.iter().map(|taken| &taken.message.body[..]).collect::<Vec<_>>(),
         [&b"free"[..], b"of the old version"]
     );
+    // One that somebody has removed is made again.
+    store.file.connection.execute_batch("DROP INDEX message_waiting").unwrap();
+    assert_eq!(Store::open(&path, "q", BUSY).unwrap().depth("q").unwrap().delayed, 1);
     // An index of the same name that is another one.
     let another = "DROP INDEX message_free; CREATE INDEX message_free ON message (id)";
     store.file.connection.execute_batch(another).unwrap();
