@@ -23,7 +23,7 @@ impl Fake {
         Fake { link, notices, _commands: commands }
     }
 
-    pub(crate) fn deliver(&mut self, number: u64) -> Delivery {
+    pub(crate) fn deliver(&mut self, number: u64) -> Box<Delivery> {
         let origin = Origin { delivery_tag: number, ..Origin::default() };
         let handed = Handed {
             message: Message::default(),

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::command::{Command, Tag};
 use super::error::Error;
 use super::subscription::{Delivery, Depth, Notice, Receipt};
-use crate::observe::log::message_span;
+use crate::observe::message_span::MessageSpan;
 use crate::task::{Message, Origin};
 
 /// An adapter's end of the two channels.
@@ -47,8 +47,8 @@ pub(crate) struct Handed {
 
 impl Handed {
     /// The span in which what concerns this message is logged.
-    pub(crate) fn span(&self) -> tracing::Span {
-        message_span(&self.message, &self.origin, self.attempt)
+    pub(crate) fn span(&self) -> MessageSpan {
+        MessageSpan::new(&self.message, &self.origin, self.attempt)
     }
 }
 
@@ -150,10 +150,10 @@ impl Link {
 
     /// Hands a delivery over. The session keeps `lost` and cancels it when the delivery is no longer ours. `span` is from
     /// [`Handed::span`].
-    pub(crate) fn deliver(&self, tag: Tag, lost: CancellationToken, span: tracing::Span, handed: Handed) {
+    pub(crate) fn deliver(&self, tag: Tag, lost: CancellationToken, span: MessageSpan, handed: Handed) {
         let Handed { message, origin, attempt, unfinished, can_be_retried, unreadable } = handed;
         let receipt = Receipt { tag, commands: self.commands_tx.upgrade(), lost };
-        self.notify(Notice::Delivery(Delivery {
+        self.notify(Notice::Delivery(Box::new(Delivery {
             message,
             origin,
             attempt,
@@ -162,7 +162,7 @@ impl Link {
             unreadable,
             span,
             receipt,
-        }));
+        })));
     }
 
     /// Answers commands for a while, as long as there is no connection.

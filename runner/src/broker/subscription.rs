@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::bounds::aborted;
 use super::command::{Command, Tag};
 use super::error::Error;
+use crate::observe::message_span::MessageSpan;
 use crate::task::{Message, Origin, Settlement};
 
 #[derive(Clone, Debug)]
@@ -56,7 +57,8 @@ pub struct Subscription {
 pub enum Notice {
     /// Messages can come from now on.
     Established,
-    Delivery(Delivery),
+    /// Boxed: it goes through several hands.
+    Delivery(Box<Delivery>),
     /// The answer to [`Subscription::probe`].
     Depth(Depth),
     /// The connection is gone, and a new one is being made. Deliveries of the old one are lost to us.
@@ -89,7 +91,7 @@ pub struct Delivery {
     /// Why the message could not be read whole. It is not to be run; what could be read is there.
     pub unreadable: Option<String>,
     /// Names the message in the log.
-    pub span: tracing::Span,
+    pub span: MessageSpan,
     pub receipt: Receipt,
 }
 
@@ -161,7 +163,7 @@ impl Subscription {
     ///
     /// # Errors
     /// As [`Subscription::close`].
-    pub async fn close_with(self, mut unseen: impl FnMut(Delivery)) -> Result<(), Error> {
+    pub async fn close_with(self, mut unseen: impl FnMut(Box<Delivery>)) -> Result<(), Error> {
         let Subscription { mut notices, commands, abort, mut task, .. } = self;
         // First of all: deliveries that nobody looked at give themselves back, which has to come before the end.
         notices.close();

@@ -4,13 +4,15 @@ use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::fmt::format::FmtSpan;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Registry, fmt};
 
 use super::ended::{Ended, Observer, Settled};
+use super::message_span::{self, OnDemand};
 use crate::streams::{self, termination};
-use crate::task::{Message, Origin, Outcome, Usage, Verdict};
+use crate::task::{Outcome, Usage, Verdict};
 use crate::visible::{self, Form};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,24 +45,6 @@ pub fn ending() {
     ENDING.store(true, Ordering::Relaxed);
 }
 
-/// Where the spans of messages belong to. No filter takes them away: what a warning is about has to be in it at each level.
-const MESSAGES: &str = "wq_run::message";
-const KEEP_MESSAGES: &str = "wq_run::message=error";
-
-/// Names a message in all events that are logged within it.
-pub fn message_span(message: &Message, origin: &Origin, attempt: u32) -> tracing::Span {
-    tracing::error_span!(
-        target: MESSAGES,
-        "message",
-        queue = origin.queue,
-        message.id = message.properties.message_id.as_deref(),
-        delivery.tag = origin.delivery_tag,
-        attempt,
-        redelivered = origin.redelivered,
-        trace_id = tracing::field::Empty,
-    )
-}
-
 /// Starts the log. `default_level` holds where `RUST_LOG` is not set.
 pub fn init(format: Format, default_level: &str) {
     let asked = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
@@ -72,20 +56,25 @@ pub fn init(format: Format, default_level: &str) {
             filter = filter.add_directive(quiet);
         }
     }
-    if let Ok(keep) = KEEP_MESSAGES.parse() {
+    if let Ok(keep) = message_span::KEEP.parse() {
         filter = filter.add_directive(keep);
     }
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_span_events(FmtSpan::NONE);
+    // Only directives that name a span have brackets.
+    if asked.contains('[') {
+        message_span::make_at_once();
+    }
+    let log = Registry::default().with(OnDemand);
     match format {
         Format::Text => {
             let colours =
                 std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
-            let log = Lines(Form::Text { colours });
-            builder.with_writer(log).with_ansi(colours).with_target(false).init();
+            let lines = Lines(Form::Text { colours });
+            log.with(fmt::layer().with_writer(lines).with_ansi(colours).with_target(false)).with(filter).init();
         }
         Format::Json => {
             streams::err::speak_json();
-            builder.with_writer(Lines(Form::Json)).json().flatten_event(true).with_span_list(false).init();
+            let lines = fmt::layer().with_writer(Lines(Form::Json)).json().flatten_event(true).with_span_list(false);
+            log.with(lines).with(filter).init();
         }
     }
     // The standard library's hook waits for stderr's reader.

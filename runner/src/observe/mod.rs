@@ -7,6 +7,7 @@ mod ended;
 pub mod health;
 pub mod listen;
 pub mod log;
+pub mod message_span;
 pub mod metrics;
 pub mod otlp;
 pub mod progress;
@@ -26,6 +27,7 @@ pub use self::depth::Depths;
 pub use self::ended::{Ended, Guest, Observer, Settled};
 use self::health::{Health, Place, Stage};
 use self::log::Log;
+use self::message_span::MessageSpan;
 use self::metrics::Metrics;
 use self::trace::Span;
 use crate::task::{Message, Origin, Outcome, Usage, Verdict};
@@ -53,7 +55,7 @@ pub struct Pending {
     /// What is known so far.
     pub facts: Ended,
     observers: Arc<Observers>,
-    log_span: tracing::Span,
+    log_span: MessageSpan,
     trace: Span,
     /// Is cancelled when the delivery is no longer ours.
     lost: CancellationToken,
@@ -148,7 +150,7 @@ impl Pending {
         origin: &Origin,
         attempt: u32,
         lost: &CancellationToken,
-        log_span: tracing::Span,
+        log_span: MessageSpan,
     ) -> Pending {
         observers.health.taken();
         let published = message.properties.timestamp.filter(|seconds| *seconds > 0);
@@ -189,7 +191,7 @@ impl Pending {
         self.place = self.observers.health.enter();
         self.facts.trace_id = trace.trace_id();
         if let Some(trace_id) = &self.facts.trace_id {
-            self.log_span.record("trace_id", trace_id);
+            self.log_span.belongs_to(trace_id);
         }
         self.trace = trace;
     }
@@ -202,7 +204,7 @@ impl Pending {
     }
 
     /// The span in which its events are logged.
-    pub fn log_span(&self) -> &tracing::Span {
+    pub fn log_span(&self) -> &MessageSpan {
         &self.log_span
     }
 

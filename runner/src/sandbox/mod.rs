@@ -45,7 +45,7 @@ pub use place::processes::COMMAND as CHILD_COMMAND;
 pub use tiers::{Compilation, Tier};
 pub use world::clock::STUCK_AFTER;
 pub use world::grants::{Dir, Endpoint, Grants};
-pub use world::options::{Input, Options};
+pub use world::options::{Cancel, Input, Options};
 pub use world::origins::Origin;
 pub use world::room::{Folder, Room};
 pub use world::stdio::Stderr;

@@ -78,7 +78,7 @@ impl Core {
             stdin: Bytes::new(),
             env: Vec::new(),
             dirs: Vec::new(),
-            cancel: CancellationToken::new(),
+            cancel: CancellationToken::new().into(),
             withdraw: CancellationToken::new(),
         };
         let scratch = self.scratch()?;

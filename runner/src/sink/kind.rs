@@ -83,6 +83,11 @@ pub trait Sink: fmt::Debug + fmt::Display + Send + Sync {
     fn identifies(&self) -> bool {
         true
     }
+
+    /// Whether it does nothing with results, so that none needs to be made for it.
+    fn discards(&self) -> bool {
+        false
+    }
 }
 
 impl Spec {

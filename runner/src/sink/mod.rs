@@ -78,6 +78,11 @@ impl Sinks {
         self.format == Format::Json
     }
 
+    /// Whether nobody takes results.
+    pub fn discard(&self) -> bool {
+        self.sinks.iter().all(|sink| sink.discards())
+    }
+
     /// Writes one result to each sink, once. When this returns, it is where it should be.
     ///
     /// # Errors

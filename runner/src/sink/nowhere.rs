@@ -28,6 +28,10 @@ impl Sink for Nowhere {
     fn identifies(&self) -> bool {
         false
     }
+
+    fn discards(&self) -> bool {
+        true
+    }
 }
 
 impl fmt::Display for Nowhere {

@@ -48,11 +48,13 @@ pub fn of(
         ("TRACESTATE", trace.tracestate.clone()),
         ("JOB_COMPLETION_INDEX", completion_index),
     ];
-    known
-        .into_iter()
-        .filter(|(name, _)| !deterministic || !VARIES.contains(name))
-        .filter_map(|(name, value)| value.map(|value| (name.into(), value)))
+    let mut env = Vec::with_capacity(known.len());
+    for (name, value) in known {
         // A variable ends at a zero byte: the guest would see another value than the publisher sent.
-        .filter(|(_, value)| !value.contains('\0'))
-        .collect()
+        let Some(value) = value.filter(|value| !value.contains('\0')) else { continue };
+        if !deterministic || !VARIES.contains(&name) {
+            env.push((name.into(), value));
+        }
+    }
+    env
 }

@@ -18,12 +18,15 @@ mod tests;
 mod waits;
 mod working;
 
+use std::any::Any;
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -162,6 +165,7 @@ impl Worker {
             result_content_type: options.result_content_type.clone(),
             metadata: options.metadata,
             decode: options.decode,
+            completion_index: std::env::var("JOB_COMPLETION_INDEX").ok(),
             has_breaker: options.breaker.failures > 0,
             withdraw: CancellationToken::new(),
             abort: CancellationToken::new(),
@@ -172,7 +176,7 @@ impl Worker {
     /// Works until there is a reason to stop. `phases` is an argument so that tests own the shutdown.
     pub async fn run(mut self, mut subscription: Subscription, mut phases: watch::Receiver<Phase>) -> Stopped {
         let mut state = State::new(&self.options, self.observers.clone());
-        let mut runs = JoinSet::new();
+        let mut runs = FuturesUnordered::new();
         let mut subscribed = true;
         subscription.want(state.wanted());
         subscription.begin();
@@ -184,9 +188,9 @@ impl Worker {
             let event = tokio::select! {
                 biased;
                 Ok(()) = phases.changed() => Event::Phase(*phases.borrow_and_update()),
-                Some(joined) = runs.join_next() => match joined {
+                Some(ended) = runs.next() => match ended {
                     Ok(finished) => Event::Finished(finished),
-                    Err(panic) => Event::Panicked(panic.to_string()),
+                    Err(panic) => Event::Panicked(text_of(panic)),
                 },
                 notice = subscription.next(), if subscribed => {
                     subscribed = !matches!(notice, None | Some(Notice::Failed(_)));
@@ -200,7 +204,7 @@ impl Worker {
             for act in state.on(event, Instant::now()) {
                 match act {
                     Act::Start(job) => {
-                        runs.spawn(process(self.context.clone(), job));
+                        runs.push(AssertUnwindSafe(process(self.context.clone(), job)).catch_unwind());
                     }
                     Act::Want => subscription.take(state.wanted()),
                     Act::Cancel => subscription.cancel(),
@@ -238,6 +242,12 @@ impl Worker {
         fault::reach(Point::Closed);
         Stopped { reason, counts: self.observers.counts(), closed }
     }
+}
+
+/// What somebody panicked with.
+fn text_of(panic: Box<dyn Any + Send>) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("panicked with {:?}", text.unwrap_or("no text"))
 }
 
 // === impl State ===

@@ -5,7 +5,6 @@ use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument as _;
 
 use super::breaker::{Culprit, Sign};
 use super::decode;
@@ -13,14 +12,14 @@ use super::environment;
 use super::metadata::Metadata;
 use super::record::{Begun, Cases};
 use crate::blocking;
-use crate::broker::{self, Delivery};
+use crate::broker::{self, Delivery, Receipt};
 use crate::case::End;
 use crate::causes::chain;
 use crate::fault::{self, Point};
 use crate::observe::health::Stage;
 use crate::observe::trace::{Carried, Span};
 use crate::observe::{Observers, Pending, Settled};
-use crate::sandbox::{Input, Sandbox};
+use crate::sandbox::{Cancel, Input, Sandbox};
 use crate::settle::Policy;
 use crate::sink::{Failed, Identity, Record, Run, Sinks};
 use crate::task::{Attempt, Message, Origin, Outcome, Report, Settlement, Verdict};
@@ -36,6 +35,8 @@ pub(super) struct Context {
     pub(super) result_content_type: Option<String>,
     pub(super) metadata: bool,
     pub(super) decode: bool,
+    /// The number of this pod, in a Job that counts its pods.
+    pub(super) completion_index: Option<String>,
     /// Whether somebody wants to know which messages fail.
     pub(super) has_breaker: bool,
     /// Gives back what has not begun.
@@ -46,8 +47,8 @@ pub(super) struct Context {
 /// A message that the worker was handed: the duty to settle it, and to say how it ended.
 pub(super) struct Job {
     // Dropped first: the message is given back, and then it is reported.
-    pub(super) delivery: Delivery,
-    pub(super) pending: Pending,
+    pub(super) delivery: Box<Delivery>,
+    pub(super) pending: Box<Pending>,
     /// The breaker's, when its run began.
     pub(super) round: u32,
 }
@@ -69,11 +70,11 @@ impl Finished {
 }
 
 impl Job {
-    pub(super) fn new(mut delivery: Delivery, observers: &Arc<Observers>) -> Job {
-        let span = std::mem::replace(&mut delivery.span, tracing::Span::none());
-        let Delivery { message, origin, attempt, receipt, .. } = &delivery;
+    pub(super) fn new(mut delivery: Box<Delivery>, observers: &Arc<Observers>) -> Job {
+        let span = std::mem::take(&mut delivery.span);
+        let Delivery { message, origin, attempt, receipt, .. } = &*delivery;
         let pending = Pending::new(observers, message, origin, *attempt, receipt.lost(), span);
-        Job { delivery, pending, round: 0 }
+        Job { delivery, pending: Box::new(pending), round: 0 }
     }
 }
 
@@ -89,43 +90,45 @@ struct Left {
 pub(super) fn process(context: Arc<Context>, mut job: Job) -> impl Future<Output = Finished> {
     job.pending.begins(Span::process(&job.delivery.message, &job.delivery.origin));
     let span = job.pending.log_span().clone();
-    process_in_span(context, job).instrument(span)
+    span.around(process_in_span(context, job))
 }
 
+/// As many of these wait at the same time as messages are prefetched, and each is moved now and then. So what most messages do not
+/// need has its place on the heap, where it is needed.
 async fn process_in_span(context: Arc<Context>, Job { delivery, mut pending, round }: Job) -> Finished {
-    let Delivery { message, origin, attempt, unfinished, can_be_retried, unreadable, receipt, span: _ } = delivery;
-    let mut attempt = Attempt { number: attempt, max: context.policy.max_attempts };
-    if !can_be_retried {
+    let mut delivery = delivery;
+    let receipt = delivery.receipt;
+    let (message, origin) = (&mut delivery.message, &delivery.origin);
+    let mut attempt = Attempt { number: delivery.attempt, max: context.policy.max_attempts };
+    if !delivery.can_be_retried {
         tracing::warn!("the headers of the message leave no room for a retry: this run is its last");
         attempt.max = attempt.max.min(attempt.number);
     }
     let guest = context.sandbox.digest();
-    let identity = if context.sinks.identify_results() {
-        Identity::new(&message, &origin, guest, attempt, context.result_content_type.as_deref())
-    } else {
-        Identity::default()
-    };
-    let culprit = context.has_breaker.then(|| Culprit::of(&message, attempt.number));
+    let identity = context.sinks.identify_results().then(|| {
+        Box::new(Identity::new(message, origin, guest, attempt, context.result_content_type.as_deref()))
+    });
+    let culprit = context.has_breaker.then(|| Culprit::of(message, attempt.number));
     tracing::debug!("taken");
     fault::reach(Point::Delivered);
     let running = pending.trace().run(context.sandbox.name(), guest);
-    let recorded = context.cases.as_ref().map(|_| Begun::new(&message, &origin, attempt, running.carried()));
-    let prepared = match unreadable {
+    let recorded = context.cases.as_ref().map(|_| Box::new(Begun::new(message, origin, attempt, running.carried())));
+    let mut prepared = match delivery.unreadable.take() {
         Some(reason) => Err(Verdict::Unreadable(reason)),
-        None => prepare(&context, message, &origin, attempt, unfinished, running.carried()).await,
+        None => prepare(&context, message, delivery.unfinished),
+    };
+    if let Ok(Some(encoding)) = &mut prepared {
+        let unpacked = Box::pin(unpack(&context, std::mem::take(encoding), message)).await;
+        prepared = unpacked.map(|()| None);
+    }
+    let prepared = match prepared {
+        Ok(_) => input(&context, message, origin, attempt, running.carried(), &receipt).await,
+        Err(verdict) => Err(verdict),
     };
     let (mut verdict, left) = match prepared {
         Err(verdict) => (verdict, Left::default()),
         Ok((input, _metadata)) => {
-            let cancel = input.cancel.clone();
-            let mut run = std::pin::pin!(context.sandbox.run(input));
-            let Report { outcome, stdout, stderr_tail, duration, usage, .. } = tokio::select! {
-                report = &mut run => report,
-                () = receipt.lost().cancelled() => {
-                    cancel.cancel();
-                    run.await
-                }
-            };
+            let Report { outcome, stdout, stderr_tail, duration, usage, .. } = context.sandbox.run(input).await;
             let began = !matches!(outcome, Outcome::Withdrawn | Outcome::Blocked(_));
             pending.facts.run = began.then_some(duration);
             pending.facts.usage = usage;
@@ -155,19 +158,25 @@ async fn process_in_span(context: Arc<Context>, Job { delivery, mut pending, rou
         && let Some(end) = End::of(outcome, &left.stdout, &left.stderr_tail, pending.facts.run, pending.facts.usage)
     {
         // The message is settled whether its case could be saved or not.
+        let saving = Box::pin(cases.save(*begun, end, context.sandbox.name(), guest));
         tokio::select! {
-            () = cases.save(begun, end, context.sandbox.name(), guest) => {}
+            () = saving => {}
             () = context.abort.cancelled() => {}
         }
     }
     if context.policy.succeeds(&verdict) {
         pending.is_at(Stage::Delivering);
-        let mut record = identity.with(left.stdout, pending.trace());
-        if context.sinks.tell_of_runs() {
-            let (id, outcome) = (pending.facts.message_id.clone(), verdict.name());
-            record.run = Run { id, attempt: attempt.number, outcome, exit_code: verdict.exit_code() };
-        }
-        match deliver(&context, &record).await {
+        let delivered = if context.sinks.discard() {
+            Ok(())
+        } else {
+            let mut record = identity.map_or_else(Identity::default, |identity| *identity).with(left.stdout, pending.trace());
+            if context.sinks.tell_of_runs() {
+                let (id, outcome) = (pending.facts.message_id.clone(), verdict.name());
+                record.run = Run { id, attempt: attempt.number, outcome, exit_code: verdict.exit_code() };
+            }
+            Box::pin(deliver(&context, record)).await
+        };
+        match delivered {
             Ok(()) => {}
             Err(Undelivered::As(failed)) => verdict = failed,
             Err(Undelivered::Unknown(reason)) => {
@@ -192,13 +201,16 @@ async fn process_in_span(context: Arc<Context>, Job { delivery, mut pending, rou
     if matches!((&settlement, &verdict), (Settlement::Release, Verdict::Run(Outcome::Exited(_)))) {
         // A guest that gives its message back gets it again at once, and would do so as fast as it can. Holding the
         // message for a moment keeps the loop slow on every kind of broker.
-        tokio::select! {
-            () = tokio::time::sleep(context.policy.backoff.initial) => {}
-            () = context.abort.cancelled() => {}
-            () = receipt.lost().cancelled() => {}
-        }
+        Box::pin(async {
+            tokio::select! {
+                () = tokio::time::sleep(context.policy.backoff.initial) => {}
+                () = context.abort.cancelled() => {}
+                () = receipt.lost().cancelled() => {}
+            }
+        })
+        .await;
     }
-    let settling = pending.trace().settle(&origin, settlement.name());
+    let settling = pending.trace().settle(origin, settlement.name());
     let settled = Settled::from(&settlement);
     pending.is_at(Stage::Settling);
     let began = Instant::now();
@@ -219,50 +231,60 @@ async fn process_in_span(context: Arc<Context>, Job { delivery, mut pending, rou
     Finished { verdict: pending.end(verdict, settled), failed, sign, round }
 }
 
-/// All that a run needs of its message; or the verdict on one that is not run.
-async fn prepare(
-    context: &Context,
-    mut message: Message,
-    origin: &Origin,
-    attempt: Attempt,
-    unfinished: u32,
-    trace: &Carried,
-) -> Result<(Input, Option<Metadata>), Verdict> {
-    let too_large = Verdict::TooLarge(context.max_message);
+/// The verdict on a message that is not to be run; or else how its body is packed, if it has to be unpacked first.
+fn prepare(context: &Context, message: &mut Message, unfinished: u32) -> Result<Option<String>, Verdict> {
     if context.policy.gives_up(unfinished) {
         return Err(Verdict::Abandoned(unfinished));
     }
     if message.body.len() as u64 > context.max_message {
-        return Err(too_large);
+        return Err(Verdict::TooLarge(context.max_message));
     }
-    if let Some(undeliverable) = context.sinks.undeliverable(&message) {
+    if let Some(undeliverable) = context.sinks.undeliverable(message) {
         return Err(Verdict::Undeliverable(undeliverable));
     }
-    let fault =
-        |doing: &str, error: &dyn std::error::Error| Verdict::HostFault(format!("cannot {doing}: {}", chain(error)));
-    let encoding = message.properties.content_encoding.take_if(|encoding| context.decode && decode::knows(encoding));
-    if let Some(encoding) = encoding {
-        let (body, limit) = (message.body, context.max_message);
-        message.body = match blocking::call(move || decode::decode(&encoding, &body, limit)).await {
-            Ok(body) => body,
-            Err(decode::Error::TooLarge) => return Err(too_large),
-            Err(decode::Error::Corrupt(reason)) => return Err(Verdict::Undecodable(reason)),
-        };
-    }
-    let index = std::env::var("JOB_COMPLETION_INDEX").ok();
-    let env = environment::of(&message, origin, attempt, trace, index, context.sandbox.is_deterministic());
-    let stdin = std::mem::take(&mut message.body);
-    let metadata = if context.metadata {
-        let origin = origin.clone();
-        let room = context.sandbox.room();
-        let write = move || Metadata::write(room.folder()?, &message, &origin, attempt);
-        let written = blocking::call(write).await;
-        Some(written.map_err(|error| fault("write the guest's message.json (--metadata)", &error))?)
-    } else {
-        None
+    Ok(message.properties.content_encoding.take_if(|encoding| context.decode && decode::knows(encoding)))
+}
+
+async fn unpack(context: &Context, encoding: String, message: &mut Message) -> Result<(), Verdict> {
+    let (body, limit) = (std::mem::take(&mut message.body), context.max_message);
+    message.body = match blocking::call(move || decode::decode(&encoding, &body, limit)).await {
+        Ok(body) => body,
+        Err(decode::Error::TooLarge) => return Err(Verdict::TooLarge(limit)),
+        Err(decode::Error::Corrupt(reason)) => return Err(Verdict::Undecodable(reason)),
     };
+    Ok(())
+}
+
+/// All that a run needs of its message, which has no body afterwards.
+async fn input(
+    context: &Context,
+    message: &mut Message,
+    origin: &Origin,
+    attempt: Attempt,
+    trace: &Carried,
+    receipt: &Receipt,
+) -> Result<(Input, Option<Metadata>), Verdict> {
+    let index = context.completion_index.clone();
+    let env = environment::of(message, origin, attempt, trace, index, context.sandbox.is_deterministic());
+    let stdin = std::mem::take(&mut message.body);
+    let metadata = if context.metadata { Some(Box::pin(metadata(context, message, origin, attempt)).await?) } else { None };
     let dirs = metadata.iter().map(Metadata::dir).collect();
-    Ok((Input { env, stdin, dirs, cancel: context.abort.child_token(), withdraw: context.withdraw.clone() }, metadata))
+    let cancel = Cancel::any(&context.abort, receipt.lost());
+    Ok((Input { env, stdin, dirs, cancel, withdraw: context.withdraw.clone() }, metadata))
+}
+
+async fn metadata(
+    context: &Context,
+    message: &mut Message,
+    origin: &Origin,
+    attempt: Attempt,
+) -> Result<Metadata, Verdict> {
+    let (message, origin) = (std::mem::take(message), origin.clone());
+    let room = context.sandbox.room();
+    let written = blocking::call(move || Metadata::write(room.folder()?, &message, &origin, attempt)).await;
+    written.map_err(|error| {
+        Verdict::HostFault(format!("cannot write the guest's message.json (--metadata): {}", chain(&error)))
+    })
 }
 
 /// Why a result is not where it should be.
@@ -273,10 +295,10 @@ enum Undelivered {
 }
 
 /// Writes the result to all sinks, unless the worker is told to abort: a broker that raised an alarm can take long.
-async fn deliver(context: &Context, record: &Record) -> Result<(), Undelivered> {
+async fn deliver(context: &Context, record: Record) -> Result<(), Undelivered> {
     let written = tokio::select! {
         biased;
-        written = context.sinks.write(record) => written,
+        written = context.sinks.write(&record) => written,
         () = context.abort.cancelled() => return Err(Undelivered::As(Outcome::Interrupted.into())),
     };
     written.map_err(|error| match error.failed() {

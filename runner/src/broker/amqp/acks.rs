@@ -29,7 +29,7 @@ pub(super) struct Acks {
 }
 
 struct Ready {
-    held: Held,
+    held: Box<Held>,
     reply: Option<Reply>,
 }
 
@@ -41,7 +41,7 @@ impl Acks {
         Acks { ready: BTreeMap::new(), since: None, most }
     }
 
-    pub fn add(&mut self, tag: u64, held: Held, reply: Option<Reply>) {
+    pub fn add(&mut self, tag: u64, held: Box<Held>, reply: Option<Reply>) {
         self.since.get_or_insert_with(Instant::now);
         self.ready.insert(tag, Ready { held, reply });
     }

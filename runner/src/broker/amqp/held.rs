@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::lost;
 use crate::broker::Error;
+use crate::observe::message_span::MessageSpan;
 
 /// A delivery that is with the worker. Once this is gone, so is the worker's claim on the message.
 pub struct Held {
@@ -21,7 +22,7 @@ pub struct Held {
     pub is_settling: bool,
     pub lost: CancellationToken,
     /// Names the message in the log.
-    pub span: tracing::Span,
+    pub span: MessageSpan,
 }
 
 impl Drop for Held {

@@ -16,7 +16,6 @@ use lapin::{Channel, ChannelStatus, Connection, ConnectionStatus};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument as _;
 
 use super::acks::Acks;
 use super::aside::{Aside, Order, Published, What};
@@ -48,7 +47,7 @@ pub(super) struct Session<'a> {
     /// Whether a consumer has something to say still.
     is_consuming: bool,
     /// Messages that the worker has, or whose copies are being published, by delivery tag.
-    held: BTreeMap<u64, Held>,
+    held: BTreeMap<u64, Box<Held>>,
     /// Settlements that the broker does not know yet.
     acks: Acks,
     aside: Arc<Aside>,
@@ -197,7 +196,7 @@ impl<'a> Session<'a> {
         let handed = Handed { message, origin, attempt, unfinished, can_be_retried, unreadable: None };
         let (lost, span) = (CancellationToken::new(), handed.span());
         let held = Held { acker, consumer, properties, body, unfinished, is_settling: false, lost: lost.clone(), span };
-        self.held.insert(delivery_tag, held);
+        self.held.insert(delivery_tag, Box::new(held));
         (delivery_tag, lost, handed)
     }
 
@@ -266,7 +265,7 @@ impl<'a> Session<'a> {
             Settlement::Retry { after, failure } => What::Retry { after, failure },
         };
         let order = Order { what, properties: held.properties.clone(), body: held.body.clone() };
-        let publishing = self.aside.clone().publish(order, link.abort.clone()).instrument(held.span.clone());
+        let publishing = held.span.clone().around(self.aside.clone().publish(order, link.abort.clone()));
         self.publish(number, publishing, false, reply);
         Ok(())
     }
@@ -279,7 +278,7 @@ impl<'a> Session<'a> {
         let Some(held) = self.held.get(&number) else { return Ok(()) };
         let what = What::GiveBack { unfinished: held.unfinished };
         let order = Order { what, properties: held.properties.clone(), body: held.body.clone() };
-        let publishing = self.aside.clone().give_back(order, link.abort.clone()).instrument(held.span.clone());
+        let publishing = held.span.clone().around(self.aside.clone().give_back(order, link.abort.clone()));
         self.publish(number, publishing, true, reply);
         Ok(())
     }

@@ -19,6 +19,7 @@ use crate::broker::error::Error;
 use crate::broker::link::Link;
 use crate::broker::subscription::{Depth, Options};
 use crate::causes::chain;
+use crate::observe::message_span::MessageSpan;
 use crate::task::Settlement;
 
 /// How long giving messages back at the end may take. Those that are not given back come again when their leases end.
@@ -245,7 +246,7 @@ impl<L: Leases> Session<L> {
     }
 
     /// A delivery of the last take. Its lease counts from the take's beginning, since nobody knows how old an answer is.
-    fn delivered(&self, lease: L::Lease, span: tracing::Span) -> Delivered<L::Lease> {
+    fn delivered(&self, lease: L::Lease, span: MessageSpan) -> Delivered<L::Lease> {
         let expires = self.expiry(self.take_began);
         Delivered { lease: Arc::new(lease), lost: CancellationToken::new(), span, expires }
     }
@@ -435,7 +436,7 @@ impl<L: Leases> Session<L> {
 
 /// Tells of a message that goes back before its worker has seen it. Some brokers count such a hand-over: without this line, the
 /// log would not explain the number of the message's next attempt.
-pub fn came_too_late(span: &tracing::Span) {
+pub fn came_too_late(span: &MessageSpan) {
     span.in_scope(|| tracing::debug!("came too late; giving it back"));
 }
 

@@ -6,12 +6,12 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument as _;
 
 use super::leases::{Held, Leases};
 use crate::broker::bounds::sleep_until;
 use crate::broker::error::Error;
 use crate::causes::chain;
+use crate::observe::message_span::MessageSpan;
 use crate::task::Settlement;
 
 /// The pause after an error that may pass.
@@ -24,7 +24,7 @@ pub struct Delivered<L> {
     pub lease: Arc<L>,
     pub lost: CancellationToken,
     /// Names the message in the log.
-    pub span: tracing::Span,
+    pub span: MessageSpan,
     /// When our claim ends by our own clock. Moved on with each renewal that is confirmed.
     pub expires: Option<Instant>,
 }
@@ -45,7 +45,7 @@ pub struct Settled {
     pub reply: Option<Reply>,
     pub at_close: bool,
     /// Names the message in the log.
-    pub span: tracing::Span,
+    pub span: MessageSpan,
 }
 
 impl<L> Drop for Delivered<L> {
@@ -60,7 +60,7 @@ impl<L> Settling<L> {
         let Settling { delivered, settlement, reply, until, at_close } = self;
         let span = delivered.span.clone();
         let mut last = None;
-        let trying = async {
+        let trying = span.clone().around(async {
             loop {
                 let error = match broker.settle(&delivered.lease, &settlement).await {
                     Ok(Held::Yes) => return Ok(()),
@@ -73,8 +73,7 @@ impl<L> Settling<L> {
                 last = Some(error);
                 tokio::time::sleep(TRY_AGAIN).await;
             }
-        }
-        .instrument(span.clone());
+        });
         let result = if B::REMOTE {
             tokio::select! {
                 biased;

@@ -5,12 +5,12 @@
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::oneshot;
-use tracing::Span;
 
 use super::store::Store;
 use crate::blocking;
 use crate::broker::error::Error;
 use crate::locks::lock;
+use crate::observe::message_span::MessageSpan;
 
 /// The open file, and the calls that wait for their turn. Whose turn it is makes the calls of all who wait.
 pub struct Group {
@@ -31,7 +31,7 @@ struct Waiting<F, T> {
     result: Option<Result<T, Error>>,
     reply: oneshot::Sender<Result<T, Error>>,
     /// What a call logs belongs to its own message.
-    span: Span,
+    span: MessageSpan,
 }
 
 impl Group {
@@ -49,7 +49,7 @@ impl Group {
         call: impl FnOnce(&mut Store) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let (reply, mut answer) = oneshot::channel();
-        lock(&self.waiting).push(Box::new(Waiting { call: Some(call), result: None, reply, span: Span::current() }));
+        lock(&self.waiting).push(Box::new(Waiting { call: Some(call), result: None, reply, span: MessageSpan::current() }));
         let mut store = tokio::select! {
             biased;
             // Somebody else has made it in the meantime, or panicked in the attempt, who is told.

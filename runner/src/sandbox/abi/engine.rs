@@ -1,7 +1,7 @@
 //! The WebAssembly engine: its options, and the clock that makes a spinning guest yield.
 
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -168,6 +168,8 @@ pub struct Ticker {
     clock: Clock,
     state: Mutex<TickerState>,
     changed: Condvar,
+    /// Is told of each step of the clock.
+    watch: OnceLock<Box<dyn Fn(Duration) + Send + Sync>>,
 }
 
 #[derive(Default)]
@@ -195,6 +197,9 @@ impl Ticker {
                 std::thread::sleep(EPOCH_TICK);
                 thread_ticker.clock.step(since);
                 engine.increment_epoch();
+                if let Some(watch) = thread_ticker.watch.get() {
+                    watch(thread_ticker.clock.now());
+                }
             }
         })?;
         Ok(ticker)
@@ -203,6 +208,11 @@ impl Ticker {
     /// The time that runs are measured by. It goes on while anything runs.
     pub fn clock(&self) -> &Clock {
         &self.clock
+    }
+
+    /// Calls this with the time after each step of the clock. Only the first such call has an effect.
+    pub fn at_each_step(&self, watch: impl Fn(Duration) + Send + Sync + 'static) {
+        let _ = self.watch.set(Box::new(watch));
     }
 
     /// Returns when something runs; `false` when the sandbox is gone.

@@ -63,7 +63,7 @@ pub fn serve() -> io::Result<()> {
         }
     };
     // Before the wall, which lets through none of the calls that make one.
-    let ground = Ground::new()?;
+    let mut ground = Ground::new()?;
     drop(guest);
     let room = Room::at(setup.room.clone());
     if setup.options.limits.scratch.is_some()
@@ -155,7 +155,7 @@ fn read_orders(orders: &mut UnixStream, runs: &std::sync::mpsc::Sender<Input>, n
                 current = CancellationToken::new();
                 // What comes here has begun: nothing waits in a child.
                 let withdraw = CancellationToken::new();
-                let input = Input { stdin: bytes, env, dirs, cancel: current.clone(), withdraw };
+                let input = Input { stdin: bytes, env, dirs, cancel: current.clone().into(), withdraw };
                 if runs.send(input).is_err() {
                     return;
                 }

@@ -35,7 +35,28 @@ pub struct Ground {
     /// `None` only while it is dropped.
     runtime: Option<Runtime>,
     helpers: Arc<Helpers>,
+    meter: Meter,
 }
+
+/// Tells the runs of one thread apart by the time of processors that they take.
+///
+/// To read the thread's clock is a system call. A run that is over before [`SHORT`] has hardly slept, so its time is taken
+/// for its time on a processor; the clock is read for longer ones, and once in a while.
+#[derive(Debug)]
+struct Meter {
+    read_at: Instant,
+    /// What the clock showed.
+    read: Duration,
+    /// What short runs have taken since then.
+    since: Duration,
+}
+
+/// Some twenty times what it takes to read the clock.
+const SHORT: Duration = Duration::from_micros(20);
+
+/// The clock is read again before a run if the last time is longer ago. Otherwise a long run would be charged with what the thread
+/// did between the short runs before it.
+const FRESH: Duration = Duration::from_millis(1);
 
 /// The threads that a runtime has for calls that block.
 #[derive(Debug, Default)]
@@ -69,17 +90,32 @@ impl Ground {
             .on_thread_start(move || started.starts())
             .on_thread_stop(move || stopped.stops())
             .build()?;
-        Ok(Ground { runtime: Some(runtime), helpers })
+        let meter = Meter { read_at: Instant::now(), read: taken(ClockId::CLOCK_THREAD_CPUTIME_ID), since: Duration::ZERO };
+        Ok(Ground { runtime: Some(runtime), helpers, meter })
     }
 
     /// Runs a guest on this thread.
-    pub fn run(&self, core: &Core, input: Input, stderr: &Lines) -> Report {
-        let (began, before) = (Instant::now(), self.cpu());
+    pub fn run(&mut self, core: &Core, input: Input, stderr: &Lines) -> Report {
+        let began = Instant::now();
+        if began.saturating_duration_since(self.meter.read_at) > FRESH {
+            self.meter = Meter { read_at: began, read: self.cpu(), since: Duration::ZERO };
+        }
         let mut report = self.block_on(core.run(input, stderr)).unwrap_or_else(|error| {
             Report::bare(Outcome::HostFault(format!("no thread for the guest's files: {error}")), began.elapsed())
         });
-        report.usage.cpu = Some(self.cpu().saturating_sub(before));
+        report.usage.cpu = Some(self.cpu_of(report.duration));
         report
+    }
+
+    /// The time of processors that the run took which has just ended after this time.
+    fn cpu_of(&mut self, duration: Duration) -> Duration {
+        if duration < SHORT && self.helpers.count() == 0 {
+            self.meter.since += duration;
+            return duration;
+        }
+        let Meter { read, since, .. } = self.meter;
+        self.meter = Meter { read_at: Instant::now(), read: self.cpu(), since: Duration::ZERO };
+        self.meter.read.saturating_sub(read).saturating_sub(since)
     }
 
     /// The time of processors that this thread and its helpers have taken so far.

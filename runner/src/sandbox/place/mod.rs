@@ -7,4 +7,5 @@ pub mod orders;
 pub mod probe;
 pub mod processes;
 pub mod slots;
+pub mod tickets;
 pub mod wall;

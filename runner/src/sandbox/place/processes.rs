@@ -21,7 +21,6 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
-use tokio_util::sync::CancellationToken;
 
 use super::claims;
 use super::orders::{MAX_STDERR, Order, Reply, Setup, Told};
@@ -38,7 +37,7 @@ use crate::sandbox::world::clock::running_for;
 use crate::sandbox::world::denials::{self, MAX_DENIED, Noted};
 use crate::sandbox::world::grants::Dir;
 use crate::sandbox::world::names::{self, MAX_LOOKUPS, MAX_NAME};
-use crate::sandbox::world::options::{Input, Options};
+use crate::sandbox::world::options::{Cancel, Input, Options};
 use crate::sandbox::world::room::{Folder, Room};
 use crate::sandbox::world::stdio::Lines;
 use crate::task::{Call, Outcome, Report, Usage};
@@ -81,7 +80,7 @@ struct Run {
     env: Vec<(Cow<'static, str>, String)>,
     dirs: Vec<Dir>,
     stdin: Bytes,
-    cancel: CancellationToken,
+    cancel: Cancel,
 }
 
 /// A child's report of its run, checked.
@@ -380,7 +379,7 @@ fn last_line(words: &mut PipeReader) -> Option<String> {
 /// Passes on to a child what it has to know while its guest runs.
 async fn talk(
     orders: &mut OwnedWriteHalf,
-    cancel: &CancellationToken,
+    cancel: &Cancel,
     mut lookups: Receiver<(u64, String)>,
 ) -> Infallible {
     let mut asked = FuturesUnordered::new();
@@ -408,7 +407,7 @@ async fn talk(
 /// Takes what a child says of its run. Nothing of it is believed without a look: a guest may have taken its process over.
 async fn listen(
     replies: &mut OwnedReadHalf,
-    cancel: &CancellationToken,
+    cancel: &Cancel,
     options: &Options,
     stderr: &Lines,
     lookups: Sender<(u64, String)>,

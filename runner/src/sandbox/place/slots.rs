@@ -7,10 +7,10 @@ use std::panic::resume_unwind;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-
 use super::ground::{GivenUp, Ground};
+use super::tickets::{Desk, End, Running, Slips, Ticket};
 use crate::locks::{anyway, lock};
+use crate::observe::message_span::MessageSpan;
 use crate::sandbox::run::Core;
 use crate::sandbox::world::clock::STUCK_AFTER;
 use crate::sandbox::world::clock::running_for;
@@ -21,6 +21,8 @@ use crate::task::{Outcome, Report};
 pub struct Slots {
     core: Arc<Core>,
     line: Arc<Line>,
+    desk: Arc<Desk>,
+    slips: Arc<Slips>,
     /// Runs that may happen at the same time.
     places: usize,
     /// Threads that are lost to calls of earlier runs.
@@ -49,78 +51,54 @@ const MAX_GIVEN_UP: usize = 128;
 
 struct Request {
     input: Input,
-    span: tracing::Span,
-    progress: Arc<Mutex<Progress>>,
-    reply: oneshot::Sender<Report>,
+    span: MessageSpan,
+    ticket: Arc<Ticket>,
 }
-
-enum Progress {
-    Waiting,
-    /// Nobody wants it any more. The slot that comes to it goes on to the next.
-    Withdrawn,
-    /// By the clock of the runs.
-    RunningSince(Duration),
-}
-
-/// The clock of the runs goes in steps, and is behind by one.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 impl Slots {
     pub fn new(core: Core, places: usize) -> Slots {
-        Slots { core: Arc::new(core), line: Arc::default(), places, given_up: Arc::default() }
+        let slips = Arc::<Slips>::default();
+        let (watched, longest) = (slips.clone(), core.options.limits.timeout + STUCK_AFTER);
+        // A run keeps its own time. The clock only watches for a guest that nothing stops.
+        core.ticker.at_each_step(move |now| watched.give_up(now, longest));
+        Slots { core: Arc::new(core), line: Arc::default(), desk: Arc::default(), slips, places, given_up: Arc::default() }
     }
 
     pub async fn run(&self, input: Input) -> Report {
         let asked = Instant::now();
         let (cancel, withdraw) = (input.cancel.clone(), input.withdraw.clone());
-        let (reply, report_rx) = oneshot::channel();
-        let progress = Arc::new(Mutex::new(Progress::Waiting));
-        let request = Request { input, span: tracing::Span::current(), progress: progress.clone(), reply };
+        let ticket = Arc::new(Ticket::default());
+        let request = Request { input, span: MessageSpan::current(), ticket: ticket.clone() };
         if let Err(error) = self.line_up(request) {
             return Report::bare(Outcome::HostFault(format!("cannot start a thread: {error}")), asked.elapsed());
         }
-        let withdrawn = async {
+        let stuck = || Report::bare(Outcome::Stuck(self.core.options.limits.timeout), asked.elapsed());
+        let stopped = async {
             tokio::select! {
+                biased;
                 () = withdraw.cancelled() => {}
                 () = cancel.cancelled() => {}
             }
-            if !withdraw_from(&progress) {
-                std::future::pending().await
+            if ticket.withdraw() {
+                return Report::bare(Outcome::Withdrawn, asked.elapsed());
             }
+            // The run stops by itself. This only watches for a guest that nothing stops.
+            Box::pin(async {
+                cancel.cancelled().await;
+                running_for(STUCK_AFTER).await;
+            })
+            .await;
+            stuck()
         };
         tokio::select! {
             biased;
-            // Without a report its thread has panicked. The panic goes on here, where the message is.
-            report = report_rx => report.unwrap_or_else(|_| resume_unwind(Box::new("the sandbox's thread panicked"))),
-            () = withdrawn => Report::bare(Outcome::Withdrawn, asked.elapsed()),
-            () = self.overdue(&progress, &cancel) => {
-                Report::bare(Outcome::Stuck(self.core.options.limits.timeout), asked.elapsed())
-            }
-        }
-    }
-
-    /// The run keeps its own time. This one only watches for a guest that nothing stops.
-    async fn overdue(&self, progress: &Mutex<Progress>, cancel: &tokio_util::sync::CancellationToken) {
-        tokio::select! {
-            () = cancel.cancelled() => running_for(STUCK_AFTER).await,
-            () = self.outlives_its_timeout(progress) => {}
-        }
-    }
-
-    async fn outlives_its_timeout(&self, progress: &Mutex<Progress>) {
-        let longest = self.core.options.limits.timeout + STUCK_AFTER;
-        let clock = self.core.ticker.clock();
-        loop {
-            let ran = match *lock(progress) {
-                Progress::RunningSince(since) => clock.now().saturating_sub(since),
-                Progress::Waiting | Progress::Withdrawn => Duration::ZERO,
-            };
-            // One that has not begun can't be overdue before this.
-            let left = longest.saturating_sub(ran);
-            if left.is_zero() {
-                return;
-            }
-            tokio::time::sleep(left.max(LOOK_AGAIN)).await;
+            end = self.desk.end_of(&ticket) => match end {
+                End::Report(report) => report,
+                End::Overdue => stuck(),
+                // The panic goes on here, where the message is.
+                End::Panicked => resume_unwind(Box::new("the sandbox's thread panicked")),
+            },
+            report = stopped => report,
         }
     }
 
@@ -150,22 +128,25 @@ impl Slots {
     fn start_slot(&self) -> std::io::Result<()> {
         let mut ground = Ground::new()?;
         let (core, line, given_up) = (self.core.clone(), self.line.clone(), self.given_up.clone());
+        let (desk, slip) = (self.desk.clone(), self.slips.add());
         std::thread::Builder::new().name("guest".into()).spawn(move || {
-            while let Some(Request { input, span, progress, reply }) = line.next() {
-                match &mut *lock(&progress) {
-                    Progress::Withdrawn => continue,
-                    waiting => *waiting = Progress::RunningSince(core.ticker.clock().now()),
-                }
-                let _entered = span.entered();
-                let lost = given_up.count();
-                if lost >= MAX_GIVEN_UP {
-                    let _ = reply.send(Report::bare(Outcome::Blocked(lost), Duration::ZERO));
+            while let Some(Request { input, span, ticket }) = line.next() {
+                if !ticket.begins(core.ticker.clock().now()) {
                     continue;
                 }
+                let running = Running::new(&desk, ticket.clone());
+                let _entered = span.enter();
+                let lost = given_up.count();
+                if lost >= MAX_GIVEN_UP {
+                    running.ends(Report::bare(Outcome::Blocked(lost), Duration::ZERO));
+                    continue;
+                }
+                *lock(&slip) = Some(ticket);
                 let stderr = Lines::new(core.options.stderr, core.options.limits.stderr);
                 let report = ground.run(&core, input, &stderr);
                 let may_be_blocked = ground.may_be_blocked(&report.outcome);
-                let _ = reply.send(report);
+                *lock(&slip) = None;
+                running.ends(report);
                 if may_be_blocked && let Err(error) = ground.renew(&given_up) {
                     // A pool has room for hundreds of such calls, so the next run is not in danger yet.
                     tracing::warn!(%error, "cannot make a runtime for the next run: it shares this one");
@@ -209,25 +190,16 @@ impl Line {
     }
 }
 
-/// Whether the run had not begun, and now never will.
-fn withdraw_from(progress: &Mutex<Progress>) -> bool {
-    let mut progress = lock(progress);
-    let waits = matches!(*progress, Progress::Waiting);
-    if waits {
-        *progress = Progress::Withdrawn;
-    }
-    waits
-}
-
 #[cfg(test)]
 mod tests {
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
 
     fn request() -> Request {
-        let (cancel, withdraw) = Default::default();
-        let input = Input { stdin: "x".into(), env: Vec::new(), dirs: Vec::new(), cancel, withdraw };
-        let progress = Arc::new(Mutex::new(Progress::Waiting));
-        Request { input, span: tracing::Span::none(), progress, reply: oneshot::channel().0 }
+        let (cancel, withdraw) = <(CancellationToken, CancellationToken)>::default();
+        let input = Input { stdin: "x".into(), env: Vec::new(), dirs: Vec::new(), cancel: cancel.into(), withdraw };
+        Request { input, span: MessageSpan::default(), ticket: Arc::default() }
     }
 
     #[test]

@@ -44,7 +44,43 @@ pub struct Input {
     /// The same for folders.
     pub dirs: Vec<Dir>,
     /// Stops the run, which then ends as `Outcome::Interrupted`.
-    pub cancel: CancellationToken,
+    pub cancel: Cancel,
     /// As long as the run waits for a slot, this ends it as `Outcome::Withdrawn`. One that has begun goes on.
     pub withdraw: CancellationToken,
+}
+
+/// Stops a run when one of two is cancelled: that of all runs, or the run's own. A child of the first would do the same, and each of
+/// them would have to be put into the tree of its siblings, and taken out again, under the tree's lock.
+#[derive(Clone, Debug)]
+pub struct Cancel {
+    all: CancellationToken,
+    own: Option<CancellationToken>,
+}
+
+impl Cancel {
+    pub fn any(all: &CancellationToken, own: &CancellationToken) -> Cancel {
+        Cancel { all: all.clone(), own: Some(own.clone()) }
+    }
+
+    pub fn is_cancelled(&self) -> bool {
+        self.all.is_cancelled() || self.own.as_ref().is_some_and(CancellationToken::is_cancelled)
+    }
+
+    /// Returns when one of them is cancelled.
+    pub async fn cancelled(&self) {
+        match &self.own {
+            None => self.all.cancelled().await,
+            Some(own) => tokio::select! {
+                biased;
+                () = self.all.cancelled() => {}
+                () = own.cancelled() => {}
+            },
+        }
+    }
+}
+
+impl From<CancellationToken> for Cancel {
+    fn from(all: CancellationToken) -> Cancel {
+        Cancel { all, own: None }
+    }
 }

@@ -183,7 +183,7 @@ impl World {
     pub async fn delivery(&mut self) -> Delivery {
         loop {
             match in_time(self.subscription.next()).await.expect("the session is there") {
-                Notice::Delivery(delivery) => return delivery,
+                Notice::Delivery(delivery) => return *delivery,
                 Notice::Established => {}
                 other => panic!("{other:?} and no delivery"),
             }

@@ -1,0 +1,318 @@
+//! The way of a report from the thread of a slot to whoever asked for the run.
+//!
+//! To wake a task of another thread is a system call, and takes as long as a fifth of a short run. So a slot wakes only the first
+//! of those whose reports are ready; and whoever is woken wakes the others, who are mostly on the same thread, where that is cheap.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use crate::locks::lock;
+use crate::task::Report;
+
+/// One run, as both sides see it.
+#[derive(Default)]
+pub struct Ticket(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    stage: Stage,
+    waker: Option<Waker>,
+}
+
+#[derive(Default)]
+enum Stage {
+    #[default]
+    Waiting,
+    /// Nobody wants it any more. The slot that comes to it goes on to the next.
+    Withdrawn,
+    /// By the clock of the runs.
+    RunningSince(Duration),
+    Ended(End),
+    Taken,
+}
+
+/// How a run ended for whoever asked for it.
+pub enum End {
+    Report(Report),
+    /// It does not end.
+    Overdue,
+    /// The thread of its slot panicked.
+    Panicked,
+}
+
+/// Where slots leave word of the reports that are ready.
+#[derive(Default)]
+pub struct Desk(Mutex<Vec<Arc<Ticket>>>);
+
+/// Waits for the end of a run.
+pub struct Awaited<'a> {
+    desk: &'a Desk,
+    ticket: &'a Ticket,
+}
+
+/// Tells whoever waits if the thread of the slot panics.
+pub struct Running<'a> {
+    desk: &'a Desk,
+    ticket: Option<Arc<Ticket>>,
+}
+
+/// The run of each slot.
+#[derive(Default)]
+pub struct Slips(Mutex<Vec<Slip>>);
+
+/// The run that a slot is at.
+pub type Slip = Arc<Mutex<Option<Arc<Ticket>>>>;
+
+// === impl Ticket ===
+
+impl Ticket {
+    /// Whether the run had not begun, and now never will.
+    pub fn withdraw(&self) -> bool {
+        let stage = &mut lock(&self.0).stage;
+        let waits = matches!(stage, Stage::Waiting);
+        if waits {
+            *stage = Stage::Withdrawn;
+        }
+        waits
+    }
+
+    /// Whether the run is still wanted. From now on it runs.
+    pub fn begins(&self, now: Duration) -> bool {
+        let stage = &mut lock(&self.0).stage;
+        let waits = matches!(stage, Stage::Waiting);
+        if waits {
+            *stage = Stage::RunningSince(now);
+        }
+        waits
+    }
+
+    fn ends(&self, end: End) {
+        let stage = &mut lock(&self.0).stage;
+        // The report of a run that was given up comes too late.
+        if matches!(stage, Stage::RunningSince(_)) {
+            *stage = Stage::Ended(end);
+        }
+    }
+
+    fn wake(&self) {
+        let waker = lock(&self.0).waker.take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+// === impl Desk ===
+
+impl Desk {
+    /// The end of a run. Whoever drops this wants it no longer.
+    pub fn end_of<'a>(&'a self, ticket: &'a Ticket) -> Awaited<'a> {
+        Awaited { desk: self, ticket }
+    }
+
+    fn tell(&self, ticket: Arc<Ticket>) {
+        let mut ready = lock(&self.0);
+        // The first one has been woken, and will wake all that are here then.
+        let first = ready.is_empty().then(|| ticket.clone());
+        ready.push(ticket);
+        drop(ready);
+        if let Some(first) = first {
+            first.wake();
+        }
+    }
+
+    fn wake_all(&self) {
+        let ready = std::mem::take(&mut *lock(&self.0));
+        ready.iter().for_each(|ticket| ticket.wake());
+    }
+}
+
+impl Future for Awaited<'_> {
+    type Output = End;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<End> {
+        let mut state = lock(&self.ticket.0);
+        if !matches!(state.stage, Stage::Ended(_)) {
+            match &mut state.waker {
+                Some(waker) => waker.clone_from(context.waker()),
+                none => *none = Some(context.waker().clone()),
+            }
+            return Poll::Pending;
+        }
+        state.waker = None;
+        let Stage::Ended(end) = std::mem::replace(&mut state.stage, Stage::Taken) else { unreachable!("it was looked at") };
+        drop(state);
+        self.desk.wake_all();
+        Poll::Ready(end)
+    }
+}
+
+impl Drop for Awaited<'_> {
+    /// It may be the one that was woken for all.
+    fn drop(&mut self) {
+        lock(&self.ticket.0).waker = None;
+        self.desk.wake_all();
+    }
+}
+
+// === impl Running ===
+
+impl<'a> Running<'a> {
+    pub fn new(desk: &'a Desk, ticket: Arc<Ticket>) -> Running<'a> {
+        Running { desk, ticket: Some(ticket) }
+    }
+
+    pub fn ends(mut self, report: Report) {
+        self.tell(End::Report(report));
+    }
+
+    fn tell(&mut self, end: End) {
+        if let Some(ticket) = self.ticket.take() {
+            ticket.ends(end);
+            self.desk.tell(ticket);
+        }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.tell(End::Panicked);
+    }
+}
+
+// === impl Slips ===
+
+impl Slips {
+    /// That of one more slot.
+    pub fn add(&self) -> Slip {
+        let slip = Slip::default();
+        lock(&self.0).push(slip.clone());
+        slip
+    }
+
+    /// Ends the wait for runs that have been going on for so long.
+    pub fn give_up(&self, now: Duration, after: Duration) {
+        let over = |ticket: &Arc<Ticket>| {
+            let stage = &mut lock(&ticket.0).stage;
+            let over = matches!(stage, Stage::RunningSince(since) if now.saturating_sub(*since) >= after);
+            if over {
+                *stage = Stage::Ended(End::Overdue);
+            }
+            over
+        };
+        let slips = lock(&self.0);
+        for slip in slips.iter() {
+            let ticket = lock(slip).clone();
+            if let Some(ticket) = ticket.filter(over) {
+                ticket.wake();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use super::*;
+    use crate::task::Outcome;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    impl Woken {
+        fn times(&self) -> usize {
+            self.0.load(Ordering::SeqCst)
+        }
+    }
+
+    fn running() -> Arc<Ticket> {
+        let ticket = Arc::new(Ticket::default());
+        assert!(ticket.begins(Duration::ZERO));
+        ticket
+    }
+
+    fn report() -> Report {
+        Report::bare(Outcome::Succeeded, Duration::ZERO)
+    }
+
+    fn poll(awaited: &mut Awaited<'_>, woken: &Arc<Woken>) -> Option<End> {
+        match Pin::new(awaited).poll(&mut Context::from_waker(&Waker::from(woken.clone()))) {
+            Poll::Ready(end) => Some(end),
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn only_the_first_is_woken_and_wakes_the_others_whether_it_looks_or_goes() {
+        for goes in [false, true] {
+            let desk = Desk::default();
+            let tickets = [running(), running(), running()];
+            let woken: [Arc<Woken>; 3] = Default::default();
+            let mut awaited = tickets.each_ref().map(|ticket| Some(desk.end_of(ticket)));
+            for (awaited, woken) in awaited.iter_mut().flatten().zip(&woken) {
+                assert!(poll(awaited, woken).is_none());
+            }
+            for ticket in &tickets[..2] {
+                Running::new(&desk, ticket.clone()).ends(report());
+            }
+            assert_eq!(woken.each_ref().map(|woken| woken.times()), [1, 0, 0]);
+            if goes {
+                awaited[0] = None;
+            } else {
+                assert!(matches!(awaited[0].as_mut().and_then(|first| poll(first, &woken[0])), Some(End::Report(_))));
+            }
+            assert_eq!(woken.each_ref().map(|woken| woken.times()), [1, 1, 0]);
+            Running::new(&desk, tickets[2].clone()).ends(report());
+            assert_eq!(woken[2].times(), 1, "the desk was empty again");
+        }
+    }
+
+    #[test]
+    fn a_report_that_is_there_before_anybody_waits_is_not_missed() {
+        let (desk, ticket, woken) = (Desk::default(), running(), Arc::default());
+        Running::new(&desk, ticket.clone()).ends(report());
+        assert!(matches!(poll(&mut desk.end_of(&ticket), &woken), Some(End::Report(_))));
+    }
+
+    #[test]
+    fn a_run_is_withdrawn_or_begins_and_never_both() {
+        let ticket = Ticket::default();
+        assert!(ticket.withdraw() && !ticket.begins(Duration::ZERO));
+        assert!(!running().withdraw());
+    }
+
+    #[test]
+    fn a_slot_that_panics_says_so() {
+        let (desk, ticket, woken) = (Desk::default(), running(), Arc::<Woken>::default());
+        let mut awaited = desk.end_of(&ticket);
+        assert!(poll(&mut awaited, &woken).is_none());
+        drop(Running::new(&desk, ticket.clone()));
+        assert_eq!(woken.times(), 1);
+        assert!(matches!(poll(&mut awaited, &woken), Some(End::Panicked)));
+    }
+
+    #[test]
+    fn a_run_that_takes_too_long_is_given_up_and_its_late_report_is_nobodys() {
+        let (desk, ticket, woken, slips) = (Desk::default(), running(), Arc::<Woken>::default(), Slips::default());
+        *lock(&slips.add()) = Some(ticket.clone());
+        let mut awaited = desk.end_of(&ticket);
+        assert!(poll(&mut awaited, &woken).is_none());
+        slips.give_up(Duration::from_millis(999), Duration::from_secs(1));
+        assert!(poll(&mut awaited, &woken).is_none());
+        slips.give_up(Duration::from_secs(1), Duration::from_secs(1));
+        assert_eq!(woken.times(), 1);
+        assert!(matches!(poll(&mut awaited, &woken), Some(End::Overdue)));
+        Running::new(&desk, ticket.clone()).ends(report());
+        assert!(poll(&mut awaited, &woken).is_none());
+    }
+}
