@@ -13,7 +13,7 @@ use super::process::{can_read, unwatched};
 use crate::cli;
 use crate::config::Exec;
 use crate::error::{Error, ExitStatus};
-use crate::sandbox::{Input, Sandbox};
+use crate::sandbox::{Env, Input, Sandbox};
 use crate::shutdown::{self, Phase, Signal};
 use crate::streams;
 use crate::task::{Limit, Outcome, Report, Usage};
@@ -44,7 +44,7 @@ pub async fn run(args: cli::Exec) -> Result<u8, Error> {
             replay::say_what_is_other(replay, &sandbox);
             replay::given(replay, &sandbox, config.max_message)?
         }
-        None => (replay::Given { stdin: read_stdin(config.max_message)?, env: Vec::new(), dirs: Vec::new() }, None),
+        None => (replay::Given { stdin: read_stdin(config.max_message)?, env: Env::default(), dirs: Vec::new() }, None),
     };
     // After stdin, so that a person who types it in can still leave with Ctrl-C.
     let mut phases = shutdown::watch(Duration::ZERO, ExitStatus::Stuck.code()).map_err(unwatched)?;

@@ -44,6 +44,7 @@ pub use place::child::serve;
 pub use place::processes::COMMAND as CHILD_COMMAND;
 pub use tiers::{Compilation, Tier};
 pub use world::clock::STUCK_AFTER;
+pub use world::env::Env;
 pub use world::grants::{Dir, Endpoint, Grants};
 pub use world::options::{Cancel, Input, Options};
 pub use world::origins::Origin;

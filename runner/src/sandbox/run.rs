@@ -21,6 +21,7 @@ use crate::sandbox::abi::http::{Client, Http};
 use crate::sandbox::abi::program::Program;
 use crate::sandbox::abi::versions::version;
 use crate::sandbox::known::Nature;
+use crate::sandbox::world::env::Env;
 use crate::sandbox::world::grants::{self, Dir, Net, Outside, SCRATCH};
 use crate::sandbox::world::limiter::Limiter;
 use crate::sandbox::world::room::Room;
@@ -76,7 +77,7 @@ impl Core {
     pub fn try_grants(&self) -> Result<(), String> {
         let input = Input {
             stdin: Bytes::new(),
-            env: Vec::new(),
+            env: Env::default(),
             dirs: Vec::new(),
             cancel: CancellationToken::new().into(),
             withdraw: CancellationToken::new(),
@@ -184,7 +185,10 @@ impl Core {
         let Options { grants, limits, .. } = &self.options;
         let mut wasi = WasiCtxBuilder::new();
         wasi.arg(self.options.argv0.as_ref().unwrap_or(&self.name)).args(&self.options.args);
-        wasi.envs(&grants.env).envs(&input.env);
+        wasi.envs(&grants.env);
+        for (name, value) in input.env.iter() {
+            wasi.env(name, value);
+        }
         wasi.stdin(MemoryInputPipe::new(input.stdin.clone()));
         wasi.stdout(Stream(stdout.clone())).stderr(Stream(stderr.clone()));
         wasi.max_random_size(limits.random);

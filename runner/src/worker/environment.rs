@@ -1,8 +1,7 @@
 //! The environment variables that tell a guest about its message.
 
-use std::borrow::Cow;
-
 use crate::observe::trace::Carried;
+use crate::sandbox::Env;
 use crate::task::{Attempt, Message, Origin};
 
 /// What differs between two runs of one message.
@@ -23,38 +22,42 @@ pub fn of(
     origin: &Origin,
     attempt: Attempt,
     trace: &Carried,
-    completion_index: Option<String>,
+    completion_index: Option<&str>,
     deterministic: bool,
-) -> Vec<(Cow<'static, str>, String)> {
+) -> Env {
+    /// Room for all of them, and for what their values mostly have.
+    const VARIABLES: usize = 18;
+    const BYTES: usize = 512;
     let properties = &message.properties;
-    let number = |value: Option<u64>| value.map(|value| value.to_string());
-    let known = [
-        ("WQ_MESSAGE_ID", properties.message_id.clone()),
-        ("WQ_CORRELATION_ID", properties.correlation_id.clone()),
-        ("WQ_REPLY_TO", properties.reply_to.clone()),
-        ("WQ_CONTENT_TYPE", properties.content_type.clone()),
-        ("WQ_CONTENT_ENCODING", properties.content_encoding.clone()),
-        ("WQ_TYPE", properties.kind.clone()),
-        ("WQ_PRIORITY", number(properties.priority.map(u64::from))),
-        ("WQ_TIMESTAMP", number(properties.timestamp)),
-        ("WQ_APP_ID", properties.app_id.clone()),
-        ("WQ_EXCHANGE", Some(origin.exchange.clone())),
-        ("WQ_ROUTING_KEY", Some(origin.routing_key.clone())),
-        ("WQ_QUEUE", Some(origin.queue.clone())),
-        ("WQ_REDELIVERED", Some(origin.redelivered.to_string())),
-        ("WQ_ATTEMPT", Some(attempt.number.to_string())),
-        ("WQ_MAX_ATTEMPTS", Some(attempt.max.to_string())),
-        ("TRACEPARENT", trace.traceparent.clone()),
-        ("TRACESTATE", trace.tracestate.clone()),
-        ("JOB_COMPLETION_INDEX", completion_index),
-    ];
-    let mut env = Vec::with_capacity(known.len());
-    for (name, value) in known {
-        // A variable ends at a zero byte: the guest would see another value than the publisher sent.
-        let Some(value) = value.filter(|value| !value.contains('\0')) else { continue };
-        if !deterministic || !VARIES.contains(&name) {
-            env.push((name.into(), value));
+    let is_told = |name: &str| !deterministic || !VARIES.contains(&name);
+    let mut env = Env::with_capacity(VARIABLES, BYTES);
+    let mut text = |name: &'static str, value: Option<&str>| {
+        if let Some(value) = value.filter(|_| is_told(name)) {
+            env.push(name, value);
         }
-    }
+    };
+    text("WQ_MESSAGE_ID", properties.message_id.as_deref());
+    text("WQ_CORRELATION_ID", properties.correlation_id.as_deref());
+    text("WQ_REPLY_TO", properties.reply_to.as_deref());
+    text("WQ_CONTENT_TYPE", properties.content_type.as_deref());
+    text("WQ_CONTENT_ENCODING", properties.content_encoding.as_deref());
+    text("WQ_TYPE", properties.kind.as_deref());
+    text("WQ_APP_ID", properties.app_id.as_deref());
+    text("WQ_EXCHANGE", Some(&origin.exchange));
+    text("WQ_ROUTING_KEY", Some(&origin.routing_key));
+    text("WQ_QUEUE", Some(&origin.queue));
+    text("WQ_REDELIVERED", Some(if origin.redelivered { "true" } else { "false" }));
+    text("TRACEPARENT", trace.traceparent.as_deref());
+    text("TRACESTATE", trace.tracestate.as_deref());
+    text("JOB_COMPLETION_INDEX", completion_index);
+    let mut number = |name: &'static str, value: Option<u64>| {
+        if let Some(value) = value.filter(|_| is_told(name)) {
+            env.push_number(name, value);
+        }
+    };
+    number("WQ_PRIORITY", properties.priority.map(u64::from));
+    number("WQ_TIMESTAMP", properties.timestamp);
+    number("WQ_ATTEMPT", Some(attempt.number.into()));
+    number("WQ_MAX_ATTEMPTS", Some(attempt.max.into()));
     env
 }

@@ -264,7 +264,7 @@ async fn input(
     trace: &Carried,
     receipt: &Receipt,
 ) -> Result<(Input, Option<Metadata>), Verdict> {
-    let index = context.completion_index.clone();
+    let index = context.completion_index.as_deref();
     let env = environment::of(message, origin, attempt, trace, index, context.sandbox.is_deterministic());
     let stdin = std::mem::take(&mut message.body);
     let metadata = if context.metadata { Some(Box::pin(metadata(context, message, origin, attempt)).await?) } else { None };

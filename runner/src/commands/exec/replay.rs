@@ -1,6 +1,5 @@
 //! `wq-run exec --case`: gives a guest what a case holds, and compares what comes out.
 
-use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Read;
@@ -12,7 +11,7 @@ use serde_json::json;
 use crate::case::{Case, Now};
 use crate::config::Replay;
 use crate::error::Error;
-use crate::sandbox::{Dir, Sandbox};
+use crate::sandbox::{Env, Dir, Sandbox};
 use crate::streams;
 use crate::task::Outcome;
 use crate::task::limits::Limits;
@@ -23,7 +22,7 @@ use crate::worker::{decode, environment};
 /// What a run is given.
 pub struct Given {
     pub stdin: Bytes,
-    pub env: Vec<(Cow<'static, str>, String)>,
+    pub env: Env,
     pub dirs: Vec<Dir>,
 }
 
@@ -102,7 +101,7 @@ pub fn given(replay: &Replay, sandbox: &Sandbox, max_message: u64) -> Result<(Gi
             ),
         })?;
     }
-    let index = case.context.job_completion_index.clone();
+    let index = case.context.job_completion_index.as_deref();
     let env = environment::of(&message, &origin, attempt, &case.carried(), index, sandbox.is_deterministic());
     let stdin = std::mem::take(&mut message.body);
     let metadata = if replay.metadata {

@@ -5,7 +5,6 @@
 //!           and for each Lookup: Addresses                                  and for each name that the guest asks for: Lookup
 //! ```
 
-use std::borrow::Cow;
 use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
@@ -22,6 +21,7 @@ use crate::sandbox::known::Nature;
 use crate::sandbox::tiers::Tier;
 use crate::sandbox::wire::{self, Frame};
 use crate::sandbox::world::denials::Door;
+use crate::sandbox::world::env::Env;
 use crate::sandbox::world::grants::Dir;
 use crate::sandbox::world::options::Options;
 use crate::task::{Call, Outcome, Usage};
@@ -32,7 +32,7 @@ pub enum Order {
     Setup(Box<Setup>),
     /// The bytes are stdin.
     Run {
-        env: Vec<(Cow<'static, str>, String)>,
+        env: Env,
         dirs: Vec<Dir>,
     },
     Cancel,

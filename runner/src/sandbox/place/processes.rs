@@ -2,7 +2,6 @@
 //!
 //! A guest that takes its process down costs one run of one message, and not the connection to the broker.
 
-use std::borrow::Cow;
 use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, PipeReader, Read as _};
@@ -34,6 +33,7 @@ use crate::sandbox::tiers::Tier;
 use crate::sandbox::wire;
 use crate::sandbox::world::clock::STUCK_AFTER;
 use crate::sandbox::world::clock::running_for;
+use crate::sandbox::world::env::Env;
 use crate::sandbox::world::denials::{self, MAX_DENIED, Noted};
 use crate::sandbox::world::grants::Dir;
 use crate::sandbox::world::names::{self, MAX_LOOKUPS, MAX_NAME};
@@ -77,7 +77,7 @@ pub struct Child {
 
 /// The part of a message's input that a child gets.
 struct Run {
-    env: Vec<(Cow<'static, str>, String)>,
+    env: Env,
     dirs: Vec<Dir>,
     stdin: Bytes,
     cancel: Cancel,

@@ -60,8 +60,14 @@ impl Slots {
         let slips = Arc::<Slips>::default();
         let (watched, longest) = (slips.clone(), core.options.limits.timeout + STUCK_AFTER);
         // A run keeps its own time. The clock only watches for a guest that nothing stops.
-        core.ticker.at_each_step(move |now| watched.give_up(now, longest));
-        Slots { core: Arc::new(core), line: Arc::default(), desk: Arc::default(), slips, places, given_up: Arc::default() }
+        let desk = Arc::<Desk>::default();
+        let reports = desk.clone();
+        core.ticker.at_each_step(move |now| {
+            // Of short runs, if a long one came after them.
+            reports.tell();
+            watched.give_up(now, longest);
+        });
+        Slots { core: Arc::new(core), line: Arc::default(), desk, slips, places, given_up: Arc::default() }
     }
 
     pub async fn run(&self, input: Input) -> Report {
@@ -130,7 +136,7 @@ impl Slots {
         let (core, line, given_up) = (self.core.clone(), self.line.clone(), self.given_up.clone());
         let (desk, slip) = (self.desk.clone(), self.slips.add());
         std::thread::Builder::new().name("guest".into()).spawn(move || {
-            while let Some(Request { input, span, ticket }) = line.next() {
+            while let Some(Request { input, span, ticket }) = line.next(|| desk.tell()) {
                 if !ticket.begins(core.ticker.clock().now()) {
                     continue;
                 }
@@ -173,15 +179,23 @@ impl LineState {
 }
 
 impl Line {
-    /// The next run, when there is one; `None` when the sandbox is gone.
-    fn next(&self) -> Option<Request> {
+    /// The next run, when there is one; `None` when the sandbox is gone. Before the thread sleeps, it calls `before_a_pause`.
+    fn next(&self, before_a_pause: impl Fn()) -> Option<Request> {
         let mut state = lock(&self.state);
+        let mut has_called = false;
         loop {
             if let Some(request) = state.waiting.pop_front() {
                 return Some(request);
             }
             if state.closed {
                 return None;
+            }
+            if !has_called {
+                drop(state);
+                before_a_pause();
+                has_called = true;
+                state = lock(&self.state);
+                continue;
             }
             state.idle += 1;
             state = anyway(self.changed.wait(state));
@@ -195,10 +209,11 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use crate::sandbox::world::env::Env;
 
     fn request() -> Request {
         let (cancel, withdraw) = <(CancellationToken, CancellationToken)>::default();
-        let input = Input { stdin: "x".into(), env: Vec::new(), dirs: Vec::new(), cancel: cancel.into(), withdraw };
+        let input = Input { stdin: "x".into(), env: Env::default(), dirs: Vec::new(), cancel: cancel.into(), withdraw };
         Request { input, span: MessageSpan::default(), ticket: Arc::default() }
     }
 

@@ -1,10 +1,11 @@
 //! The way of a report from the thread of a slot to whoever asked for the run.
 //!
 //! To wake a task of another thread is a system call, and takes as long as a fifth of a short run. So a slot wakes only the first
-//! of those whose reports are ready; and whoever is woken wakes the others, who are mostly on the same thread, where that is cheap.
+//! of those whose reports are ready, and that when it has nothing else to do; and whoever is woken wakes the others, who are mostly on
+//! the same thread, where that is cheap.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -44,7 +45,20 @@ pub enum End {
 
 /// Where slots leave word of the reports that are ready.
 #[derive(Default)]
-pub struct Desk(Mutex<Vec<Arc<Ticket>>>);
+pub struct Desk(Mutex<Ready>);
+
+#[derive(Default)]
+struct Ready {
+    tickets: Vec<Arc<Ticket>>,
+    /// The first of them has been woken.
+    is_told: bool,
+}
+
+/// A report may lie there while its slot goes on, if its run was shorter than this: the next one mostly is as short.
+const SHORT: Duration = Duration::from_micros(100);
+
+/// As many reports may lie there, together with a step of the clock that ends it if the next run is not as short.
+const MOST: usize = 16;
 
 /// Waits for the end of a run.
 pub struct Awaited<'a> {
@@ -112,20 +126,34 @@ impl Desk {
         Awaited { desk: self, ticket }
     }
 
-    fn tell(&self, ticket: Arc<Ticket>) {
+    /// Leaves word of a report. It `can_wait` until the slot has nothing to do: then it calls [`Desk::tell`].
+    fn put(&self, ticket: Arc<Ticket>, can_wait: bool) {
         let mut ready = lock(&self.0);
-        // The first one has been woken, and will wake all that are here then.
-        let first = ready.is_empty().then(|| ticket.clone());
-        ready.push(ticket);
-        drop(ready);
-        if let Some(first) = first {
-            first.wake();
+        ready.tickets.push(ticket);
+        if !can_wait || ready.tickets.len() >= MOST {
+            self.tell_of(ready);
         }
     }
 
+    /// Wakes whoever waits for what lies there.
+    pub fn tell(&self) {
+        self.tell_of(lock(&self.0));
+    }
+
+    fn tell_of(&self, mut ready: MutexGuard<'_, Ready>) {
+        if ready.is_told {
+            // It will wake all that are there when it comes.
+            return;
+        }
+        let Some(first) = ready.tickets.first().cloned() else { return };
+        ready.is_told = true;
+        drop(ready);
+        first.wake();
+    }
+
     fn wake_all(&self) {
-        let ready = std::mem::take(&mut *lock(&self.0));
-        ready.iter().for_each(|ticket| ticket.wake());
+        let Ready { tickets, .. } = std::mem::take(&mut *lock(&self.0));
+        tickets.iter().for_each(|ticket| ticket.wake());
     }
 }
 
@@ -165,20 +193,21 @@ impl<'a> Running<'a> {
     }
 
     pub fn ends(mut self, report: Report) {
-        self.tell(End::Report(report));
+        let is_short = report.duration < SHORT;
+        self.put(End::Report(report), is_short);
     }
 
-    fn tell(&mut self, end: End) {
+    fn put(&mut self, end: End, can_wait: bool) {
         if let Some(ticket) = self.ticket.take() {
             ticket.ends(end);
-            self.desk.tell(ticket);
+            self.desk.put(ticket, can_wait);
         }
     }
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.tell(End::Panicked);
+        self.put(End::Panicked, false);
     }
 }
 
@@ -265,6 +294,9 @@ mod tests {
             for ticket in &tickets[..2] {
                 Running::new(&desk, ticket.clone()).ends(report());
             }
+            assert_eq!(woken.each_ref().map(|woken| woken.times()), [0, 0, 0], "their slot goes on first");
+            desk.tell();
+            desk.tell();
             assert_eq!(woken.each_ref().map(|woken| woken.times()), [1, 0, 0]);
             if goes {
                 awaited[0] = None;
@@ -272,8 +304,8 @@ mod tests {
                 assert!(matches!(awaited[0].as_mut().and_then(|first| poll(first, &woken[0])), Some(End::Report(_))));
             }
             assert_eq!(woken.each_ref().map(|woken| woken.times()), [1, 1, 0]);
-            Running::new(&desk, tickets[2].clone()).ends(report());
-            assert_eq!(woken[2].times(), 1, "the desk was empty again");
+            Running::new(&desk, tickets[2].clone()).ends(Report { duration: SHORT, ..report() });
+            assert_eq!(woken[2].times(), 1, "the desk was empty again, and the run was not short");
         }
     }
 
@@ -282,6 +314,19 @@ mod tests {
         let (desk, ticket, woken) = (Desk::default(), running(), Arc::default());
         Running::new(&desk, ticket.clone()).ends(report());
         assert!(matches!(poll(&mut desk.end_of(&ticket), &woken), Some(End::Report(_))));
+    }
+
+    #[test]
+    fn so_many_reports_do_not_wait_for_their_slot() {
+        let (desk, woken) = (Desk::default(), Arc::<Woken>::default());
+        let tickets: Vec<_> = (0..MOST).map(|_| running()).collect();
+        let mut first = desk.end_of(&tickets[0]);
+        assert!(poll(&mut first, &woken).is_none());
+        for ticket in &tickets {
+            assert_eq!(woken.times(), 0);
+            Running::new(&desk, ticket.clone()).ends(report());
+        }
+        assert_eq!(woken.times(), 1);
     }
 
     #[test]

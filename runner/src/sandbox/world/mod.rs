@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod denials;
+pub mod env;
 pub mod grants;
 pub mod limiter;
 pub mod names;

@@ -1,11 +1,11 @@
 //! What a guest is run with: the options that all of its runs share, and the input of one run.
 
-use std::borrow::Cow;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+use super::env::Env;
 use super::grants::{Dir, Grants};
 use super::stdio::Stderr;
 use crate::task::limits::Limits;
@@ -40,7 +40,7 @@ impl Default for Options {
 pub struct Input {
     pub stdin: Bytes,
     /// In addition to what `Grants` holds.
-    pub env: Vec<(Cow<'static, str>, String)>,
+    pub env: Env,
     /// The same for folders.
     pub dirs: Vec<Dir>,
     /// Stops the run, which then ends as `Outcome::Interrupted`.
