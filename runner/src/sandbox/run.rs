@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use tokio_util::sync::CancellationToken;
 use wasmtime::component::ResourceTableError;
 use wasmtime::{Engine, PoolConcurrencyLimitError, ThrownException, Trap};
 use wasmtime_wasi::p2::pipe::MemoryInputPipe;
@@ -15,13 +14,12 @@ use wasmtime_wasi::{FsPerms, I32Exit, WasiCtxBuilder};
 
 use super::{Input, Options};
 use crate::fault::{self, Point};
-use crate::sandbox::abi::call::{Ended, World};
+use crate::sandbox::abi::call::{Doors, Ended, World};
 use crate::sandbox::abi::engine::{Ticker, refused_by_the_system};
 use crate::sandbox::abi::http::{Client, Http};
 use crate::sandbox::abi::program::Program;
 use crate::sandbox::abi::versions::version;
-use crate::sandbox::known::Nature;
-use crate::sandbox::world::env::Env;
+use crate::sandbox::known::{Kind, Nature};
 use crate::sandbox::world::grants::{self, Dir, Net, Outside, SCRATCH};
 use crate::sandbox::world::limiter::Limiter;
 use crate::sandbox::world::room::Room;
@@ -75,13 +73,7 @@ impl Core {
 
     /// Tries all grants once without a message: what can't be granted now would fail every run.
     pub fn try_grants(&self) -> Result<(), String> {
-        let input = Input {
-            stdin: Bytes::new(),
-            env: Env::default(),
-            dirs: Vec::new(),
-            cancel: CancellationToken::new().into(),
-            withdraw: CancellationToken::new(),
-        };
+        let input = Input::of(Bytes::new());
         let scratch = self.scratch()?;
         if let Some(scratch) = &scratch {
             scratch.try_to_measure().map_err(|error| format!("cannot measure a folder (--scratch): {error}"))?;
@@ -89,7 +81,7 @@ impl Core {
         self.world(&input, scratch.as_ref(), &Capture::new(0), &Lines::null()).map(drop)
     }
 
-    pub async fn run(&self, input: Input, stderr: &Lines) -> Report {
+    pub async fn run(&self, input: &Input, stderr: &Lines) -> Report {
         let started = Instant::now();
         // From the start: what hangs before the guest begins is noticed by the same clock.
         let _ticking = self.ticker.run();
@@ -99,7 +91,7 @@ impl Core {
         let Limits { timeout, stdout: stdout_limit, .. } = self.options.limits;
         let stdout = Capture::new(stdout_limit);
         let made = self.scratch().and_then(|scratch| {
-            let world = self.world(&input, scratch.as_ref(), &stdout, stderr)?;
+            let world = self.world(input, scratch.as_ref(), &stdout, stderr)?;
             Ok((scratch, world))
         });
         let (scratch, world) = match made {
@@ -204,13 +196,17 @@ impl Core {
         if let Some(scratch) = scratch {
             open(scratch.path(), SCRATCH, FsPerms::ReadWrite, "--scratch")?;
         }
-        let net = Net::new(&grants.net, self.outside.clone());
-        net.grant(&mut wasi);
-        let http = Http::new(self.http.clone(), net.clone());
+        let kind = self.nature.wasi.kind();
+        // A module has no calls to open a socket or to send a request.
+        let doors = (kind == Kind::Component).then(|| {
+            let net = Net::new(&grants.net, self.outside.clone());
+            net.grant(&mut wasi);
+            Doors { http: Http::new(self.http.clone(), net.clone()), net }
+        });
         if self.options.deterministic {
             grants::make_deterministic(&mut wasi, &input.stdin);
         }
-        Ok(World { wasi, net, http, limiter: Limiter::new(self.nature.wasi.kind(), limits) })
+        Ok(World { wasi, doors, limiter: Limiter::new(kind, limits) })
     }
 }
 

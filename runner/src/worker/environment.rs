@@ -27,7 +27,7 @@ pub fn of(
 ) -> Env {
     /// Room for all of them, and for what their values mostly have.
     const VARIABLES: usize = 18;
-    const BYTES: usize = 512;
+    const BYTES: usize = 160;
     let properties = &message.properties;
     let is_told = |name: &str| !deterministic || !VARIES.contains(&name);
     let mut env = Env::with_capacity(VARIABLES, BYTES);

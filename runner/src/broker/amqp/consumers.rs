@@ -126,11 +126,13 @@ impl Consumers {
     /// # Errors
     /// When the connection is lost.
     pub async fn make_room(&mut self, channel: &Channel, tag: &ShortString) -> Result<(), Error> {
+        if self.makes_room(tag) { Ok(()) } else { self.cancel(channel, tag.clone()).await }
+    }
+
+    /// Whether a delivery of this consumer can be settled as it is. If not, the consumer has to be cancelled first.
+    pub fn makes_room(&mut self, tag: &ShortString) -> bool {
         // One that is cancelled makes no room.
-        if !self.live.contains(tag) || self.quota.has_room_for_one_more() {
-            return Ok(());
-        }
-        self.cancel(channel, tag.clone()).await
+        !self.live.contains(tag) || self.quota.has_room_for_one_more()
     }
 
     /// Takes nothing more. What is on its way still comes.

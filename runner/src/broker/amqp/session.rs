@@ -148,6 +148,7 @@ impl<'a> Session<'a> {
                     return Err(Error::Lost { source: None });
                 }
             };
+            let Some(todo) = self.at_once(todo, link) else { continue };
             self.is_consuming &= !matches!(todo, Todo::Next(Next::Ended));
             // The end of a session has bounds of its own, and the connection goes away by it.
             let ends = matches!(todo, Todo::Command(None | Some(Command::Close { .. })));
@@ -160,6 +161,25 @@ impl<'a> Session<'a> {
             if let Step::Closed = step {
                 return Ok(());
             }
+        }
+    }
+
+    /// Does what needs no answer of the broker's, as most deliveries and acknowledgements do not; or returns what is left to do.
+    fn at_once(&mut self, todo: Todo, link: &Link) -> Option<Todo> {
+        match todo {
+            Todo::Next(Next::Delivery(consumer, delivery)) => {
+                self.on_delivery(consumer, delivery, link);
+                None
+            }
+            Todo::Command(Some(Command::Settle { tag, settlement: Settlement::Ack, reply })) if tag.session == link.session => {
+                match self.held.get(&tag.number) {
+                    Some(held) if self.consumers.makes_room(&held.consumer) => {
+                        self.gather(tag.number, reply, link).then_some(Todo::SendAcks)
+                    }
+                    _ => Some(Todo::Command(Some(Command::Settle { tag, settlement: Settlement::Ack, reply }))),
+                }
+            }
+            todo => Some(todo),
         }
     }
 
@@ -331,13 +351,18 @@ impl<'a> Session<'a> {
 
     /// Acknowledges a delivery, together with others if there are any.
     async fn acknowledge(&mut self, number: u64, reply: Option<Reply>, link: &Link) -> Result<(), Error> {
-        let Some(held) = self.held.remove(&number) else { return Ok(()) };
-        self.acks.add(number, held, reply);
-        // With nothing left to do for the worker, nothing more would gather.
-        if self.acks.is_full() || self.held.is_empty() || link.cancelled {
+        if self.gather(number, reply, link) {
             self.send_acks().await?;
         }
         Ok(())
+    }
+
+    /// Keeps an acknowledgement for others. Returns whether they are to be sent now.
+    fn gather(&mut self, number: u64, reply: Option<Reply>, link: &Link) -> bool {
+        let Some(held) = self.held.remove(&number) else { return false };
+        self.acks.add(number, held, reply);
+        // With nothing left to do for the worker, nothing more would gather.
+        self.acks.is_full() || self.held.is_empty() || link.cancelled
     }
 
     /// Ends a delivery that is not acknowledged. A connection over which that could not be sent will not carry anything else.

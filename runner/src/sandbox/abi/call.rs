@@ -13,9 +13,15 @@ use crate::task::limits::Limits;
 /// What one run gets.
 pub struct World {
     pub wasi: WasiCtxBuilder,
+    /// A component has them.
+    pub doors: Option<Doors>,
+    pub limiter: Limiter,
+}
+
+/// The ways out of the sandbox that lead to other machines.
+pub struct Doors {
     pub net: Arc<Net>,
     pub http: Http,
-    pub limiter: Limiter,
 }
 
 /// How the guest's code came back, with what its limiter saw.

@@ -8,7 +8,7 @@ use wasmtime::{Engine, Store};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use super::call::{self, Ended, World};
+use super::call::{self, Doors, Ended, World};
 use super::http::Http;
 use super::program::Program;
 use crate::sandbox::world::grants::Net;
@@ -53,7 +53,8 @@ fn store(engine: &Engine, mut world: World, limits: &Limits) -> wasmtime::Result
     let resources = usize::try_from(limits.resources).unwrap_or(usize::MAX);
     let mut table = ResourceTable::new();
     table.set_max_capacity(resources);
-    let World { net, http, limiter, .. } = world;
+    let World { doors, limiter, .. } = world;
+    let Some(Doors { net, http }) = doors else { return Err(wasmtime::Error::msg("a component without doors")) };
     let mut http_context = WasiHttpCtx::new();
     http_context.set_field_size_limit(MAX_FIELD_BYTES);
     let state = State { wasi: world.wasi.build(), table, limiter, net, http, http_context };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use wasmtime::{Engine, InstancePre, Linker, Store};
+use wasmtime::{Engine, Extern, InstancePre, Linker, ModuleExport, Store};
 use wasmtime_wasi::p1::{self, WasiP1Ctx};
 use wasmtime_wasi::{WasiCtxBuilder, WasiView as _};
 
@@ -12,7 +12,11 @@ use crate::sandbox::world::limiter::Limiter;
 use crate::task::limits::Limits;
 
 /// A compiled module with its imports resolved.
-struct ModuleProgram(InstancePre<State>);
+struct ModuleProgram {
+    linked: InstancePre<State>,
+    /// Where its `_start` is.
+    start: ModuleExport,
+}
 
 struct State {
     wasi: WasiP1Ctx,
@@ -24,8 +28,9 @@ pub const PREVIEW_1: Version = Version {
     is_entry: |export| export == START,
     foreign_imports,
     link: |engine, compiled| {
-        let linked = linker(engine)?.instantiate_pre(compiled.module()?)?;
-        Ok(Box::new(ModuleProgram(linked)))
+        let module = compiled.module()?;
+        let start = module.get_export_index(START).ok_or_else(|| wasmtime::Error::msg("it has no _start"))?;
+        Ok(Box::new(ModuleProgram { linked: linker(engine)?.instantiate_pre(module)?, start }))
     },
     has_codes: true,
     is_concurrent: false,
@@ -50,9 +55,10 @@ impl Program for ModuleProgram {
 
 impl ModuleProgram {
     async fn call(&self, store: &mut Store<State>) -> wasmtime::Result<()> {
-        let instance = self.0.instantiate_async(&mut *store).await?;
-        let start = instance.get_typed_func::<(), ()>(&mut *store, START)?;
-        start.call_async(&mut *store, ()).await
+        let instance = self.linked.instantiate_async(&mut *store).await?;
+        let start = instance.get_module_export(&mut *store, &self.start).and_then(Extern::into_func);
+        let start = start.ok_or_else(|| wasmtime::Error::msg("its _start is not a function"))?;
+        start.typed::<(), ()>(&*store)?.call_async(&mut *store, ()).await
     }
 }
 

@@ -107,7 +107,7 @@ pub fn serve() -> io::Result<()> {
         }
         let to_parent = replies.clone();
         let stderr = Lines::handed_on(move |bytes| to_parent.stderr(bytes), core.options.limits.stderr);
-        let Report { outcome, stdout, duration, usage, stack, .. } = ground.run(&core, input, &stderr);
+        let Report { outcome, stdout, duration, usage, stack, .. } = ground.run(&core, &input, &stderr);
         let is_last = ground.may_be_blocked(&outcome);
         replies.send(&Reply::Ended { outcome: claims::sayable(outcome), duration, usage, stack, is_last }, &stdout);
     }

@@ -8,7 +8,7 @@
 //! it took.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -95,12 +95,12 @@ impl Ground {
     }
 
     /// Runs a guest on this thread.
-    pub fn run(&mut self, core: &Core, input: Input, stderr: &Lines) -> Report {
+    pub fn run(&mut self, core: &Core, input: &Input, stderr: &Lines) -> Report {
         let began = Instant::now();
         if began.saturating_duration_since(self.meter.read_at) > FRESH {
             self.meter = Meter { read_at: began, read: self.cpu(), since: Duration::ZERO };
         }
-        let mut report = self.block_on(core.run(input, stderr)).unwrap_or_else(|error| {
+        let mut report = self.block_on(pin!(core.run(input, stderr))).unwrap_or_else(|error| {
             Report::bare(Outcome::HostFault(format!("no thread for the guest's files: {error}")), began.elapsed())
         });
         report.usage.cpu = Some(self.cpu_of(report.duration));
@@ -128,11 +128,10 @@ impl Ground {
     ///
     /// # Errors
     /// When the system has no thread for a file.
-    pub fn block_on<F: Future>(&self, future: F) -> Result<F::Output, String> {
+    pub fn block_on<F: Future>(&self, mut future: Pin<&mut F>) -> Result<F::Output, String> {
         let Some(runtime) = &self.runtime else { return Err("the runtime is gone".into()) };
         let run = || {
             let _context = runtime.enter();
-            let mut future = pin!(future);
             match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(output) => output,
                 // Polls again at once, with a waker.
@@ -245,17 +244,17 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(1)).await;
             "done"
         };
-        assert_eq!(ground.block_on(waits), Ok("done"));
-        assert_eq!(ground.block_on(async { "at once" }), Ok("at once"));
+        assert_eq!(ground.block_on(pin!(waits)), Ok("done"));
+        assert_eq!(ground.block_on(pin!(async { "at once" })), Ok("at once"));
     }
 
     #[test]
     fn a_thread_that_cannot_be_had_is_an_error_and_other_panics_are_panics() {
         // No system has room for such a stack.
         let ground = Ground::build(Builder::new_current_thread().thread_stack_size(1 << 60)).unwrap();
-        let error = ground.block_on(async { tokio::task::spawn_blocking(|| ()).await.is_ok() }).unwrap_err();
+        let error = ground.block_on(pin!(async { tokio::task::spawn_blocking(|| ()).await.is_ok() })).unwrap_err();
         assert!(error.contains("thread"), "{error}");
-        assert!(catch_unwind(AssertUnwindSafe(|| ground.block_on(async { panic!("a bug") }))).is_err());
+        assert!(catch_unwind(AssertUnwindSafe(|| ground.block_on(pin!(async { panic!("a bug") })))).is_err());
     }
 
     #[test]
@@ -269,7 +268,7 @@ mod tests {
         let mut builder = Builder::new_current_thread();
         let ground = Ground::build(builder.thread_keep_alive(Duration::from_millis(1))).unwrap();
         let before = ground.cpu();
-        ground.block_on(async { tokio::task::spawn_blocking(work).await.unwrap() }).unwrap();
+        ground.block_on(pin!(async { tokio::task::spawn_blocking(work).await.unwrap() })).unwrap();
         assert!(ground.cpu() - before >= WORK, "{:?}", ground.cpu() - before);
         let until = Instant::now() + Duration::from_secs(60);
         while ground.helpers.count() > 0 {
@@ -288,7 +287,7 @@ mod tests {
         assert!(!ground.may_be_blocked(&Outcome::TimedOut(Duration::ZERO)), "it has no thread");
         let (begun_tx, begun_rx) = channel::<()>();
         let (end_tx, end_rx) = channel::<()>();
-        let stopped = ground.block_on(async {
+        let stopped = ground.block_on(pin!(async {
             let blocked = tokio::task::spawn_blocking(move || {
                 drop(begun_tx);
                 end_rx.recv()
@@ -296,13 +295,13 @@ mod tests {
             // A thread that the system has not started yet is not counted.
             assert!(begun_rx.recv().is_err());
             tokio::time::timeout(Duration::from_millis(1), blocked).await.is_err()
-        });
+        }));
         assert_eq!(stopped, Ok(true));
         assert!(ground.may_be_blocked(&Outcome::TimedOut(Duration::ZERO)));
         assert!(!ground.may_be_blocked(&Outcome::Succeeded), "its thread waits for the next file");
         ground.renew(&given_up).unwrap();
         assert_eq!(given_up.count(), 1);
-        assert_eq!(ground.block_on(async { tokio::task::spawn_blocking(|| 7).await.unwrap() }), Ok(7));
+        assert_eq!(ground.block_on(pin!(async { tokio::task::spawn_blocking(|| 7).await.unwrap() })), Ok(7));
         drop(end_tx);
         let until = Instant::now() + Duration::from_secs(60);
         while given_up.count() > 0 {

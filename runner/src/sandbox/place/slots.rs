@@ -38,7 +38,7 @@ struct Line {
 
 #[derive(Default)]
 struct LineState {
-    waiting: VecDeque<Request>,
+    waiting: VecDeque<Arc<Ticket>>,
     /// Slots that were started. They stay for as long as the sandbox does.
     slots: usize,
     idle: usize,
@@ -48,12 +48,6 @@ struct LineState {
 /// As many threads may be lost to calls that never end. Each is a run that timed out at a file; with more of them the system
 /// would soon have no thread or memory for a good message.
 const MAX_GIVEN_UP: usize = 128;
-
-struct Request {
-    input: Input,
-    span: MessageSpan,
-    ticket: Arc<Ticket>,
-}
 
 impl Slots {
     pub fn new(core: Core, places: usize) -> Slots {
@@ -72,10 +66,9 @@ impl Slots {
 
     pub async fn run(&self, input: Input) -> Report {
         let asked = Instant::now();
-        let (cancel, withdraw) = (input.cancel.clone(), input.withdraw.clone());
-        let ticket = Arc::new(Ticket::default());
-        let request = Request { input, span: MessageSpan::current(), ticket: ticket.clone() };
-        if let Err(error) = self.line_up(request) {
+        let ticket = Ticket::new(input, MessageSpan::current());
+        let Input { cancel, withdraw, .. } = &ticket.input;
+        if let Err(error) = self.line_up(ticket.clone()) {
             return Report::bare(Outcome::HostFault(format!("cannot start a thread: {error}")), asked.elapsed());
         }
         let stuck = || Report::bare(Outcome::Stuck(self.core.options.limits.timeout), asked.elapsed());
@@ -108,9 +101,9 @@ impl Slots {
         }
     }
 
-    fn line_up(&self, request: Request) -> std::io::Result<()> {
+    fn line_up(&self, ticket: Arc<Ticket>) -> std::io::Result<()> {
         let mut state = lock(&self.line.state);
-        state.waiting.push_back(request);
+        state.waiting.push_back(ticket);
         if state.needs_a_slot(self.places) {
             match self.start_slot() {
                 Ok(()) => state.slots += 1,
@@ -136,22 +129,23 @@ impl Slots {
         let (core, line, given_up) = (self.core.clone(), self.line.clone(), self.given_up.clone());
         let (desk, slip) = (self.desk.clone(), self.slips.add());
         std::thread::Builder::new().name("guest".into()).spawn(move || {
-            while let Some(Request { input, span, ticket }) = line.next(|| desk.tell()) {
+            while let Some(ticket) = line.next(|| desk.tell()) {
                 if !ticket.begins(core.ticker.clock().now()) {
                     continue;
                 }
                 let running = Running::new(&desk, ticket.clone());
-                let _entered = span.enter();
+                let entered = ticket.span.enter();
                 let lost = given_up.count();
                 if lost >= MAX_GIVEN_UP {
                     running.ends(Report::bare(Outcome::Blocked(lost), Duration::ZERO));
                     continue;
                 }
-                *lock(&slip) = Some(ticket);
+                *lock(&slip) = Some(ticket.clone());
                 let stderr = Lines::new(core.options.stderr, core.options.limits.stderr);
-                let report = ground.run(&core, input, &stderr);
+                let report = ground.run(&core, &ticket.input, &stderr);
                 let may_be_blocked = ground.may_be_blocked(&report.outcome);
                 *lock(&slip) = None;
+                drop((entered, ticket));
                 running.ends(report);
                 if may_be_blocked && let Err(error) = ground.renew(&given_up) {
                     // A pool has room for hundreds of such calls, so the next run is not in danger yet.
@@ -180,12 +174,12 @@ impl LineState {
 
 impl Line {
     /// The next run, when there is one; `None` when the sandbox is gone. Before the thread sleeps, it calls `before_a_pause`.
-    fn next(&self, before_a_pause: impl Fn()) -> Option<Request> {
+    fn next(&self, before_a_pause: impl Fn()) -> Option<Arc<Ticket>> {
         let mut state = lock(&self.state);
         let mut has_called = false;
         loop {
-            if let Some(request) = state.waiting.pop_front() {
-                return Some(request);
+            if let Some(ticket) = state.waiting.pop_front() {
+                return Some(ticket);
             }
             if state.closed {
                 return None;
@@ -206,21 +200,12 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
-    use tokio_util::sync::CancellationToken;
-
     use super::*;
-    use crate::sandbox::world::env::Env;
-
-    fn request() -> Request {
-        let (cancel, withdraw) = <(CancellationToken, CancellationToken)>::default();
-        let input = Input { stdin: "x".into(), env: Env::default(), dirs: Vec::new(), cancel: cancel.into(), withdraw };
-        Request { input, span: MessageSpan::default(), ticket: Arc::default() }
-    }
 
     #[test]
     fn runs_that_come_at_once_do_not_wait_for_one_idle_slot() {
         let line = |waiting: usize, slots, idle| LineState {
-            waiting: (0..waiting).map(|_| request()).collect(),
+            waiting: (0..waiting).map(|_| Ticket::new(Input::of("x"), MessageSpan::default())).collect(),
             slots,
             idle,
             closed: false,

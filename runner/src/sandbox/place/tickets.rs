@@ -10,11 +10,20 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::locks::lock;
+use crate::observe::message_span::MessageSpan;
+use crate::sandbox::world::options::Input;
 use crate::task::Report;
 
 /// One run, as both sides see it.
-#[derive(Default)]
-pub struct Ticket(Mutex<State>);
+///
+/// Whoever asked has the last of it, so that its memory goes back to the thread that it came from. The allocator has to take a lock
+/// for what another thread frees.
+pub struct Ticket {
+    pub input: Input,
+    /// The message that it is about.
+    pub span: MessageSpan,
+    state: Mutex<State>,
+}
 
 #[derive(Default)]
 struct State {
@@ -82,9 +91,13 @@ pub type Slip = Arc<Mutex<Option<Arc<Ticket>>>>;
 // === impl Ticket ===
 
 impl Ticket {
+    pub fn new(input: Input, span: MessageSpan) -> Arc<Ticket> {
+        Arc::new(Ticket { input, span, state: Mutex::default() })
+    }
+
     /// Whether the run had not begun, and now never will.
     pub fn withdraw(&self) -> bool {
-        let stage = &mut lock(&self.0).stage;
+        let stage = &mut lock(&self.state).stage;
         let waits = matches!(stage, Stage::Waiting);
         if waits {
             *stage = Stage::Withdrawn;
@@ -94,7 +107,7 @@ impl Ticket {
 
     /// Whether the run is still wanted. From now on it runs.
     pub fn begins(&self, now: Duration) -> bool {
-        let stage = &mut lock(&self.0).stage;
+        let stage = &mut lock(&self.state).stage;
         let waits = matches!(stage, Stage::Waiting);
         if waits {
             *stage = Stage::RunningSince(now);
@@ -103,7 +116,7 @@ impl Ticket {
     }
 
     fn ends(&self, end: End) {
-        let stage = &mut lock(&self.0).stage;
+        let stage = &mut lock(&self.state).stage;
         // The report of a run that was given up comes too late.
         if matches!(stage, Stage::RunningSince(_)) {
             *stage = Stage::Ended(end);
@@ -111,7 +124,7 @@ impl Ticket {
     }
 
     fn wake(&self) {
-        let waker = lock(&self.0).waker.take();
+        let waker = lock(&self.state).waker.take();
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -161,7 +174,7 @@ impl Future for Awaited<'_> {
     type Output = End;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<End> {
-        let mut state = lock(&self.ticket.0);
+        let mut state = lock(&self.ticket.state);
         if !matches!(state.stage, Stage::Ended(_)) {
             match &mut state.waker {
                 Some(waker) => waker.clone_from(context.waker()),
@@ -180,7 +193,7 @@ impl Future for Awaited<'_> {
 impl Drop for Awaited<'_> {
     /// It may be the one that was woken for all.
     fn drop(&mut self) {
-        lock(&self.ticket.0).waker = None;
+        lock(&self.ticket.state).waker = None;
         self.desk.wake_all();
     }
 }
@@ -224,7 +237,7 @@ impl Slips {
     /// Ends the wait for runs that have been going on for so long.
     pub fn give_up(&self, now: Duration, after: Duration) {
         let over = |ticket: &Arc<Ticket>| {
-            let stage = &mut lock(&ticket.0).stage;
+            let stage = &mut lock(&ticket.state).stage;
             let over = matches!(stage, Stage::RunningSince(since) if now.saturating_sub(*since) >= after);
             if over {
                 *stage = Stage::Ended(End::Overdue);
@@ -264,8 +277,12 @@ mod tests {
         }
     }
 
+    fn waiting() -> Arc<Ticket> {
+        Ticket::new(Input::of("x"), MessageSpan::default())
+    }
+
     fn running() -> Arc<Ticket> {
-        let ticket = Arc::new(Ticket::default());
+        let ticket = waiting();
         assert!(ticket.begins(Duration::ZERO));
         ticket
     }
@@ -331,7 +348,7 @@ mod tests {
 
     #[test]
     fn a_run_is_withdrawn_or_begins_and_never_both() {
-        let ticket = Ticket::default();
+        let ticket = waiting();
         assert!(ticket.withdraw() && !ticket.begins(Duration::ZERO));
         assert!(!running().withdraw());
     }

@@ -49,6 +49,14 @@ pub struct Input {
     pub withdraw: CancellationToken,
 }
 
+impl Input {
+    /// Of a run that gets nothing but its stdin, and that nobody stops.
+    pub fn of(stdin: impl Into<Bytes>) -> Input {
+        let (env, dirs, cancel, withdraw) = <(Env, Vec<Dir>, CancellationToken, CancellationToken)>::default();
+        Input { stdin: stdin.into(), env, dirs, cancel: cancel.into(), withdraw }
+    }
+}
+
 /// Stops a run when one of two is cancelled: that of all runs, or the run's own. A child of the first would do the same, and each of
 /// them would have to be put into the tree of its siblings, and taken out again, under the tree's lock.
 #[derive(Clone, Debug)]
