@@ -50,7 +50,8 @@ pub async fn run(args: cli::Exec) -> Result<u8, Error> {
     let mut phases = shutdown::watch(Duration::ZERO, ExitStatus::Stuck.code()).map_err(unwatched)?;
     let cancel = CancellationToken::new();
     let replay::Given { stdin, env, dirs } = given;
-    let run = sandbox.run(Input { stdin, env, dirs, cancel: cancel.clone().into(), withdraw: CancellationToken::new() });
+    let run =
+        sandbox.run(Input { stdin, env, dirs, cancel: cancel.clone().into(), withdraw: CancellationToken::new() });
     tokio::pin!(run);
     let mut signal = None;
     let report = loop {

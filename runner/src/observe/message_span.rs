@@ -243,6 +243,7 @@ mod tests {
         let seen = RefCell::new(Vec::new());
         let sees = Sees(&seen);
         let mut within = Box::pin(span(7).around(async move {
+            let sees = sees;
             sees.0.borrow_mut().push(current());
             std::future::pending::<()>().await;
         }));

@@ -105,9 +105,10 @@ async fn process_in_span(context: Arc<Context>, Job { delivery, mut pending, rou
         attempt.max = attempt.max.min(attempt.number);
     }
     let guest = context.sandbox.digest();
-    let identity = context.sinks.identify_results().then(|| {
-        Box::new(Identity::new(message, origin, guest, attempt, context.result_content_type.as_deref()))
-    });
+    let identity = context
+        .sinks
+        .identify_results()
+        .then(|| Box::new(Identity::new(message, origin, guest, attempt, context.result_content_type.as_deref())));
     let culprit = context.has_breaker.then(|| Culprit::of(message, attempt.number));
     tracing::debug!("taken");
     fault::reach(Point::Delivered);
@@ -169,7 +170,8 @@ async fn process_in_span(context: Arc<Context>, Job { delivery, mut pending, rou
         let delivered = if context.sinks.discard() {
             Ok(())
         } else {
-            let mut record = identity.map_or_else(Identity::default, |identity| *identity).with(left.stdout, pending.trace());
+            let mut record =
+                identity.map_or_else(Identity::default, |identity| *identity).with(left.stdout, pending.trace());
             if context.sinks.tell_of_runs() {
                 let (id, outcome) = (pending.facts.message_id.clone(), verdict.name());
                 record.run = Run { id, attempt: attempt.number, outcome, exit_code: verdict.exit_code() };
@@ -267,7 +269,8 @@ async fn input(
     let index = context.completion_index.as_deref();
     let env = environment::of(message, origin, attempt, trace, index, context.sandbox.is_deterministic());
     let stdin = std::mem::take(&mut message.body);
-    let metadata = if context.metadata { Some(Box::pin(metadata(context, message, origin, attempt)).await?) } else { None };
+    let metadata =
+        if context.metadata { Some(Box::pin(metadata(context, message, origin, attempt)).await?) } else { None };
     let dirs = metadata.iter().map(Metadata::dir).collect();
     let cancel = Cancel::any(&context.abort, receipt.lost());
     Ok((Input { env, stdin, dirs, cancel, withdraw: context.withdraw.clone() }, metadata))

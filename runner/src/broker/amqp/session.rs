@@ -171,7 +171,9 @@ impl<'a> Session<'a> {
                 self.on_delivery(consumer, delivery, link);
                 None
             }
-            Todo::Command(Some(Command::Settle { tag, settlement: Settlement::Ack, reply })) if tag.session == link.session => {
+            Todo::Command(Some(Command::Settle { tag, settlement: Settlement::Ack, reply }))
+                if tag.session == link.session =>
+            {
                 match self.held.get(&tag.number) {
                     Some(held) if self.consumers.makes_room(&held.consumer) => {
                         self.gather(tag.number, reply, link).then_some(Todo::SendAcks)

@@ -49,7 +49,12 @@ impl Group {
         call: impl FnOnce(&mut Store) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let (reply, mut answer) = oneshot::channel();
-        lock(&self.waiting).push(Box::new(Waiting { call: Some(call), result: None, reply, span: MessageSpan::current() }));
+        lock(&self.waiting).push(Box::new(Waiting {
+            call: Some(call),
+            result: None,
+            reply,
+            span: MessageSpan::current(),
+        }));
         let mut store = tokio::select! {
             biased;
             // Somebody else has made it in the meantime, or panicked in the attempt, who is told.

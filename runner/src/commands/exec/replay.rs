@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::case::{Case, Now};
 use crate::config::Replay;
 use crate::error::Error;
-use crate::sandbox::{Env, Dir, Sandbox};
+use crate::sandbox::{Dir, Env, Sandbox};
 use crate::streams;
 use crate::task::Outcome;
 use crate::task::limits::Limits;

@@ -90,7 +90,8 @@ impl Ground {
             .on_thread_start(move || started.starts())
             .on_thread_stop(move || stopped.stops())
             .build()?;
-        let meter = Meter { read_at: Instant::now(), read: taken(ClockId::CLOCK_THREAD_CPUTIME_ID), since: Duration::ZERO };
+        let meter =
+            Meter { read_at: Instant::now(), read: taken(ClockId::CLOCK_THREAD_CPUTIME_ID), since: Duration::ZERO };
         Ok(Ground { runtime: Some(runtime), helpers, meter })
     }
 

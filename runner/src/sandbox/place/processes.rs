@@ -33,8 +33,8 @@ use crate::sandbox::tiers::Tier;
 use crate::sandbox::wire;
 use crate::sandbox::world::clock::STUCK_AFTER;
 use crate::sandbox::world::clock::running_for;
-use crate::sandbox::world::env::Env;
 use crate::sandbox::world::denials::{self, MAX_DENIED, Noted};
+use crate::sandbox::world::env::Env;
 use crate::sandbox::world::grants::Dir;
 use crate::sandbox::world::names::{self, MAX_LOOKUPS, MAX_NAME};
 use crate::sandbox::world::options::{Cancel, Input, Options};
@@ -377,11 +377,7 @@ fn last_line(words: &mut PipeReader) -> Option<String> {
 }
 
 /// Passes on to a child what it has to know while its guest runs.
-async fn talk(
-    orders: &mut OwnedWriteHalf,
-    cancel: &Cancel,
-    mut lookups: Receiver<(u64, String)>,
-) -> Infallible {
+async fn talk(orders: &mut OwnedWriteHalf, cancel: &Cancel, mut lookups: Receiver<(u64, String)>) -> Infallible {
     let mut asked = FuturesUnordered::new();
     let mut is_told = false;
     loop {

@@ -183,7 +183,9 @@ impl Future for Awaited<'_> {
             return Poll::Pending;
         }
         state.waker = None;
-        let Stage::Ended(end) = std::mem::replace(&mut state.stage, Stage::Taken) else { unreachable!("it was looked at") };
+        let Stage::Ended(end) = std::mem::replace(&mut state.stage, Stage::Taken) else {
+            unreachable!("it was looked at")
+        };
         drop(state);
         self.desk.wake_all();
         Poll::Ready(end)

@@ -1,6 +1,5 @@
 //! What a guest is run with: the options that all of its runs share, and the input of one run.
 
-
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
