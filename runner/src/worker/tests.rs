@@ -1,6 +1,7 @@
 //! Tests of the loop's decisions, driven by events in any order.
 
 mod breaking;
+mod reports;
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -420,7 +421,11 @@ fn a_guest_that_can_not_be_stopped_ends_the_worker() {
 
 /// A sandbox whose guest does what its message says.
 async fn sandbox(concurrency: usize) -> Sandbox {
-    let guest = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/guests/obey.wat");
+    sandbox_of("obey.wat", concurrency).await
+}
+
+async fn sandbox_of(guest: &str, concurrency: usize) -> Sandbox {
+    let guest = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/guests").join(guest);
     let minute = Duration::from_secs(60);
     let loading = Loading {
         guest,
