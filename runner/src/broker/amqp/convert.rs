@@ -9,14 +9,13 @@ use lapin::{Acker, BasicProperties};
 use serde_json::{Map, Value};
 
 use super::config::SYSTEM;
+use super::death::DEATHS;
 use super::size;
 use crate::broker::failure::{self, Content, Next, Unmarked};
 use crate::task::{Failure, Message, Origin, Properties};
 
 /// Set by quorum queues: how often this message was handed over before, as far as the broker counts that.
 const DELIVERY_COUNT: &str = "x-delivery-count";
-/// Set by the broker: the queues out of which it dead-lettered the message.
-const DEATHS: &str = "x-death";
 
 /// Headers that would be wrong on a message that is published again: the broker's counters start anew, and `CC`
 /// would send copies to the other queues once more.

@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 use super::delays;
 use crate::broker::walk::Death;
 
-const DEATHS: &str = "x-death";
+/// The queues out of which the broker dead-lettered the message.
+pub const DEATHS: &str = "x-death";
 
 /// All headers of that kind. A message that begins anew has none of them.
 pub const HEADERS: [&str; 7] = [
