@@ -57,6 +57,14 @@ pub struct Properties {
     pub user_id: Option<String>,
 }
 
+impl Properties {
+    /// Says that the message is from now, unless it says already when it is from.
+    pub fn stamp(&mut self) {
+        let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs());
+        self.timestamp = self.timestamp.or_else(now);
+    }
+}
+
 /// Where a delivery came from.
 #[derive(Clone, Debug, Default)]
 pub struct Origin {

@@ -1,7 +1,5 @@
 //! A result with its name, properties and headers, before a sink takes it.
 
-use std::time::SystemTime;
-
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode_byte, utf8_percent_encode};
@@ -92,8 +90,7 @@ impl Identity {
     /// The result itself. What the span carries goes on in it.
     pub fn with(self, body: Bytes, span: &Span) -> Record {
         let Identity { mut properties, headers, reply_to, file_name, system } = self;
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        properties.timestamp = now.ok().map(|since| since.as_secs());
+        properties.stamp();
         let run = Run::default();
         Record { body, properties, headers, reply_to, file_name, span: span.clone(), system, run }
     }

@@ -1,7 +1,5 @@
 //! Translates between AMQP's properties and tables and our own vocabulary.
 
-use std::time::SystemTime;
-
 use bytes::Bytes;
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
@@ -280,10 +278,6 @@ pub fn leaves_room(original: &BasicProperties, queue: &str, frame_max: usize) ->
 fn persistent() -> BasicProperties {
     const PERSISTENT: u8 = 2;
     BasicProperties::default().with_delivery_mode(PERSISTENT)
-}
-
-pub fn now() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Headers of a message of our own. Only text and numbers occur there; anything else is written as its JSON.

@@ -14,7 +14,8 @@ use crate::task::Properties;
 /// # Errors
 /// When a value is longer than AMQP takes; says which.
 pub fn native(properties: &Properties, headers: &Map<String, Value>) -> Result<BasicProperties, String> {
-    let stamped = Properties { timestamp: properties.timestamp.or_else(|| Some(convert::now())), ..properties.clone() };
+    let mut stamped = properties.clone();
+    stamped.stamp();
     let theirs = headers.iter().filter(|(name, _)| !is_the_brokers(name));
     let native = convert::native(&stamped, table(theirs)?)?;
     Ok(match &properties.expiration {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -66,10 +66,7 @@ impl admin::Admin for Admin {
             Ok(connection) => connection,
             Err(error) => return Confirmed::none(messages.len(), error),
         };
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs());
-        for message in &mut messages {
-            message.properties.timestamp = message.properties.timestamp.or(now);
-        }
+        messages.iter_mut().for_each(|message| message.properties.stamp());
         fault::reach(Point::Published);
         let confirmed = queue::publish_all(connection, &keys, messages, delay).await;
         fault::reach(Point::Confirmed);

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -70,10 +70,7 @@ impl Admin {
 #[async_trait]
 impl admin::Admin for Admin {
     async fn publish(&mut self, queue: &str, mut messages: Vec<Message>, delay: Duration) -> Confirmed {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs());
-        for message in &mut messages {
-            message.properties.timestamp = message.properties.timestamp.or(now);
-        }
+        messages.iter_mut().for_each(|message| message.properties.stamp());
         let published = self.opened(queue).and_then(|opened| {
             let store = &mut opened.lock().store;
             fault::reach(Point::Published);
