@@ -90,14 +90,7 @@ impl Store {
         headers: &Map<String, Value>,
         body: &Bytes,
     ) -> Result<(), Error> {
-        let published = self.write(|db| {
-            if !has_queue(db, queue)? {
-                return Ok(false);
-            }
-            insert(db, queue, properties, headers, body, AT_ONCE)?;
-            Ok(true)
-        })?;
-        if published { Ok(()) } else { Err(Error::MissingQueue { queue: queue.to_owned(), source: None }) }
+        self.publish_at(queue, [(properties, headers, &**body)], AT_ONCE)
     }
 
     /// Leases up to `count` messages, the oldest first.

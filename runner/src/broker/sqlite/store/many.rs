@@ -3,23 +3,38 @@
 use std::time::Duration;
 
 use rusqlite::{Connection, Transaction, TransactionBehavior, named_params, params};
+use serde_json::{Map, Value};
 
 use super::{LEASED, LONGEST_LEASE, Store, WAITS, has_queue, insert, json};
 use crate::broker::Error;
 use crate::broker::sqlite::clock::millis;
 use crate::broker::sqlite::row::{self, FARTHEST_TIME, Row};
 use crate::broker::walk::{Fate, PAGE_BYTES};
-use crate::task::Message;
+use crate::task::{Message, Properties};
+
+/// The properties, the headers and the body of a message.
+pub(super) type Parts<'a> = (&'a Properties, &'a Map<String, Value>, &'a [u8]);
 
 impl Store {
     /// Publishes messages that can be taken after a delay: all of them, or none.
     pub fn publish_all(&mut self, queue: &str, messages: &[Message], delay: Duration) -> Result<(), Error> {
         let at = self.file.clock.after(delay);
+        let parts = messages.iter().map(|Message { body, properties, headers }| (properties, headers, &**body));
+        self.publish_at(queue, parts, at)
+    }
+
+    /// The same for messages in their parts, which can be taken from a time on.
+    pub(super) fn publish_at<'a>(
+        &mut self,
+        queue: &str,
+        messages: impl IntoIterator<Item = Parts<'a>>,
+        at: i64,
+    ) -> Result<(), Error> {
         let published = self.write(|db| {
             if !has_queue(db, queue)? {
                 return Ok(false);
             }
-            for Message { body, properties, headers } in messages {
+            for (properties, headers, body) in messages {
                 insert(db, queue, properties, headers, body, at)?;
             }
             Ok(true)
