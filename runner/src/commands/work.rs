@@ -72,10 +72,7 @@ pub async fn run(args: cli::Work) -> Result<u8, Error> {
     }
     let (mode, concurrency) = (config.worker.mode, config.worker.concurrency);
     let (guest, digest) = (sandbox.name().to_owned(), sandbox.digest().to_owned());
-    let mut worker = Worker::new(config.worker, sandbox, sinks, config.policy, served);
-    if let Some(cases) = &cases {
-        worker.record(cases.clone());
-    }
+    let mut worker = Worker::new(config.worker, sandbox, sinks, config.policy, served, cases.clone());
     let observers = worker.observers();
     let so_far = observers.clone();
     termination::about(move || summary::Work::of(&so_far).for_people());

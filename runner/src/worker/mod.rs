@@ -37,11 +37,8 @@ pub use self::stop::{StopReason, Stopped};
 use self::waits::{abort_with, sleep_until};
 use crate::broker::{Depth, Notice, Subscription};
 use crate::fault::{self, Point};
-use crate::observe::{Guest, Observers, Served};
-use crate::sandbox::Sandbox;
-use crate::settle::Policy;
+use crate::observe::Observers;
 use crate::shutdown::Phase;
-use crate::sink::Sinks;
 use crate::task::{Outcome, Verdict};
 
 #[derive(Clone, Debug)]
@@ -153,26 +150,6 @@ const DRAIN_STANDS_BY: Duration = Duration::from_secs(30);
 // === impl Worker ===
 
 impl Worker {
-    pub fn new(options: Options, sandbox: Sandbox, sinks: Sinks, policy: Policy, served: Served) -> Worker {
-        let guest = Guest { name: sandbox.name().to_owned(), digest: sandbox.digest().to_owned() };
-        let observers = Arc::new(Observers::new(guest).quiet(options.quiet).served(served));
-        let context = Context {
-            sandbox,
-            sinks,
-            cases: None,
-            policy,
-            max_message: options.max_message,
-            result_content_type: options.result_content_type.clone(),
-            metadata: options.metadata,
-            decode: options.decode,
-            completion_index: std::env::var("JOB_COMPLETION_INDEX").ok(),
-            has_breaker: options.breaker.failures > 0,
-            withdraw: CancellationToken::new(),
-            abort: CancellationToken::new(),
-        };
-        Worker { options, context: Arc::new(context), observers, when_ready: None }
-    }
-
     /// Works until there is a reason to stop. `phases` is an argument so that tests own the shutdown.
     pub async fn run(mut self, mut subscription: Subscription, mut phases: watch::Receiver<Phase>) -> Stopped {
         let mut state = State::new(&self.options, self.observers.clone());

@@ -449,7 +449,7 @@ fn worker(options: Options, sandbox: Sandbox, sink: Memory) -> Worker {
         backoff: Backoff { initial: Duration::ZERO, max: Duration::ZERO, factor: 1.0 },
         rejects: false,
     };
-    Worker::new(options, sandbox, Sinks::of(vec![Box::new(sink)]), policy, Served::default())
+    Worker::new(options, sandbox, Sinks::of(vec![Box::new(sink)]), policy, Served::default(), None)
 }
 
 proptest! {
