@@ -33,7 +33,11 @@ if [ -x "$zig" ]; then
 fi
 
 # Clippy would compile everything once more, with other flags, for these few lines.
-(cd fuzz && cargo fmt --check)
+(
+    cd fuzz
+    cargo fmt --check
+    cargo metadata --locked --format-version 1 >/dev/null || die "fuzz/Cargo.lock is stale: cargo update -w, in fuzz/"
+)
 
 PATH=$(pwd)/build/venv/bin:$PATH
 if command -v shellcheck >/dev/null; then
