@@ -11,6 +11,7 @@ pub mod kubernetes;
 mod limits;
 mod listen;
 pub mod manifest;
+mod numbers;
 mod publish;
 mod queue;
 mod version;
@@ -33,6 +34,7 @@ pub use publish::Publish;
 pub use queue::{Arguments, Queue, Which};
 
 use self::durations::{duration, pause};
+use self::numbers::{factor, whole};
 use crate::settle::ExitMap;
 use crate::sink;
 use crate::streams::termination;
@@ -100,7 +102,7 @@ impl Cli {
 
     /// All commands and flags.
     pub fn definition() -> clap::Command {
-        help::described(Cli::command())
+        numbers::take_negatives(help::described(Cli::command()))
     }
 
     /// A flag that was typed comes before a variable that says the opposite. Two flags that do are refused.
@@ -160,7 +162,7 @@ pub struct Work {
     pub broker: Broker,
 
     /// Take N messages, then exit [default: 1]; WQ_MODE=count=N
-    #[arg(short, long, value_name = "N", group = "mode", value_parser = clap::value_parser!(u64).range(1..), help_heading = QUEUE)]
+    #[arg(short, long, value_name = "N", group = "mode", value_parser = whole(1_u64), help_heading = QUEUE)]
     pub count: Option<u64>,
 
     /// Work until the queue is empty; WQ_MODE=drain
@@ -188,15 +190,15 @@ pub struct Work {
     pub wait_for_queue: Option<Duration>,
 
     /// Guests that run at the same time
-    #[arg(long, value_name = "N", env = "WQ_CONCURRENCY", default_value = "1", value_parser = clap::value_parser!(u16).range(1..), help_heading = QUEUE)]
+    #[arg(long, value_name = "N", env = "WQ_CONCURRENCY", default_value = "1", value_parser = whole(1_u16), help_heading = QUEUE)]
     pub concurrency: u16,
 
     /// Messages to hold at a time, including the ones that run [default: --concurrency]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = QUEUE)]
+    #[arg(short, long, value_name = "N", value_parser = whole(1_u16), help_heading = QUEUE)]
     pub prefetch: Option<u16>,
 
     /// Runs of a message, including the first, before it becomes a dead letter
-    #[arg(long, value_name = "N", env = "WQ_MAX_ATTEMPTS", default_value = "3", value_parser = clap::value_parser!(u32).range(1..), help_heading = SETTLING)]
+    #[arg(long, value_name = "N", env = "WQ_MAX_ATTEMPTS", default_value = "3", value_parser = whole(1_u32), help_heading = SETTLING)]
     pub max_attempts: u32,
 
     /// Pause before the second run of a message; a random part, up to half of it, is left out
@@ -217,7 +219,7 @@ pub struct Work {
 
     /// Pause when N different messages have failed in a row; then try one message now and then until one succeeds. 0
     /// turns this off
-    #[arg(long, value_name = "N", env = "WQ_BREAKER", default_value = "0", help_heading = SETTLING)]
+    #[arg(long, value_name = "N", env = "WQ_BREAKER", default_value = "0", value_parser = whole(0_u32), help_heading = SETTLING)]
     pub breaker: u32,
 
     /// Where dead letters go [default: QUEUE.dead]
@@ -366,10 +368,6 @@ pub enum DeadLetterBy {
 
 fn result_help() -> String {
     format!("Where results go: {}; may be repeated, or listed with commas", sink::kinds::forms())
-}
-
-fn factor(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|factor| (1.0..=100.0).contains(factor)).ok_or_else(|| "a factor is from 1 to 100".into())
 }
 
 #[cfg(test)]

@@ -134,6 +134,22 @@ fn a_command_line_that_is_not_understood_is_exit_2() {
 }
 
 #[test]
+fn a_flag_says_what_it_expects() {
+    let echo = guest("echo");
+    for (args, expected) in [
+        (&["work", &echo, "--count", "0"][..], "expected a whole number from 1\n"),
+        (&["work", &echo, "--breaker", "-1"], "expected a whole number from 0"),
+        (&["work", &echo, "--max-stdout", "lots"], "expected a size in bytes"),
+        (&["work", &echo, "--timeout", "soon"], "expected a duration"),
+        (&["work", &echo, "--wait", "5"], "5s, 5m or 5h"),
+        (&["dlq", "list", "--exit-code", "abc"], "expected a whole number from 0 to 255"),
+        (&["publish", "x", "--priority", "256"], "expected a whole number from 0 to 255"),
+    ] {
+        run(&mut wq_run(args)).exits(2).says(expected);
+    }
+}
+
+#[test]
 fn what_the_embedded_queue_cannot_do_is_refused_before_a_message_is_taken() {
     let queue = Queue::new(Broker::Sqlite(tempfile::tempdir().unwrap()));
     queue.publish(&["untouched"]);

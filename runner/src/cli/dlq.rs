@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::broker::{self, Broker};
 use super::durations::duration;
+use super::numbers::whole;
 
 #[derive(Debug, Subcommand)]
 pub enum DeadLetters {
@@ -78,7 +79,7 @@ pub struct Filters {
     pub outcomes: Vec<String>,
 
     /// Only those whose guest exited with this code; may be repeated, or listed with commas
-    #[arg(long = "exit-code", value_name = "CODE", value_delimiter = ',', help_heading = FILTERS)]
+    #[arg(long = "exit-code", value_name = "CODE", value_parser = whole(0_u8), value_delimiter = ',', help_heading = FILTERS)]
     pub exit_codes: Vec<u8>,
 
     /// Only those that are older than this
@@ -86,7 +87,7 @@ pub struct Filters {
     pub older_than: Option<Duration>,
 
     /// Only the first N
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = FILTERS)]
+    #[arg(long, value_name = "N", value_parser = whole(1_u64), help_heading = FILTERS)]
     pub limit: Option<u64>,
 }
 

@@ -12,19 +12,19 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
-    if text.parse::<f64>().is_ok() {
-        return Err(format!("`{text}` of what? Write {text}s, {text}m or {text}h"));
+    if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
+        return Err(format!("expected a duration with its unit: {text}s, {text}m or {text}h"));
     }
     match humantime::parse_duration(text) {
-        Ok(duration) if duration > LONGEST => Err("the longest duration is 100 years (36500d)".into()),
+        Ok(duration) if duration > LONGEST => Err("expected a duration of at most 100 years (36500d)".into()),
         Ok(duration) => Ok(duration),
-        Err(error) => Err(format!("{error}; a duration is written 90s, 25m or 1h30m")),
+        Err(_) => Err("expected a duration, such as 90s, 25m or 1h30m".into()),
     }
 }
 
 pub fn pause(text: &str) -> Result<Duration, String> {
     match duration(text)? {
-        pause if pause > LONGEST_PAUSE => Err("the longest pause is 30 days (30d)".into()),
+        pause if pause > LONGEST_PAUSE => Err("expected a duration of at most 30 days (30d)".into()),
         pause => Ok(pause),
     }
 }

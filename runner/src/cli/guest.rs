@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 
 use super::durations::duration;
 use super::limits::{GRANTS, Granted};
+use super::numbers::size;
 use crate::sandbox::{Digest, Endpoint, Origin};
 use crate::task::limits::Limits;
 
@@ -76,7 +77,7 @@ pub struct Compiling {
     pub compile_timeout: Duration,
 
     /// How much memory checking and compiling the guest may take; less if the container has less
-    #[arg(long, value_name = "BYTES", env = "WQ_COMPILE_MEMORY", default_value = "2GiB", help_heading = HEADING)]
+    #[arg(long, value_name = "BYTES", env = "WQ_COMPILE_MEMORY", default_value = "2GiB", value_parser = size, help_heading = HEADING)]
     pub compile_memory: ByteSize,
 }
 

@@ -188,7 +188,7 @@ impl FromStr for Completions {
         match (text, number) {
             ("auto", _) => Ok(Completions::Auto),
             (_, Some(number)) => Ok(Completions::Number(number)),
-            _ => Err("it is `auto` or a number from 1 on".into()),
+            _ => Err("expected `auto` or a whole number from 1".into()),
         }
     }
 }

@@ -1,11 +1,10 @@
 //! The flags of the limits of a run, made from their table.
 
-use bytesize::ByteSize;
-use clap::builder::TypedValueParser as _;
 use clap::error::ErrorKind;
-use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 
 use super::durations::duration;
+use super::numbers::{size, whole};
 use crate::task::limits::{Limits, Row, Unit, Value};
 
 const LIMITS: &str = "Limits of a run";
@@ -28,12 +27,13 @@ fn flag(row: &Row) -> Arg {
     if let Some(default) = row.default {
         flag = flag.default_value(default);
     }
-    let size = |text: &str| text.parse().map(|size: ByteSize| Value::Number(size.as_u64()));
     match row.unit {
         Unit::Time => flag.value_name("DURATION").value_parser(|text: &str| duration(text).map(Value::Time)),
-        Unit::Bytes => flag.value_name("BYTES").value_parser(size),
-        Unit::Count => flag.value_name("N").value_parser(value_parser!(u64).map(Value::Number)),
-        Unit::Positive => flag.value_name("N").value_parser(value_parser!(u64).range(1..).map(Value::Number)),
+        Unit::Bytes => {
+            flag.value_name("BYTES").value_parser(|text: &str| size(text).map(|size| Value::Number(size.as_u64())))
+        }
+        Unit::Count => flag.value_name("N").value_parser(|text: &str| whole(0)(text).map(Value::Number)),
+        Unit::Positive => flag.value_name("N").value_parser(|text: &str| whole(1)(text).map(Value::Number)),
     }
 }
 

@@ -8,6 +8,7 @@ use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, Subcommand, ValueEnum
 
 use super::durations::duration;
 use super::kubernetes::{Amount, Completions, EnvFrom, Key, Mount, Name, Source};
+use super::numbers::whole;
 
 const PODS: &str = "Pods";
 const JOB: &str = "Job";
@@ -36,7 +37,7 @@ pub struct Job<W: Args> {
     pub completions: Option<Completions>,
 
     /// Pods that run at the same time
-    #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u32).range(1..), help_heading = JOB)]
+    #[arg(long, value_name = "N", default_value = "2", value_parser = whole(1_u32), help_heading = JOB)]
     pub parallelism: u32,
 
     #[command(flatten)]
@@ -49,7 +50,7 @@ pub struct Worker<W: Args> {
     pub pods: Pods,
 
     /// Number of pods
-    #[arg(long, value_name = "N", default_value = "2", help_heading = SCALING)]
+    #[arg(long, value_name = "N", default_value = "2", value_parser = whole(0_u32), help_heading = SCALING)]
     pub replicas: u32,
 
     #[command(flatten)]
@@ -131,7 +132,7 @@ pub enum Output {
 #[derive(Debug, Args)]
 pub struct JobBounds {
     /// Failed pods after which the Job fails [default: --max-attempts for each pod]
-    #[arg(long, value_name = "N", help_heading = JOB)]
+    #[arg(long, value_name = "N", value_parser = whole(0_u32), help_heading = JOB)]
     pub backoff_limit: Option<u32>,
 
     /// How long to keep a Job that has ended, with the logs of its pods
@@ -142,15 +143,15 @@ pub struct JobBounds {
 #[derive(Debug, Args)]
 pub struct Scaling {
     /// Messages for each pod [default: --count, or 10]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = SCALING)]
+    #[arg(long, value_name = "N", value_parser = whole(1_u32), help_heading = SCALING)]
     pub messages_per_pod: Option<u32>,
 
     /// Minimum number of pods
-    #[arg(long, value_name = "N", default_value = "0", help_heading = SCALING)]
+    #[arg(long, value_name = "N", default_value = "0", value_parser = whole(0_u32), help_heading = SCALING)]
     pub min_replicas: u32,
 
     /// Maximum number of pods
-    #[arg(long, value_name = "N", default_value = "10", value_parser = clap::value_parser!(u32).range(1..), help_heading = SCALING)]
+    #[arg(long, value_name = "N", default_value = "10", value_parser = whole(1_u32), help_heading = SCALING)]
     pub max_replicas: u32,
 
     /// How often KEDA looks at the queue

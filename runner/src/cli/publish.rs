@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::broker::Broker;
 use super::durations::pause;
+use super::numbers::whole;
 
 const PROPERTIES: &str = "Properties of every message";
 
@@ -57,7 +58,7 @@ pub struct Publish {
     pub reply_to: Option<String>,
 
     /// Priority, for queues that have priorities
-    #[arg(long, value_name = "N", help_heading = PROPERTIES)]
+    #[arg(long, value_name = "N", value_parser = whole(0_u8), help_heading = PROPERTIES)]
     pub priority: Option<u8>,
 
     /// Message type

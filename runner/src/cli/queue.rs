@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 
 use super::broker::{Broker, OnEmpty};
 use super::durations::duration;
+use super::numbers::whole;
 use crate::broker::{BrokerKind, kinds};
 
 #[derive(Debug, Subcommand)]
@@ -56,7 +57,7 @@ pub enum Queue {
 #[derive(Debug, Args)]
 pub struct Which {
     /// Number of messages
-    #[arg(short, long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "all")]
+    #[arg(short, long, value_name = "N", default_value = "1", value_parser = whole(1_u64), conflicts_with = "all")]
     pub count: u64,
     /// All messages that are ready
     #[arg(short, long)]
@@ -76,13 +77,13 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME")]
     pub dead_letter_exchange: Option<String>,
     /// Deliveries after which the broker itself moves a message to the dead letters; -1 is no limit
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
+    #[arg(long, value_name = "N", value_parser = whole(-1_i64))]
     pub delivery_limit: Option<i64>,
     /// Highest priority
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    #[arg(long, value_name = "N", value_parser = whole(1_u8))]
     pub max_priority: Option<u8>,
     /// Maximum number of messages in the queue
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = whole(1_u64))]
     pub max_length: Option<u64>,
     /// How long a message stays if nobody takes it
     #[arg(long, value_name = "DURATION", value_parser = duration)]
@@ -91,7 +92,7 @@ pub struct Arguments {
 
 fn interval(text: &str) -> Result<Duration, String> {
     match duration(text)? {
-        Duration::ZERO => Err("the shortest interval is 100ms".into()),
+        Duration::ZERO => Err("expected a duration of at least 100ms".into()),
         interval => Ok(interval.max(Duration::from_millis(100))),
     }
 }
