@@ -21,7 +21,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{ArgGroup, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
@@ -108,7 +108,10 @@ impl Cli {
     /// A flag that was typed comes before a variable that says the opposite. Two flags that do are refused.
     fn try_read(line: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
         let mut command = Cli::definition();
-        let matches = command.try_get_matches_from_mut(line)?;
+        let line: Vec<OsString> = line.into_iter().collect();
+        let matches = command
+            .try_get_matches_from_mut(&line)
+            .map_err(|error| if is_without_guest(&error) { no_guest(&command, &line) } else { error })?;
         let mut cli = Cli::from_arg_matches(&matches)?;
         let Some((_, typed)) = matches.subcommand() else { return Ok(cli) };
         let from_variable = |flag: &str| typed.value_source(flag) == Some(ValueSource::EnvVariable);
@@ -366,6 +369,28 @@ pub enum DeadLetterBy {
     Broker,
 }
 
+/// Whether all that is missing is the guest. An empty variable counts as none.
+fn is_without_guest(error: &clap::Error) -> bool {
+    let missing = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::Strings(missing)) if error.kind() == ErrorKind::MissingRequiredArgument => {
+            missing.as_slice()
+        }
+        Some(ContextValue::String(empty)) if error.kind() == ErrorKind::InvalidValue => std::slice::from_ref(empty),
+        _ => return false,
+    };
+    matches!(missing, [guest] if guest == "<GUEST>")
+}
+
+/// clap's own error shows a usage in which each variable that is set is a flag that has to be typed.
+fn no_guest(command: &clap::Command, line: &[OsString]) -> clap::Error {
+    let words = line.iter().skip(1).filter_map(|word| word.to_str());
+    let command = words.fold(command, |command, word| command.find_subcommand(word).unwrap_or(command));
+    command.clone().error(
+        ErrorKind::MissingRequiredArgument,
+        "no guest is named: give the path of its file as the argument GUEST, or set WQ_GUEST",
+    )
+}
+
 fn result_help() -> String {
     format!("Where results go: {}; may be repeated, or listed with commas", sink::kinds::forms())
 }
@@ -378,6 +403,35 @@ mod tests {
     #[test]
     fn the_command_line_is_well_defined() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn who_names_no_guest_is_told_how_to_name_one() {
+        // clap takes a flag that a variable sets for one that was typed.
+        for line in [
+            &["work"][..],
+            &["work", "--queue", "work", "--timeout", "3m"],
+            &["--log-format", "json", "exec"],
+            &["check"],
+            &["compile"],
+            &["inspect"],
+            &["manifest", "job", "--queue", "q"],
+        ] {
+            let line = ["wq-run"].iter().chain(line).map(OsString::from);
+            let refused = Cli::try_read(line.clone()).unwrap_err();
+            assert_eq!(refused.exit_code(), 2);
+            let said = refused.to_string();
+            assert!(
+                said.starts_with(
+                    "error: no guest is named: give the path of its file as the argument GUEST, or set WQ_GUEST\n"
+                ),
+                "{said}"
+            );
+            assert!(
+                said.contains(" [OPTIONS] <GUEST>") && !said.contains("--timeout") && !said.contains("--queue"),
+                "{said}"
+            );
+        }
     }
 
     #[test]

@@ -150,6 +150,17 @@ fn a_flag_says_what_it_expects() {
 }
 
 #[test]
+fn who_names_no_guest_is_told_how_whatever_variables_are_set() {
+    let environment = [("BROKER_URL", "sqlite:q.db"), ("QUEUE", "q"), ("WQ_CONCURRENCY", "2"), ("WQ_TIMEOUT", "3m")];
+    for command in [&["work"][..], &["check"], &["exec"], &["manifest", "job"]] {
+        let refused = run(wq_run(command).envs(environment));
+        refused.exits(2).says("no guest is named: give the path of its file as the argument GUEST, or set WQ_GUEST");
+        refused.says(&format!("Usage: wq-run {} [OPTIONS] <GUEST> [-- <ARGS>...]", command.join(" ")));
+    }
+    run(wq_run(&["work"]).envs(environment).env("WQ_GUEST", "")).exits(2).says("no guest is named");
+}
+
+#[test]
 fn what_the_embedded_queue_cannot_do_is_refused_before_a_message_is_taken() {
     let queue = Queue::new(Broker::Sqlite(tempfile::tempdir().unwrap()));
     queue.publish(&["untouched"]);
