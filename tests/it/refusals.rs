@@ -161,6 +161,13 @@ fn who_names_no_guest_is_told_how_whatever_variables_are_set() {
 }
 
 #[test]
+fn an_address_without_a_scheme_is_answered_with_one_list_of_them() {
+    let refused = run(&mut wq_run(&["publish", "-u", "localhost:5672", "-q", "q", "x"]));
+    refused.exits(78).says("does not begin with the scheme of a broker");
+    assert_eq!(refused.stderr.matches("amqps://").count(), 1, "{}", refused.stderr);
+}
+
+#[test]
 fn what_the_embedded_queue_cannot_do_is_refused_before_a_message_is_taken() {
     let queue = Queue::new(Broker::Sqlite(tempfile::tempdir().unwrap()));
     queue.publish(&["untouched"]);

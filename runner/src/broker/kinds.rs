@@ -44,15 +44,6 @@ pub fn names() -> Vec<&'static str> {
     prefixes.map(|prefix| prefix.trim_end_matches(':')).collect()
 }
 
-/// How addresses of all kinds begin: "`amqp://…`, `amqps://…` or `sqlite:PATH`".
-pub fn schemes() -> String {
-    let forms = KINDS.iter().flat_map(|kind| kind.forms).map(|form| {
-        let rest = if form.prefix.ends_with("//") { "…" } else { form.rest };
-        format!("`{}{rest}`", form.prefix)
-    });
-    listed(&forms.collect::<Vec<_>>())
-}
-
 /// How addresses of all kinds are written, with all of their parts.
 pub fn addresses() -> String {
     let forms = KINDS.iter().flat_map(|kind| kind.forms).map(|form| format!("{}{}", form.prefix, form.rest));

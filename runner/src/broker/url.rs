@@ -21,7 +21,8 @@ pub struct Url {
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum UrlError {
-    #[error("a broker is {}", kinds::schemes())]
+    /// Whoever shows it lists the schemes.
+    #[error("it does not begin with the scheme of a broker")]
     Scheme,
     #[error("this wq-run was built without the feature `{0}`, and knows no such broker")]
     LeftOut(&'static str),
@@ -111,8 +112,6 @@ mod tests {
         for other in ["kafka://h", "redis:h", "amqp:h", ""] {
             assert_eq!(parsed(other), Err(UrlError::Scheme), "{other}");
         }
-        let said = UrlError::Scheme.to_string();
-        assert!(said.starts_with("a broker is `amqp://…`, `amqps://…`") && said.contains(", `sqlite:PATH`"), "{said}");
     }
 
     #[test]
