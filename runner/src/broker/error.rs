@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 
 use super::tls::TlsFault;
 
-type Source = Box<dyn StdError + Send + Sync>;
+pub(crate) type Source = Box<dyn StdError + Send + Sync>;
 
 /// An error at the broker's seam. Each variant is a different thing for the user to do.
 #[derive(Debug, thiserror::Error)]

@@ -7,11 +7,11 @@
 
 use std::collections::BTreeMap;
 
+use lapin::Connection;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Connection, ErrorKind};
 
-use super::connection::{Refusal, lost, queue_error, refusal};
+use super::connection::{Refusal, lost, queue_error, refusal, said};
 use super::publisher::name;
 use crate::broker::bounds::answered;
 use crate::broker::error::Error;
@@ -183,14 +183,6 @@ async fn refused(
         }
     };
     answered("compare a queue", declaring).await
-}
-
-/// The words of a refusal.
-pub fn said(error: &lapin::Error) -> String {
-    match error.kind() {
-        ErrorKind::ProtocolError(error) => error.get_message().to_string(),
-        _ => error.to_string(),
-    }
 }
 
 /// The argument in which a declaration differs from the queue that is there. `None` if the refusal says something else.

@@ -7,7 +7,7 @@ use lapin::{Connection, ConnectionProperties, ErrorKind};
 
 use super::filter::{Refused, Server};
 use super::{Url, transport};
-use crate::broker::Error;
+use crate::broker::error::{Error, Source};
 use crate::broker::tls::TlsFault;
 
 /// For a clean end. What is not answered by then will not be.
@@ -60,13 +60,13 @@ pub async fn connect_to(url: &Url, name: &str) -> Result<(Connection, Server), E
         unreachable(format!("no answer within {}", humantime::format_duration(url.connect_timeout)).into())
     })?;
     connected.map_err(|error| match refusal(&error) {
-        Some(Refusal::AccessRefused) => Error::Credentials { address: url.address(), source: error.into() },
+        Some(Refusal::AccessRefused) => Error::Credentials { address: url.address(), source: because(error) },
         Some(Refusal::NotAllowed) => {
-            Error::Forbidden { doing: format!("open the virtual host `{}`", url.uri.vhost), source: error.into() }
+            Error::Forbidden { doing: format!("open the virtual host `{}`", url.uri.vhost), source: because(error) }
         }
         _ => match TlsFault::of(&error) {
             Some(fault) => Error::Tls { address: url.address(), fault, source: error.into() },
-            None => unreachable(error.into()),
+            None => unreachable(because(error)),
         },
     })
 }
@@ -142,15 +142,32 @@ pub fn refusal(error: &lapin::Error) -> Option<Refusal> {
     }
 }
 
+/// What the broker said, in its own words; for all other errors, what lapin says.
+pub fn said(error: &lapin::Error) -> String {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => error.get_message().to_string(),
+        _ => error.to_string(),
+    }
+}
+
+/// An error as the cause of one of ours. A refusal is in the broker's own words: they begin with the name of its code, which
+/// lapin would say twice more.
+pub fn because(error: lapin::Error) -> Source {
+    match error.kind() {
+        ErrorKind::ProtocolError(refused) if !refused.get_message().as_str().is_empty() => said(&error).into(),
+        _ => error.into(),
+    }
+}
+
 pub fn lost(error: lapin::Error) -> Error {
-    Error::Lost { source: Some(error.into()) }
+    Error::Lost { source: Some(because(error)) }
 }
 
 /// The meaning of an error that comes in place of a message. Elsewhere the same error only tells that the connection has
 /// gone: what was asked for at that moment, an acknowledgement or an end, is then not known to have been done.
 pub fn unreceived(error: lapin::Error) -> Error {
     match refusal(&error) {
-        Some(Refusal::FrameTooLarge) => Error::FrameTooLarge { source: error.into() },
+        Some(Refusal::FrameTooLarge) => Error::FrameTooLarge { source: because(error) },
         _ => lost(error),
     }
 }
@@ -160,13 +177,13 @@ pub fn queue_error(error: lapin::Error, queue: &str, doing: &str) -> Error {
     let doing = || format!("{doing} the queue `{queue}`");
     match refusal(&error) {
         Some(Refusal::NotFound) if is_temporary(&error) => {
-            Error::Unavailable { queue: queue.to_owned(), source: error.into() }
+            Error::Unavailable { queue: queue.to_owned(), source: because(error) }
         }
-        Some(Refusal::NotFound) => Error::MissingQueue { queue: queue.to_owned(), source: Some(error.into()) },
+        Some(Refusal::NotFound) => Error::MissingQueue { queue: queue.to_owned(), source: Some(because(error)) },
         Some(Refusal::AccessRefused | Refusal::Locked | Refusal::NotAllowed) => {
-            Error::Forbidden { doing: doing(), source: error.into() }
+            Error::Forbidden { doing: doing(), source: because(error) }
         }
-        Some(Refusal::PreconditionFailed) => Error::Mismatch { doing: doing(), source: error.into() },
+        Some(Refusal::PreconditionFailed) => Error::Mismatch { doing: doing(), source: because(error) },
         Some(Refusal::FrameTooLarge) | None => unreceived(error),
     }
 }

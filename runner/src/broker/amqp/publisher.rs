@@ -14,7 +14,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ErrorKind, ExchangeKind};
 use tokio::time::Instant;
 
-use super::connection::{self, Refusal, lost, queue_error, refusal};
+use super::connection::{self, Refusal, because, lost, queue_error, refusal, said};
 use super::{Url, convert, delays, size};
 use crate::broker::bounds::answered;
 use crate::broker::failure::Next;
@@ -443,16 +443,16 @@ pub fn refused(to: &Address, error: lapin::Error, connected: bool) -> Error {
     match (refusal(&error), to) {
         // `max_message_size`: it closes the channel. A connection that ends with the same code ends for each message that is
         // under way on it, and says nothing of this one.
-        (Some(Refusal::PreconditionFailed), _) if connected => Error::TooLarge { reason: error.to_string() },
+        (Some(Refusal::PreconditionFailed), _) if connected => Error::TooLarge { reason: said(&error) },
         (Some(Refusal::PreconditionFailed), _) => lost(error),
         // `frame_max`, for the headers. It ends the connection for every message, but only retries and dead letters have headers
         // that are not ours, one at a time. A frame that the broker sends us says nothing of this message.
         (Some(Refusal::FrameTooLarge), _) if matches!(error.kind(), ErrorKind::ProtocolError(_)) => {
-            Error::TooLarge { reason: error.to_string() }
+            Error::TooLarge { reason: said(&error) }
         }
         (Some(Refusal::FrameTooLarge), _) => lost(error),
         (Some(Refusal::NotFound), Address::Exchange { name, .. }) => {
-            Error::MissingExchange { exchange: name.clone(), source: error.into() }
+            Error::MissingExchange { exchange: name.clone(), source: because(error) }
         }
         (Some(Refusal::NotFound), Address::Reply(reply_to)) => Error::NoRequester { reply_to: reply_to.clone() },
         (_, Address::Exchange { .. }) => match queue_error(error, "", "publish to") {

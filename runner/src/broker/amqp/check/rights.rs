@@ -9,8 +9,8 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection};
 
-use super::super::arguments::{BOGUS, difference, said};
-use super::super::connection::{Refusal, lost, queue_error, refusal};
+use super::super::arguments::{BOGUS, difference};
+use super::super::connection::{Refusal, because, lost, queue_error, refusal, said};
 use super::super::publisher::name;
 use crate::broker::bounds::answered;
 use crate::broker::error::Error;
@@ -62,10 +62,10 @@ pub async fn to_publish(connection: &Connection, to: &Address) -> Result<Right, 
         let asked = async { channel.basic_publish(exchange, key, options, b"", properties).await?.await };
         read(asked.await, |error| match (refusal(&error), to) {
             (Some(Refusal::NotFound), Address::Exchange { name, .. }) => {
-                Error::MissingExchange { exchange: name.clone(), source: error.into() }
+                Error::MissingExchange { exchange: name.clone(), source: because(error) }
             }
             (Some(Refusal::AccessRefused), _) => {
-                Error::Forbidden { doing: format!("publish to {to}"), source: error.into() }
+                Error::Forbidden { doing: format!("publish to {to}"), source: because(error) }
             }
             _ => queue_error(error, "", "publish to"),
         })
