@@ -78,7 +78,13 @@ fn refused_credentials_and_rights_end_the_worker_at_once() {
     refused.exits(77).says("user name or the password").says("BROKER_URL");
     assert!(!refused.stderr.contains("wr0ng"), "{}", refused.stderr);
     work(format!("amqp://nobody:x@127.0.0.1:{port}")).exits(77);
-    work(format!("amqp://guest:guest@127.0.0.1:{port}/no-such-vhost")).exits(77).says("virtual host `no-such-vhost`");
+    let refused = work(format!("amqp://guest:wr0ng@127.0.0.1:{port}"));
+    assert_eq!(refused.stderr.matches("ACCESS").count(), 1, "{}", refused.stderr);
+    let missing = work(format!("amqp://guest:guest@127.0.0.1:{port}/no-such-vhost"));
+    missing.exits(78).says("there is no virtual host `no-such-vhost`").says("rabbitmqctl add_vhost no-such-vhost");
+    rabbitmq.ctl(&["add_vhost", "closed"]);
+    let closed = work(format!("amqp://guest:guest@127.0.0.1:{port}/closed"));
+    closed.exits(77).says("permission to open the virtual host `closed`");
     rabbitmq.ctl(&["add_user", "limited", "pw"]);
     rabbitmq.ctl(&["set_permissions", "limited", "^$", "^$", "^$"]);
     let queue = Queue::new(Broker::Classic(rabbitmq));

@@ -23,6 +23,8 @@ pub enum Error {
     Forbidden { doing: String, source: Source },
     #[error("there is no queue `{queue}`")]
     MissingQueue { queue: String, source: Option<Source> },
+    #[error("there is no virtual host `{name}`")]
+    MissingVirtualHost { name: String, source: Source },
     #[error("there is no exchange `{exchange}`")]
     MissingExchange { exchange: String, source: Source },
     #[error("the exchange `{exchange}` has no queue for the routing key `{key}`")]
@@ -105,6 +107,7 @@ impl Error {
             | Error::InaccessibleFile { .. } => Kind::Unreachable,
             Error::Credentials { .. } | Error::NoCredentials { .. } | Error::Forbidden { .. } => Kind::Refused,
             Error::MissingQueue { .. }
+            | Error::MissingVirtualHost { .. }
             | Error::MissingExchange { .. }
             | Error::Unroutable { .. }
             | Error::Tls { .. }
@@ -156,6 +159,9 @@ impl Error {
             }
             Error::MissingExchange { .. } | Error::Unroutable { .. } => {
                 "wq-run does not create exchanges or bindings: ask the administrator of the broker".into()
+            }
+            Error::MissingVirtualHost { .. } => {
+                "the virtual host is the path of --broker (BROKER_URL), and the administrator of the broker makes one".into()
             }
             Error::Mismatch { .. } => "a queue's type and arguments cannot be changed once it exists".into(),
             Error::Settings { .. } => "see --broker (BROKER_URL)".into(),

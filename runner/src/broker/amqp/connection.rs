@@ -44,7 +44,7 @@ pub async fn meet(nodes: &[Url], name: &str) -> Result<(Connection, Server), Err
 /// Connects, logs in and opens the virtual host.
 ///
 /// # Errors
-/// [`Error::Unreachable`], [`Error::Tls`], [`Error::Credentials`], [`Error::Forbidden`] for the virtual host, or
+/// [`Error::Unreachable`], [`Error::Tls`], [`Error::Credentials`], [`Error::MissingVirtualHost`], [`Error::Forbidden`], or
 /// [`Error::Settings`] for certificates that can't be read.
 pub async fn connect_to(url: &Url, name: &str) -> Result<(Connection, Server), Error> {
     let tls = url.tls().map_err(|(path, source)| Error::Settings {
@@ -61,6 +61,10 @@ pub async fn connect_to(url: &Url, name: &str) -> Result<(Connection, Server), E
     })?;
     connected.map_err(|error| match refusal(&error) {
         Some(Refusal::AccessRefused) => Error::Credentials { address: url.address(), source: because(error) },
+        // The code is that of a virtual host to which the user has no right, too.
+        Some(Refusal::NotAllowed) if said(&error).ends_with("not found") => {
+            Error::MissingVirtualHost { name: url.uri.vhost.clone(), source: because(error) }
+        }
         Some(Refusal::NotAllowed) => {
             Error::Forbidden { doing: format!("open the virtual host `{}`", url.uri.vhost), source: because(error) }
         }

@@ -103,6 +103,12 @@ impl Broker for Nodes {
             return Some(hint.into());
         }
         let hint = match error {
+            Error::MissingVirtualHost { name, .. } => {
+                return Some(format!(
+                    "the virtual host is the path of --broker (BROKER_URL), `/` if there is none; the administrator of the \
+                     broker makes one: `rabbitmqctl add_vhost {name}`"
+                ));
+            }
             Error::Credentials { .. } => {
                 "user and password come from --broker (BROKER_URL, BROKER_URL_FILE): amqp://USER:PASSWORD@HOST:PORT"
             }
