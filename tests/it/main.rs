@@ -41,6 +41,7 @@ mod network;
 mod outcomes;
 mod page;
 mod peers;
+mod ports;
 mod prefetch;
 mod probes;
 mod processes;

@@ -33,7 +33,7 @@ const LAYERS: [(&str, &[&[&str]]); 3] = [
     (
         "broker/",
         &[
-            &["failure", "percent", "scaler", "tls"],
+            &["failure", "percent", "scaler", "speaks", "tls"],
             &["error"],
             &["admin", "bounds", "command", "outbox", "pauses", "walk"],
             &["subscription"],

@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 
+use super::speaks::Protocol;
 use super::tls::TlsFault;
 
 pub(crate) type Source = Box<dyn StdError + Send + Sync>;
@@ -14,6 +15,9 @@ pub enum Error {
     /// It would be the same at every try.
     #[error("the broker at {address} {fault}")]
     Tls { address: String, fault: TlsFault, source: Source },
+    /// So would this.
+    #[error("the server at {address} speaks {found}, not {expected}")]
+    OtherProtocol { address: String, expected: Protocol, found: Protocol, source: Source },
     #[error("the broker at {address} refused the user name or the password")]
     Credentials { address: String, source: Source },
     /// None is set, or none that can be used.
@@ -111,6 +115,7 @@ impl Error {
             | Error::MissingExchange { .. }
             | Error::Unroutable { .. }
             | Error::Tls { .. }
+            | Error::OtherProtocol { .. }
             | Error::Mismatch { .. }
             | Error::FrameTooLarge { .. }
             | Error::Stream { .. }
@@ -146,6 +151,17 @@ impl Error {
             }
             Error::Tls { fault: TlsFault::Plain, .. } => {
                 "use the broker's port for TLS, or an address without TLS: both are parts of --broker (BROKER_URL)".into()
+            }
+            Error::Tls { fault: TlsFault::Wanted, .. } => {
+                "use the broker's port without TLS, or an address with TLS: both are parts of --broker (BROKER_URL)".into()
+            }
+            Error::OtherProtocol { found, .. } => {
+                let scheme = match found {
+                    Protocol::Amqp => "; amqp:// is for this server",
+                    Protocol::Redis => "; redis:// is for this server",
+                    Protocol::Http | Protocol::Tls => "",
+                };
+                format!("are host, port and scheme right? They come from --broker (BROKER_URL){scheme}")
             }
             Error::Credentials { .. } | Error::NoCredentials { .. } => {
                 "user and password come from --broker (BROKER_URL, BROKER_URL_FILE)".into()

@@ -34,6 +34,7 @@ mod percent;
 #[cfg(feature = "redis")]
 pub mod redis;
 pub mod scaler;
+mod speaks;
 pub mod sqlite;
 #[cfg(feature = "sqs")]
 pub mod sqs;

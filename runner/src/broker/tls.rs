@@ -16,6 +16,8 @@ pub enum TlsFault {
     OtherName,
     /// The port answers, and not with TLS.
     Plain,
+    /// The port wants TLS, and the address has none.
+    Wanted,
 }
 
 impl TlsFault {
@@ -58,6 +60,7 @@ impl fmt::Display for TlsFault {
             TlsFault::UnknownAuthority => "has a certificate of an authority that is not trusted here",
             TlsFault::OtherName => "has a certificate for another host name",
             TlsFault::Plain => "does not speak TLS on this port",
+            TlsFault::Wanted => "expects TLS on this port, but the address is one without TLS",
         })
     }
 }

@@ -112,7 +112,7 @@ fn a_redis_with_tls_is_told_from_one_without() {
     let unknown = look(format!("rediss://localhost:{tls_port}"));
     assert_found(unknown.exits(78), "error", "tls", "cacertfile");
     let plain = look(format!("rediss://localhost:{}?connection_timeout=500&cacertfile={}", redis.port, ca.display()));
-    assert_found(plain.exits(69), "error", "reach", "does it speak TLS at this port");
+    assert_found(plain.exits(78), "error", "tls", "does not speak TLS on this port");
 }
 
 /// Where libfaketime lies, with which a process has a clock of its own.

@@ -112,6 +112,13 @@ impl Connection {
 
     fn read_frames(&mut self) {
         while !self.ended {
+            // Who gets no answer to its greeting looks what else this could be. A broker answers what is not AMQP with its own
+            // header.
+            if self.inbound.starts_with(b"PING ") {
+                let _ = self.socket.write_all(b"AMQP\0\0\x09\x01");
+                self.ended = true;
+                return;
+            }
             let inbound = std::mem::take(&mut self.inbound);
             match parse_frame(inbound.as_slice()) {
                 Ok((rest, frame)) => {

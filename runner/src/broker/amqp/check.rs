@@ -72,7 +72,7 @@ async fn reach<'a>(nodes: &'a [Url], findings: &mut Findings) -> Option<(&'a Url
 fn topic(error: &Error) -> Topic {
     match error {
         Error::Credentials { .. } | Error::Forbidden { .. } | Error::MissingVirtualHost { .. } => Topic::Credentials,
-        Error::Settings { .. } => Topic::Tls,
+        Error::Settings { .. } | Error::Tls { .. } => Topic::Tls,
         error if tls::is_about_it(error) => Topic::Tls,
         _ => Topic::Reach,
     }

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::uri::AMQPAuthority;
 use lapin::{Connection, ConnectionProperties, ErrorKind};
 
 use super::filter::{Refused, Server};
 use super::{Url, transport};
 use crate::broker::error::{Error, Source};
+use crate::broker::speaks::{self, Protocol};
 use crate::broker::tls::TlsFault;
 
 /// For a clean end. What is not answered by then will not be.
@@ -34,7 +36,7 @@ pub async fn meet(nodes: &[Url], name: &str) -> Result<(Connection, Server), Err
     for node in nodes {
         match connect_to(node, name).await {
             Err(error @ Error::Unreachable { .. }) => unreachable = Some(error),
-            Err(error @ Error::Tls { .. }) => faulty = Some(error),
+            Err(error @ (Error::Tls { .. } | Error::OtherProtocol { .. })) => faulty = Some(error),
             decided => return decided,
         }
     }
@@ -44,35 +46,59 @@ pub async fn meet(nodes: &[Url], name: &str) -> Result<(Connection, Server), Err
 /// Connects, logs in and opens the virtual host.
 ///
 /// # Errors
-/// [`Error::Unreachable`], [`Error::Tls`], [`Error::Credentials`], [`Error::MissingVirtualHost`], [`Error::Forbidden`], or
-/// [`Error::Settings`] for certificates that can't be read.
+/// [`Error::Unreachable`], [`Error::Tls`], [`Error::OtherProtocol`], [`Error::Credentials`], [`Error::MissingVirtualHost`] or
+/// [`Error::Forbidden`] for the virtual host, or [`Error::Settings`] for certificates that can't be read.
 pub async fn connect_to(url: &Url, name: &str) -> Result<(Connection, Server), Error> {
     let tls = url.tls().map_err(|(path, source)| Error::Settings {
         what: format!("the certificate file {}", path.display()),
         source: source.into(),
     })?;
-    let unreachable = |source| Error::Unreachable { address: url.address(), source };
     // lapin's recovery stays off: after an error of a channel it leaves a consumer that never says another word.
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     let connecting = transport::connect(url.uri.clone(), tls, url.frame_max(), properties);
     // lapin bounds neither the TCP connect nor the handshake on this path.
-    let connected = tokio::time::timeout(url.connect_timeout, connecting).await.map_err(|_| {
-        unreachable(format!("no answer within {}", humantime::format_duration(url.connect_timeout)).into())
-    })?;
-    connected.map_err(|error| match refusal(&error) {
+    match tokio::time::timeout(url.connect_timeout, connecting).await {
+        Ok(Ok(connected)) => Ok(connected),
+        Ok(Err(error)) => Err(unconnected(url, error).await),
+        Err(_) => {
+            let within = humantime::format_duration(url.connect_timeout);
+            Err(unanswered(url, format!("no answer within {within}").into()).await)
+        }
+    }
+}
+
+/// The meaning of an error that ends a try to connect.
+async fn unconnected(url: &Url, error: lapin::Error) -> Error {
+    let name = &url.uri.vhost;
+    match refusal(&error) {
         Some(Refusal::AccessRefused) => Error::Credentials { address: url.address(), source: because(error) },
         // The code is that of a virtual host to which the user has no right, too.
         Some(Refusal::NotAllowed) if said(&error).ends_with("not found") => {
-            Error::MissingVirtualHost { name: url.uri.vhost.clone(), source: because(error) }
+            Error::MissingVirtualHost { name: name.clone(), source: because(error) }
         }
         Some(Refusal::NotAllowed) => {
-            Error::Forbidden { doing: format!("open the virtual host `{}`", url.uri.vhost), source: because(error) }
+            Error::Forbidden { doing: format!("open the virtual host `{name}`"), source: because(error) }
         }
         _ => match TlsFault::of(&error) {
             Some(fault) => Error::Tls { address: url.address(), fault, source: error.into() },
-            None => unreachable(because(error)),
+            None => unanswered(url, because(error)).await,
         },
-    })
+    }
+}
+
+/// The meaning of a try without an answer that makes sense.
+async fn unanswered(url: &Url, source: Source) -> Error {
+    let AMQPAuthority { host, port, .. } = &url.uri.authority;
+    let address = url.address();
+    match (speaks::ask(host, *port).await, url.is_encrypted()) {
+        (Some(Protocol::Tls), false) => Error::Tls { address, fault: TlsFault::Wanted, source },
+        (Some(Protocol::Amqp), true) => Error::Tls { address, fault: TlsFault::Plain, source },
+        (Some(found @ (Protocol::Redis | Protocol::Http)), _) => {
+            Error::OtherProtocol { address, expected: Protocol::Amqp, found, source }
+        }
+        // It is what it should be, or does not tell.
+        (Some(Protocol::Amqp | Protocol::Tls) | None, _) => Error::Unreachable { address, source },
+    }
 }
 
 /// Ends a connection; an error means that the last frames may not have arrived.

@@ -109,6 +109,16 @@ impl Broker for Nodes {
                      broker makes one: `rabbitmqctl add_vhost {name}`"
                 ));
             }
+            Error::OtherProtocol { .. } => {
+                let about = error.hint().unwrap_or_default();
+                return Some(format!(
+                    "{about}; RabbitMQ's port is 5672 by default, and 5671 for amqps://; that of its management page is 15672"
+                ));
+            }
+            Error::Tls { fault: TlsFault::Wanted, .. } => {
+                "amqps:// in place of amqp:// connects with TLS; RabbitMQ's port without TLS is 5672 by default. Both are \
+                 parts of --broker (BROKER_URL)"
+            }
             Error::Credentials { .. } => {
                 "user and password come from --broker (BROKER_URL, BROKER_URL_FILE): amqp://USER:PASSWORD@HOST:PORT"
             }

@@ -57,6 +57,7 @@ fn topic(error: &Error) -> Topic {
     match error {
         Error::Credentials { .. } | Error::Forbidden { .. } => Topic::Credentials,
         Error::Settings { .. } => Topic::Reach,
+        Error::Tls { .. } => Topic::Tls,
         error if tls::is_about_it(error) => Topic::Tls,
         _ => Topic::Reach,
     }

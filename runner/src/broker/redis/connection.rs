@@ -5,7 +5,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 
-use super::error::{failed, unconnected};
+use super::error::{failed, unanswered, unconnected};
 use super::scripts::{Loaded, Script, spelled_out};
 use super::url::Url;
 use super::value;
@@ -72,13 +72,11 @@ impl Connection {
         };
         // For all steps together: the library bounds each on its own, and the login not at all.
         let within = humantime::format_duration(url.connect_timeout);
-        let (inner, scripts) = tokio::time::timeout(url.connect_timeout, connecting)
-            .await
-            .map_err(|_| Error::Unreachable {
-                address: url.address(),
-                source: format!("no answer within {within}").into(),
-            })?
-            .map_err(|error| unconnected(url, error))?;
+        let (inner, scripts) = match tokio::time::timeout(url.connect_timeout, connecting).await {
+            Ok(Ok(connected)) => connected,
+            Ok(Err(error)) => return Err(unconnected(url, error).await),
+            Err(_) => return Err(unanswered(url, format!("no answer within {within}").into()).await),
+        };
         Ok(Connection { url: url.clone(), queue: queue.to_owned(), inner, scripts })
     }
 

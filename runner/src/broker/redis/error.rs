@@ -5,11 +5,12 @@
 use redis::{ErrorKind, RedisError};
 
 use super::url::Url;
-use crate::broker::error::Error;
+use crate::broker::error::{Error, Source};
+use crate::broker::speaks::{self, Protocol};
 use crate::broker::tls::TlsFault;
 
 /// The meaning of an error that ends a try to connect.
-pub fn unconnected(url: &Url, error: RedisError) -> Error {
+pub async fn unconnected(url: &Url, error: RedisError) -> Error {
     let address = url.address();
     match (error.kind(), sort(&error)) {
         (ErrorKind::AuthenticationFailed, _) | (_, Sort::Credentials) => {
@@ -19,8 +20,24 @@ pub fn unconnected(url: &Url, error: RedisError) -> Error {
         (_, Sort::Settings) => settings(error),
         _ => match TlsFault::of(&error) {
             Some(fault) => Error::Tls { address, fault, source: error.into() },
-            None => Error::Unreachable { address, source: error.into() },
+            None => unanswered(url, error.into()).await,
         },
+    }
+}
+
+/// The meaning of a try to connect without an answer that makes sense.
+pub async fn unanswered(url: &Url, source: Source) -> Error {
+    let address = url.address();
+    let Some((host, port, is_encrypted)) = url.tcp() else { return Error::Unreachable { address, source } };
+    match (speaks::ask(host, port).await, is_encrypted) {
+        (Some(Protocol::Tls), false) => Error::Tls { address, fault: TlsFault::Wanted, source },
+        // It takes the beginning of TLS for a request, and waits for the rest of that.
+        (Some(Protocol::Redis), true) => Error::Tls { address, fault: TlsFault::Plain, source },
+        (Some(found @ (Protocol::Amqp | Protocol::Http)), _) => {
+            Error::OtherProtocol { address, expected: Protocol::Redis, found, source }
+        }
+        // It is what it should be, or does not tell.
+        (Some(Protocol::Redis | Protocol::Tls) | None, _) => Error::Unreachable { address, source },
     }
 }
 

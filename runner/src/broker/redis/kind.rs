@@ -90,6 +90,9 @@ impl Broker for Url {
             return Some(hint.into());
         }
         let hint = match error {
+            Error::OtherProtocol { .. } => {
+                return Some(format!("{}; the port of Redis is 6379 by default", error.hint().unwrap_or_default()));
+            }
             // It takes the beginning of TLS for a request, and waits for the rest of that.
             Error::Unreachable { .. } if self.is_encrypted() == Some(true) => {
                 "is it running, and does it speak TLS at this port? Host and port come from --broker (BROKER_URL)"

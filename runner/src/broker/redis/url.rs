@@ -159,6 +159,14 @@ impl Url {
         matches!(self.place, Place::Socket(_))
     }
 
+    /// Host and port, and whether TLS is spoken there.
+    pub(super) fn tcp(&self) -> Option<(&str, u16, bool)> {
+        match &self.place {
+            Place::Tcp { host, port, tls } => Some((host, *port, *tls)),
+            Place::Socket(_) => None,
+        }
+    }
+
     /// How KEDA counts the messages of a queue: those of its stream, which has each until it is acknowledged, and those of the
     /// inbox. A socket is on one host.
     pub(super) fn scaler_of(&self, queue: &str) -> Option<Scaler> {
