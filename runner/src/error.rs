@@ -1,5 +1,6 @@
 //! Errors that end the program: what they say, what helps, and the exit status that they lead to.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -191,9 +192,11 @@ impl Error {
             Error::Sink(error) => error.broker(),
             _ => None,
         };
-        match cause.and_then(|error| broker.broker().hint(error)) {
-            Some(hint) => Error::Hinted(Box::new(Hinted { error: self, hint })),
-            None => self,
+        let plain = self.hint();
+        let hint = cause.and_then(|error| broker.broker().hint(error)).or_else(|| plain.clone());
+        match hint.map(|hint| on_the_same(hint, broker)) {
+            Some(hint) if plain.as_ref() != Some(&hint) => Error::Hinted(Box::new(Hinted { error: self, hint })),
+            _ => self,
         }
     }
 
@@ -210,6 +213,22 @@ impl Error {
     }
 }
 
+/// A command that a hint gives goes to the broker that was typed, and not to another one that a variable names.
+fn on_the_same(hint: String, broker: &broker::Url) -> String {
+    const COMMAND: &str = "`wq-run queue declare --queue ";
+    let (Some(address), Some(at)) = (broker.to_type(), hint.find(COMMAND)) else { return hint };
+    let Some(end) = hint[at + 1..].find('`').map(|length| at + 1 + length) else { return hint };
+    let (command, rest) = hint.split_at(end);
+    let password = if broker.needs_password() { " (PASSWORD stands for the password)" } else { "" };
+    format!("{command} --broker {}`{password}{}", shell_word(address), &rest[1..])
+}
+
+/// A word as a shell takes it.
+fn shell_word(text: &str) -> Cow<'_, str> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:@,%+=".contains(&byte);
+    if text.bytes().all(is_plain) { text.into() } else { format!("'{}'", text.replace('\'', r"'\''")).into() }
+}
+
 /// The exit status for an error of the broker.
 pub fn broker_status(error: &broker::Error) -> ExitStatus {
     match error.kind() {
@@ -217,5 +236,32 @@ pub fn broker_status(error: &broker::Error) -> ExitStatus {
         broker::Kind::Refused => ExitStatus::Refused,
         broker::Kind::Configuration => ExitStatus::Configuration,
         broker::Kind::Lost => ExitStatus::NotDelivered,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_in_a_hint_goes_to_the_broker_that_was_typed() {
+        let hint = |typed: &str| {
+            let url: broker::Url = typed.parse().unwrap();
+            let missing = || broker::Error::MissingQueue { queue: "q".into(), source: None };
+            let known = Error::from(missing()).on(&url).hint().unwrap();
+            assert!(known.starts_with("`wq-run queue declare --queue q` "), "{known}");
+            Error::from(missing()).on(&url.typed(typed)).hint().unwrap()
+        };
+        for (typed, command) in [
+            ("sqlite:q.db", "`wq-run queue declare --queue q --broker sqlite:q.db` creates it"),
+            ("sqlite:my q's.db", r"`wq-run queue declare --queue q --broker 'sqlite:my q'\''s.db'` creates it"),
+            ("amqp://h/v?heartbeat=5", "`wq-run queue declare --queue q --broker 'amqp://h/v?heartbeat=5'` creates it"),
+            (
+                "amqp://u:s3cret@h",
+                "`wq-run queue declare --queue q --broker amqp://u:PASSWORD@h` (PASSWORD stands for the password) creates it",
+            ),
+        ] {
+            assert!(hint(typed).starts_with(command), "{}", hint(typed));
+        }
     }
 }

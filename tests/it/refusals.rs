@@ -102,6 +102,48 @@ fn a_missing_queue_is_said_with_the_command_that_makes_it() {
 }
 
 #[test]
+fn the_command_that_makes_a_missing_queue_goes_to_the_broker_that_was_typed() {
+    on_every_queue(|queue| {
+        let url = queue.url();
+        let typed = |args: &[&str]| run(queue.command(args).args(["-u", &url]).env_remove("BROKER_URL"));
+        let name = queue.named("new");
+        let missing = typed(&["publish", "-q", &name, "x"]);
+        let (_, command) = missing.exits(78).stderr.split_once("hint: `").expect("a command");
+        let (command, rest) = command.split_once('`').unwrap();
+        // A password is left to whoever types it.
+        let has_password = url.contains("guest:guest@");
+        assert_eq!(rest.contains("PASSWORD stands for the password"), has_password, "{rest}");
+        let command = command.replace(":PASSWORD@", ":guest@");
+        let binary = env!("CARGO_BIN_EXE_wq-run");
+        let script = command.replacen("wq-run", binary, 1);
+        let ours = queue.command(&[]);
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", &script]).env_clear();
+        shell.envs(ours.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        run(shell.env("BROKER_URL", "sqlite:/no/such/folder/elsewhere.db").env("PATH", "/usr/bin:/bin")).exits(0);
+        typed(&["publish", "-q", &name, "x"]).exits(0);
+        typed(&["queue", "purge", "-q", &name]).exits(0);
+        // What a variable says need not be typed.
+        let missing = run(queue.command(&["queue", "status"]).env("QUEUE", "no-such-queue"));
+        missing.exits(78).says("wq-run queue declare --queue no-such-queue`");
+    });
+}
+
+#[test]
+fn a_password_is_no_part_of_the_command_that_makes_a_missing_queue() {
+    let Some(rabbitmq) = RabbitMq::shared() else { return };
+    rabbitmq.ctl(&["add_user", "hinted", "s3cret"]);
+    rabbitmq.ctl(&["set_permissions", "hinted", ".*", ".*", ".*"]);
+    let url = format!("amqp://hinted:s3cret@127.0.0.1:{}", rabbitmq.port);
+    let missing = run(&mut wq_run(&["publish", "-u", &url, "-q", "no-such-queue", "x"]));
+    missing
+        .exits(78)
+        .says("PASSWORD stands for the password")
+        .says(&format!("--broker amqp://hinted:PASSWORD@127.0.0.1:{}`", rabbitmq.port));
+    assert!(!missing.stderr.contains("s3cret"), "{}", missing.stderr);
+}
+
+#[test]
 fn a_queue_file_that_is_not_there_is_not_made_by_a_worker() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("typo.db");

@@ -17,7 +17,12 @@ use super::walk::Walk;
 pub struct Url {
     kind: &'static BrokerKind,
     broker: Arc<dyn Broker>,
+    /// As it has to be typed again, with another word in place of the password. `None` if a variable holds it.
+    typed: Option<Arc<str>>,
 }
+
+/// What stands for a password in a command that somebody is to type.
+const PASSWORD: &str = "PASSWORD";
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum UrlError {
@@ -39,13 +44,29 @@ impl FromStr for Url {
         let unknown = || kinds::left_out(text).map_or(UrlError::Scheme, |kind| UrlError::LeftOut(kind.feature));
         let kind = KINDS.iter().copied().find(|kind| is_of(kind)).ok_or_else(unknown)?;
         let broker = (kind.parse)(text).map_err(UrlError::Address)?;
-        Ok(Url { kind, broker })
+        Ok(Url { kind, broker, typed: None })
     }
 }
 
 impl Url {
     pub fn kind(&self) -> &'static BrokerKind {
         self.kind
+    }
+
+    /// The same, from the command line: `text` is what was typed.
+    #[must_use]
+    pub fn typed(self, text: &str) -> Url {
+        Url { typed: Some(without_passwords(text).into()), ..self }
+    }
+
+    /// The address as it has to be typed again, if it was typed. Never holds a password.
+    pub fn to_type(&self) -> Option<&str> {
+        self.typed.as_deref()
+    }
+
+    /// Whether a word in it stands for a password.
+    pub fn needs_password(&self) -> bool {
+        self.typed.as_ref().is_some_and(|typed| typed.contains(&format!(":{PASSWORD}@")))
     }
 
     /// The queue that the address names, where it does.
@@ -79,6 +100,18 @@ impl Url {
     pub async fn outbox(&self, options: outbox::Options) -> Result<Arc<dyn Outbox>, Error> {
         self.broker.outbox(options).await
     }
+}
+
+/// Addresses of one broker, with another word in place of each password. It takes more for a password than it has to, and never
+/// less: all from the first colon behind the scheme to the last `@`.
+fn without_passwords(text: &str) -> String {
+    let without = |address: &str| {
+        let (scheme, rest) = address.split_once("://")?;
+        let (user, host) = rest.rsplit_once('@')?;
+        let (user, _) = user.split_once(':')?;
+        Some(format!("{scheme}://{user}:{PASSWORD}@{host}"))
+    };
+    text.split(',').map(|address| without(address).unwrap_or_else(|| address.to_owned())).collect::<Vec<_>>().join(",")
 }
 
 impl fmt::Display for Url {
@@ -127,6 +160,21 @@ mod tests {
         assert_eq!(parsed("amqp://a,amqps://u:p@b/v").unwrap().1, "amqp://guest@a:5672,amqps://u@b:5671/v");
         assert!("amqp://a,b".parse::<Url>().is_err());
         assert!("amqp://a,".parse::<Url>().is_err());
+    }
+
+    #[test]
+    fn an_address_that_is_to_be_typed_again_has_no_password() {
+        for (typed, again) in [
+            ("amqp://h:1/v", "amqp://h:1/v"),
+            ("amqp://user@h", "amqp://user@h"),
+            ("amqp://user:s3cret@h:1/v?heartbeat=5", "amqp://user:PASSWORD@h:1/v?heartbeat=5"),
+            ("redis://:s3cret@h", "redis://:PASSWORD@h"),
+            ("redis://u:a:s3cret@s3cret@h", "redis://u:PASSWORD@h"),
+            ("amqp://u:s3cret@a,amqp://u:s3cret@b", "amqp://u:PASSWORD@a,amqp://u:PASSWORD@b"),
+            ("sqlite:a b.db", "sqlite:a b.db"),
+        ] {
+            assert_eq!(without_passwords(typed), again);
+        }
     }
 
     #[test]

@@ -42,10 +42,11 @@ pub fn named_queue(typed: Option<&str>, flag: &str) -> Result<Option<String>, Er
 
 /// The flag and its variable first, then the variable's other name, then a file.
 pub fn broker_url(typed: &cli::Broker) -> Result<Url, Error> {
-    let hint = || format!("set --broker (BROKER_URL, or BROKER_URL_FILE): {}", kinds::addresses());
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let text = if let Some(url) = typed.broker.clone().filter(|url| !url.is_empty()) {
-        url
+        // The flag and its variable come as one. A command that repeats the variable needs no flag.
+        let is_typed = std::env::var("BROKER_URL").ok().as_ref() != Some(&url);
+        return parsed(&url).map(|broker| if is_typed { broker.typed(&url) } else { broker });
     } else if let Some(url) = variable("AMQP_URL") {
         url
     } else if let Some(path) = variable("BROKER_URL_FILE") {
@@ -57,8 +58,16 @@ pub fn broker_url(typed: &cli::Broker) -> Result<Url, Error> {
     } else {
         return Err(Error::configuration("no broker is named", hint()));
     };
+    parsed(&text)
+}
+
+fn parsed(text: &str) -> Result<Url, Error> {
     // The text itself is never shown: it holds a password.
     text.parse().map_err(|error| Error::configuration(format!("the broker's URL can't be used: {error}"), hint()))
+}
+
+fn hint() -> String {
+    format!("set --broker (BROKER_URL, or BROKER_URL_FILE): {}", kinds::addresses())
 }
 
 /// Says what this broker does with a message that takes as long as a run may.

@@ -132,7 +132,7 @@ impl Queue<'_> {
     }
 
     /// A name that begins with this queue's.
-    fn named(&self, name: &str) -> String {
+    pub fn named(&self, name: &str) -> String {
         match self.broker {
             Broker::Sqs(_) => format!("{}-{name}", self.name),
             Broker::SqsFifo(_) => format!("{}-{name}.fifo", self.name.trim_end_matches(".fifo")),
