@@ -125,7 +125,7 @@ impl fmt::Display for Directory {
 
 fn write(folder: &Path, name: &str, fallback: &str, body: &[u8]) -> Result<(), Failure> {
     let mut part = part(folder).map_err(Failure::Folder)?;
-    let written = part.write_all(body).and_then(|()| part.as_file().sync_all());
+    let written = part.as_file_mut().write_all(body).and_then(|()| part.as_file().sync_all());
     written.map_err(|error| match error.kind() {
         ErrorKind::FileTooLarge => Failure::TooLarge(error),
         _ => Failure::Folder(error),
@@ -159,7 +159,8 @@ fn blame(folder: &Path, error: io::Error) -> Failure {
 fn rehearse(folder: &Path) -> io::Result<bool> {
     let part = part(folder)?;
     part.as_file().sync_all()?;
-    let whole = tempfile::Builder::new().prefix(&format!("{PREFIX}a-")).suffix(SUFFIX).tempfile_in(folder)?;
+    let whole = tempfile::Builder::new().prefix(&format!("{PREFIX}a-")).suffix(SUFFIX).tempfile_in(folder);
+    let whole = whole.map_err(of_the_folder)?;
     let target = whole.into_temp_path();
     let ignores_case = target
         .file_name()
@@ -219,7 +220,7 @@ fn without_capitals(name: &str) -> String {
 /// Removed when it is dropped and was not renamed.
 fn part(folder: &Path) -> io::Result<NamedTempFile> {
     let mode = Permissions::from_mode(MODE);
-    tempfile::Builder::new().prefix(PREFIX).suffix(SUFFIX).permissions(mode).tempfile_in(folder)
+    tempfile::Builder::new().prefix(PREFIX).suffix(SUFFIX).permissions(mode).tempfile_in(folder).map_err(of_the_folder)
 }
 
 /// The same for a file that only its owner may read.
@@ -229,6 +230,16 @@ pub fn private_part(folder: &Path) -> io::Result<NamedTempFile> {
         .suffix(SUFFIX)
         .permissions(Permissions::from_mode(0o600))
         .tempfile_in(folder)
+        .map_err(of_the_folder)
+}
+
+/// An error of a temporary file without the name of that file, which nobody has heard of and which is gone.
+fn of_the_folder(error: io::Error) -> io::Error {
+    // The library shows the error that it wraps, and keeps it to itself.
+    match error.to_string().rsplit_once(" at path ") {
+        Some((said, _)) => io::Error::new(error.kind(), said),
+        None => error,
+    }
 }
 
 #[cfg(test)]
@@ -236,6 +247,23 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[tokio::test]
+    async fn an_error_of_a_folder_names_no_file_that_nobody_has_heard_of() {
+        let outer = tempfile::tempdir().unwrap();
+        let missing = outer.path().join("missing");
+        let file = outer.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        for folder in [&missing, &file] {
+            let said = [Directory::open(folder).await.unwrap_err(), private_part(folder).unwrap_err()];
+            assert!(said.iter().all(|error| !error.to_string().contains(".wq-run-")), "{said:?}");
+        }
+        let directory = Directory { path: missing, ignores_case: false };
+        let Err(Failure::Folder(gone)) = directory.write("m", "m", "x".into()).await else {
+            panic!("there is no folder")
+        };
+        assert_eq!(gone.to_string(), "No such file or directory (os error 2)");
+    }
 
     fn names(folder: &Path) -> Vec<String> {
         let mut names: Vec<String> =

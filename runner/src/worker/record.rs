@@ -101,7 +101,6 @@ impl Cases {
         });
         match tokio::time::timeout(WRITE_TIMEOUT, saved).await {
             Ok(Ok(())) => {}
-            // An error of a temporary file names that file, which is another one each time.
             Ok(Err(error)) => self.miss(&error.kind().to_string(), error.to_string()),
             Err(_) => {
                 self.hangs.store(true, Ordering::SeqCst);
