@@ -103,8 +103,10 @@ pub fn watch(grace: Duration, status: u8) -> io::Result<watch::Receiver<Phase>> 
     GRACE.store(grace.as_millis().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
     AT_ONCE.store(false, Ordering::Relaxed);
     let Watching { phases, again } = watching(status)?;
-    tokio::spawn(announce(phases.clone(), grace, again));
-    Ok(phases)
+    // Whoever acts on a phase hears of it from the task that says it. So the log has the signal first, and then what came of it.
+    let (announced, heard) = watch::channel(Phase::Running);
+    tokio::spawn(announce(phases, announced, grace, again));
+    Ok(heard)
 }
 
 /// From now on the next signal ends the process at once: there is nothing to finish and nothing to give back.
@@ -164,11 +166,17 @@ fn pipe(signal: libc::c_int) -> io::Result<UnixStream> {
     Ok(reader)
 }
 
-/// Says what the phases mean. A task, since the thread that publishes them must not depend on the log.
-async fn announce(mut phases: watch::Receiver<Phase>, grace: Duration, again: Arc<AtomicBool>) {
+/// Says what the phases mean, and hands them on. A task, since the thread that publishes them must not depend on the log.
+async fn announce(
+    mut phases: watch::Receiver<Phase>,
+    announced: watch::Sender<Phase>,
+    grace: Duration,
+    again: Arc<AtomicBool>,
+) {
     let grace_ms = grace.as_millis() as u64;
-    while phases.changed().await.is_ok() {
-        match *phases.borrow_and_update() {
+    loop {
+        let phase = *phases.borrow_and_update();
+        match phase {
             Phase::Running => {}
             Phase::Draining(signal) => {
                 tracing::info!(signal = signal.name(), grace_ms, "a signal was received: finishing what runs");
@@ -179,6 +187,10 @@ async fn announce(mut phases: watch::Receiver<Phase>, grace: Duration, again: Ar
             Phase::Aborting(_) => {
                 tracing::warn!(grace_ms, "guests are still running after --shutdown-timeout: stopping them");
             }
+        }
+        announced.send_if_modified(|before| std::mem::replace(before, phase) != phase);
+        if phases.changed().await.is_err() {
+            return;
         }
     }
 }

@@ -79,6 +79,8 @@ fn a_signal_that_comes_while_the_guest_is_loaded_ends_with_a_summary_like_any_ot
     let ended = worker.end();
     keeps_the_contract(ended.exits(143));
     let summary = the_summary(&ended);
+    let at = |event: &str| ended.stderr.find(&format!("\"message\":\"{event}")).unwrap_or_else(|| panic!("no {event}"));
+    assert!(at("a signal was received") < at("stopped"), "first what came, then what came of it: {}", ended.stderr);
     assert_eq!(
         (&summary["reason"], &summary["exit_status"], &summary["acked"], &summary["queue"]),
         (&"SIGTERM".into(), &143.into(), &0.into(), &queue.name.as_str().into())
