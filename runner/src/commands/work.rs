@@ -1,6 +1,7 @@
 //! `wq-run work`: runs a guest for each message of a queue.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -76,11 +77,13 @@ pub async fn run(args: cli::Work) -> Result<u8, Error> {
     let observers = worker.observers();
     let so_far = observers.clone();
     termination::about(move || summary::Work::of(&so_far).for_people());
+    let has_begun = Arc::new(AtomicBool::new(false));
     let showing = Arc::new(Mutex::new(None));
     worker.when_ready({
-        let (showing, observers, queue, broker) =
-            (showing.clone(), observers.clone(), queue.clone(), config.broker.clone());
+        let (has_begun, showing, observers) = (has_begun.clone(), showing.clone(), observers.clone());
+        let (queue, broker) = (queue.clone(), config.broker.clone());
         move || {
+            has_begun.store(true, Ordering::Relaxed);
             tracing::info!(
                 queue,
                 broker = %broker,
@@ -107,6 +110,14 @@ pub async fn run(args: cli::Work) -> Result<u8, Error> {
             "the connection did not end cleanly: the last acknowledgements may not have arrived"
         );
     }
+    let reason = match reason {
+        StopReason::BrokerFailed(error) if !has_begun.load(Ordering::Relaxed) => {
+            // There is no work to sum up: the error says it all.
+            termination::about(String::new);
+            return Err(Error::from(error).on(&config.broker));
+        }
+        reason => reason,
+    };
     let mut status = status(mode, &reason, counts, closed.is_ok(), config.fail_on_empty);
     let mut failed = None;
     if config.dead_letters_fail && closed.is_ok() && matches!(reason, StopReason::Empty) {
