@@ -8,6 +8,9 @@ use crate::error::Error;
 use crate::sandbox::{self, Bounds, Compilation, Dir, Grants, Isolation, Keep, Loading, Stderr, Wall};
 use crate::task::limits::Limits;
 
+/// The forms of `--dir`.
+const DIR: &str = "HOST, HOST::GUEST, and with :ro or :rw behind that; two colons separate the two folders";
+
 /// Less holds no program's first call; more would have to be there for each guest that runs.
 const STACKS: RangeInclusive<u64> = 16 << 10..=64 << 20;
 
@@ -184,19 +187,39 @@ fn variable(entry: &str) -> Result<(String, String), Error> {
 
 /// `HOST[::GUEST][:ro|:rw]`, wherever the folder is.
 pub fn named_dir(entry: &str) -> Result<Dir, Error> {
-    let (folders, writable) = match (entry.strip_suffix(":rw"), entry.strip_suffix(":ro")) {
-        (Some(folders), _) => (folders, true),
-        (None, Some(folders)) => (folders, false),
-        (None, None) => (entry, false),
+    let refused =
+        |why: &str| Err(Error::configuration(format!("`--dir {entry}` {why}"), format!("--dir is written {DIR}")));
+    let (folders, mode) = match entry.rsplit_once(':') {
+        Some((folders, mode @ ("ro" | "rw"))) => (folders, Some(mode)),
+        _ => (entry, None),
     };
-    let (host, guest) = folders.split_once("::").unwrap_or((folders, folders));
-    if host.is_empty() || guest.is_empty() {
-        return Err(Error::configuration(
-            format!("`--dir {entry}` names no folder"),
-            "write --dir HOST, --dir HOST::GUEST or --dir HOST::GUEST:rw",
-        ));
+    if mode.is_some() && folders.ends_with(':') {
+        return refused("has more than one colon before its mode");
     }
-    Ok(Dir { host: host.into(), guest: guest.to_owned(), writable })
+    let (host, guest) = match folders.split_once("::") {
+        Some((_, guest)) if guest.contains("::") => return refused("has two colons more than once"),
+        Some((_, guest)) if guest.starts_with(':') => return refused("has three colons in a row"),
+        Some((host, guest)) => (host, guest),
+        None => (folders, folders),
+    };
+    if host.is_empty() || guest.is_empty() {
+        return refused("names no folder");
+    }
+    if folders.contains("::")
+        && let Some((_, other)) = guest.rsplit_once(':')
+        && is_like_a_mode(other)
+    {
+        return refused(&match mode {
+            Some(mode) => format!("has two modes, `{other}` and `{mode}`"),
+            None => format!("has the mode `{other}`, which does not exist"),
+        });
+    }
+    Ok(Dir { host: host.into(), guest: guest.to_owned(), writable: mode == Some("rw") })
+}
+
+/// Whether it was meant to say what a guest may do in a folder, in one of the ways of other programs.
+fn is_like_a_mode(text: &str) -> bool {
+    (1..=3).contains(&text.len()) && text.bytes().all(|letter| b"rwoxzRWOXZ".contains(&letter))
 }
 
 /// A folder that is here.
@@ -209,23 +232,27 @@ fn dir(entry: &str) -> Result<Dir, Error> {
         Ok(_) => Err(Error::configuration(format!("`--dir {entry}`: {host} is not a folder"), "name a folder")),
         Err(error) => {
             let message = format!("`--dir {entry}`: {error}");
-            Err(match docker_style(entry) {
-                Some(ours) => Error::configuration(
-                    message,
-                    format!(
-                        "two colons separate the two folders: --dir {ours}; one colon is a part of the folder's name"
-                    ),
-                ),
-                None => Error::configuration(message, "--dir names a folder that exists"),
-            })
+            Err(Error::configuration(message, what_was_meant(entry)))
         }
     }
 }
 
-/// Our form of an entry that is written as Docker does it, `HOST:GUEST[:MODE]`. Only where no folder has this name.
-fn docker_style(entry: &str) -> Option<String> {
-    let (host, guest) = entry.split_once(':').filter(|(host, guest)| !host.is_empty() && guest.starts_with('/'))?;
-    Some(format!("{host}::{guest}"))
+/// A hint on an entry whose folder is not there. One colon may be Docker's, `HOST:GUEST[:MODE]`; a folder may have it in its name.
+fn what_was_meant(entry: &str) -> String {
+    let exists = "--dir names a folder that exists".to_owned();
+    let Some((host, rest)) = entry.split_once(':').filter(|(host, rest)| !host.is_empty() && !rest.is_empty()) else {
+        return exists;
+    };
+    match rest {
+        "ro" | "rw" => exists,
+        _ if rest.starts_with(':') => exists,
+        _ if rest.split([':', ',']).all(is_like_a_mode) => {
+            format!("the modes are :ro and :rw: --dir {host}:ro, or --dir {host}:rw")
+        }
+        _ => format!(
+            "two colons separate the two folders: --dir {host}::{rest}; one colon is a part of the folder's name"
+        ),
+    }
 }
 
 #[cfg(test)]
@@ -243,6 +270,42 @@ mod tests {
         let odd = folder.path().join("a:").join("b");
         std::fs::create_dir_all(&odd).unwrap();
         assert_eq!(super::dir(&odd.display().to_string()).unwrap().host, odd);
+    }
+
+    #[test]
+    fn each_wrong_form_of_a_folder_has_its_hint() {
+        for (entry, message, hint) in [
+            ("", "names no folder", "HOST::GUEST"),
+            ("::/data", "names no folder", "HOST::GUEST"),
+            ("/tmp::", "names no folder", "HOST::GUEST"),
+            (":rw", "names no folder", "HOST::GUEST"),
+            ("/tmp::ro", "more than one colon before its mode", "HOST::GUEST"),
+            ("/tmp:data", "No such file", "--dir /tmp::data;"),
+            ("/tmp:data:rw", "No such file", "--dir /tmp::data:rw;"),
+            ("a:b", "No such file", "--dir a::b;"),
+            ("/tmp:RW", "No such file", "--dir /tmp:rw"),
+            ("/tmp:ro,z", "No such file", "the modes are :ro and :rw"),
+            ("/tmp:ro:rw", "No such file", "the modes are :ro and :rw"),
+            ("/tmp:r", "No such file", "the modes are :ro and :rw"),
+            ("/tmp::/data:rx", "mode `rx`, which does not exist", ":ro or :rw"),
+            ("/tmp::/data:ro:rw", "two modes, `ro` and `rw`", ":ro or :rw"),
+            ("/tmp:::/data", "three colons in a row", "two colons"),
+            ("/tmp::/data::ro", "more than one colon before its mode", "two colons"),
+            ("/tmp::/data::x", "two colons more than once", "two colons"),
+            ("/no/such:ro", "No such file", "a folder that exists"),
+            ("/no/such::/data", "No such file", "a folder that exists"),
+            ("/etc/hostname", "is not a folder", "name a folder"),
+        ] {
+            let refused = super::dir(entry).unwrap_err();
+            assert!(refused.to_string().contains(message), "{entry}: {refused}");
+            assert!(refused.hint().unwrap().contains(hint), "{entry}: {:?}", refused.hint());
+        }
+        // A folder in the guest may be called as it likes.
+        assert_eq!(named_dir("/tmp::/a:b").unwrap().guest, "/a:b");
+        assert_eq!(
+            named_dir("/tmp::data:rw").unwrap(),
+            Dir { host: "/tmp".into(), guest: "data".into(), writable: true }
+        );
     }
 
     #[test]
