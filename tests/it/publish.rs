@@ -13,6 +13,21 @@ use crate::harness::rabbitmq::RabbitMq;
 use crate::harness::{eventually, run, run_with, start};
 
 #[test]
+fn an_empty_input_is_an_empty_message_and_said() {
+    let queue = Queue::new(Broker::Sqlite(tempfile::tempdir().unwrap()));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let stdin = run(&mut queue.command(&["publish"]));
+    stdin.exits(0).says("stdin is empty: the message has no body");
+    let empty = run(queue.command(&["publish", "--file"]).arg(file.path()));
+    empty.exits(0).says(&format!("{} is empty: the message has no body", file.path().display()));
+    // Who types it means it.
+    assert_eq!(run(&mut queue.command(&["publish", ""])).exits(0).stderr, "");
+    for _ in 0..3 {
+        assert_eq!(queue.take().body, b"");
+    }
+}
+
+#[test]
 fn messages_come_from_arguments_files_lines_and_stdin() {
     on_every_queue(|queue| {
         let published = run(&mut queue.command(&["publish", "one", "two"]));

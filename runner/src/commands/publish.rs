@@ -1,6 +1,7 @@
 //! `wq-run publish`: puts messages into a queue, many at a time and each of them confirmed.
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -52,6 +53,10 @@ async fn run_on(publish: &Publish) -> Result<u8, Error> {
         }
         From::File(path) => {
             let body = Source::open(path)?.read_whole(path)?;
+            if body.is_empty() {
+                let name = if path == Path::new("-") { "stdin".into() } else { path.display().to_string() };
+                note(&format!("{name} is empty: the message has no body"));
+            }
             press.print_all(vec![body]).await.map(|()| None)
         }
         From::Lines { path, json } => {
