@@ -105,7 +105,8 @@ struct Line {
 impl LastLine for Line {
     fn draw(&self) {
         let snapshot = (self.snapshot)();
-        let length = snapshot.left.map(|left| snapshot.finished + left);
+        // All of nothing would be a full bar.
+        let length = snapshot.left.map(|left| snapshot.finished + left).filter(|length| *length > 0);
         self.bar.update(|state| {
             if let Some(length) = length {
                 state.set_len(length);
@@ -137,12 +138,16 @@ fn style(template: &str) -> ProgressStyle {
 fn message(snapshot: &Snapshot, rate: f64, time_left: Duration) -> String {
     let Snapshot { done, failed, running, finished, left } = *snapshot;
     let mut said = vec![match left {
-        Some(left) => format!("{} of {} done", spoken::count(done), spoken::count(finished + left)),
-        None => format!("{} done", spoken::count(done)),
+        Some(left) if finished + left > 0 => {
+            format!("{} of {} done", spoken::count(done), spoken::count(finished + left))
+        }
+        _ => format!("{} done", spoken::count(done)),
     }];
     said.extend(failed.map(|failed| format!("{} failed", spoken::count(failed))));
     said.extend(running.map(|running| format!("{running} running")));
-    said.push(format!("{}/s", spoken::rate(rate)));
+    if finished > 0 {
+        said.push(format!("{}/s", spoken::rate(rate)));
+    }
     // Before the first one is finished, nobody knows.
     if left.is_some_and(|left| left > 0) && !time_left.is_zero() {
         let seconds = time_left.as_secs_f64().ceil() as u64;
@@ -165,5 +170,13 @@ mod tests {
         assert_eq!(message(&snapshot, rate, time), "1,240 done, 3 failed, 4 running, 412/s");
         let published = Snapshot { done: 20, finished: 20, ..Snapshot::default() };
         assert_eq!(message(&published, 0.0, Duration::ZERO), "20 done, 0/s");
+    }
+
+    #[test]
+    fn the_line_begins_without_a_rate_and_never_counts_to_0() {
+        let all = |left| Snapshot { left, ..Snapshot::default() };
+        assert_eq!(message(&all(None), 0.0, Duration::ZERO), "0 done");
+        assert_eq!(message(&all(Some(0)), 0.0, Duration::ZERO), "0 done");
+        assert_eq!(message(&all(Some(7)), 0.0, Duration::ZERO), "0 of 7 done");
     }
 }
