@@ -358,6 +358,8 @@ fn publish_on_a_terminal_shows_how_many_are_confirmed() {
     let ended = publish.end();
     assert_eq!(ended.code, Some(0));
     assert_eq!(ended.rows, [format!("published 4 messages to {}", queue.name)], "the line is gone");
+    let drawn = String::from_utf8_lossy(&ended.bytes);
+    assert!(drawn.contains("0 done") && !drawn.contains("0/0"), "it begins as it goes on: {drawn:?}");
     run(&mut queue.command(&["queue", "purge"])).exits(0);
 }
 

@@ -65,8 +65,10 @@ impl Progress {
         if target.is_hidden() || streams::err::speaks_json() {
             return Progress { _shown: None, telling: Some(tokio::spawn(tell(snapshot))) };
         }
-        let bar = ProgressBar::with_draw_target(None, target);
-        let line = Line { bar, template: Mutex::new(""), snapshot: Box::new(snapshot) };
+        // From the first time that it is drawn: without a style of ours it begins as "0/0".
+        let message = message(&snapshot(), 0.0, Duration::ZERO);
+        let bar = ProgressBar::with_draw_target(None, target).with_style(style(NO_BAR)).with_message(message);
+        let line = Line { bar, template: Mutex::new(NO_BAR), snapshot: Box::new(snapshot) };
         Progress { _shown: Some(streams::err::show_last_line(Arc::new(line))), telling: None }
     }
 }
