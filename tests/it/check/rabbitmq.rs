@@ -33,7 +33,7 @@ fn what_is_wrong_with_the_way_to_the_broker_is_told_with_the_status_of_a_worker(
     let table = [
         (format!("amqp://guest:wr0ng@127.0.0.1:{port}"), "credentials", 77, "user name or the password"),
         (format!("amqp://nobody:x@127.0.0.1:{port}"), "credentials", 77, "user name or the password"),
-        (format!("amqp://guest:guest@127.0.0.1:{port}/none"), "credentials", 77, "virtual host `none`"),
+        (format!("amqp://guest:guest@127.0.0.1:{port}/none"), "credentials", 78, "there is no virtual host `none`"),
         (
             format!("{}/closed", user(rabbitmq, "checked-vhost", ["", "", ""])),
             "credentials",
@@ -44,7 +44,7 @@ fn what_is_wrong_with_the_way_to_the_broker_is_told_with_the_status_of_a_worker(
         (format!("amqps://guest:guest@127.0.0.1:{port}?cacertfile={ca}"), "tls", 78, "does not speak TLS"),
         (format!("amqps://guest:guest@localhost:{tls_port}"), "tls", 78, "cacertfile"),
         (format!("amqps://guest:guest@localhost:{tls_port}?cacertfile=/no/such.pem"), "tls", 78, "/no/such.pem"),
-        (format!("amqp://guest:guest@localhost:{tls_port}"), "reach", 69, "BROKER_URL"),
+        (format!("amqp://guest:guest@localhost:{tls_port}"), "tls", 78, "expects TLS on this port"),
     ];
     for (url, about, status, said) in table {
         let checked = run(check(&queue, &guest("echo"), &[]).env("BROKER_URL", &url));
