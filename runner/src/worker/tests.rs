@@ -15,10 +15,11 @@ use super::*;
 use crate::broker;
 use crate::broker::fake::{Bookkeeper, Fake};
 use crate::observe::trace::Span;
-use crate::observe::{Counts, Ended, Observer, Settled};
-use crate::sandbox::{self, Bounds, Compilation, Isolation, Keep, Loading, Wall};
-use crate::settle::{Backoff, ExitMap};
+use crate::observe::{Counts, Ended, Guest, Observer, Served, Settled};
+use crate::sandbox::{self, Bounds, Compilation, Isolation, Keep, Loading, Sandbox, Wall};
+use crate::settle::{Backoff, ExitMap, Policy};
 use crate::shutdown::Signal;
+use crate::sink::Sinks;
 use crate::sink::memory::Memory;
 use crate::task::{Failure, Refused, Settlement, Usage};
 
