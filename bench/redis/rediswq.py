@@ -1,7 +1,8 @@
 """A worker as on the Kubernetes page "Fine Parallel Processing Using a Work Queue", by the scheme of its rediswq.py.
 
 An item moves from the list to a second one, `processing`, and a key with a time to live says who has it. Nothing ever looks
-at that key. Written anew; only the scheme is theirs. Arguments: port, queue, seconds that each task takes.
+at that key. Written anew; only the scheme is theirs. Arguments: port, queue, seconds that each task takes. WORKER in the
+environment says when it ends: with `--forever` never, with `--drain` when the queue is empty, else two seconds later.
 """
 
 import hashlib
@@ -16,10 +17,11 @@ port, queue, seconds = sys.argv[1:]
 server = redis.Redis(port=int(port))
 session = str(uuid.uuid4())
 processing = queue + ":processing"
+worker = os.environ.get("WORKER", "")
 while True:
-    item = server.brpoplpush(queue, processing, timeout=2)
+    item = server.rpoplpush(queue, processing) if worker == "--drain" else server.brpoplpush(queue, processing, timeout=2)
     if item is None:
-        if "--forever" in os.environ.get("WORKER", ""):
+        if worker == "--forever":
             continue
         break
     lease = f"{queue}:leased_by_session:{hashlib.sha224(item).hexdigest()}"

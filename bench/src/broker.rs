@@ -102,7 +102,7 @@ impl Drop for RabbitMq {
 }
 
 /// Ports that were free a moment ago.
-fn free_ports<const N: usize>() -> Result<[u16; N]> {
+pub fn free_ports<const N: usize>() -> Result<[u16; N]> {
     let mut ports = [0; N];
     let mut held = Vec::new();
     for port in &mut ports {

@@ -8,23 +8,35 @@ use crate::Result;
 
 /// Where the programs and the guests are.
 pub struct Tools {
-    pub wq_run: PathBuf,
+    /// What is measured, and the build of `--against` if one was named.
+    pub builds: Vec<WqRun>,
     pub bench: PathBuf,
-    pub guest_bench: PathBuf,
     pub native_worker: PathBuf,
     pub python_worker: PathBuf,
     pub python: PathBuf,
-    /// A Python that has huey and litequeue, if one was named.
+    /// A Python that has huey, litequeue and redis, if one was named.
     pub peers_python: Option<PathBuf>,
     pub wasmtime: PathBuf,
     pub amqp_consume: PathBuf,
+    pub amqp_publish: PathBuf,
     pub echo: PathBuf,
     /// The same guest, compiled ahead by the `wasmtime` of this run.
     pub echo_cwasm: PathBuf,
     /// A guest of an interpreter's size, if it was built.
     pub interpreter: Option<Interpreter>,
-    /// wq-run's cache, filled.
+    /// CPython as a module, if it is there.
+    pub cpython: Option<PathBuf>,
+}
+
+/// A build of wq-run.
+pub struct WqRun {
+    pub program: PathBuf,
+    /// The program that runs a guest in the sandbox of this build. An older build comes with none if nobody kept it.
+    pub guest_bench: Option<PathBuf>,
+    /// Filled.
     pub cache: PathBuf,
+    /// Whether it knows `--compile fast`.
+    pub compiles_fast: bool,
 }
 
 pub struct Interpreter {
@@ -32,9 +44,44 @@ pub struct Interpreter {
     pub cwasm: PathBuf,
 }
 
+/// Which build of wq-run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Build {
+    Now,
+    /// That of `--against`.
+    Before,
+}
+
+/// How the rows of the build of `--against` end.
+pub const BEFORE: &str = ", before";
+
+impl Build {
+    /// The name of what this build does.
+    pub fn of(self, name: &str) -> String {
+        match self {
+            Build::Now => name.to_owned(),
+            Build::Before => format!("{name}{BEFORE}"),
+        }
+    }
+}
+
+impl Tools {
+    pub fn build(&self, build: Build) -> &WqRun {
+        match build {
+            Build::Now => &self.builds[0],
+            Build::Before => &self.builds[1],
+        }
+    }
+
+    pub fn has_before(&self) -> bool {
+        self.builds.len() > 1
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contender {
     WqRun {
+        build: Build,
         concurrency: u16,
     },
     /// The same with its log at the default level, a line for each message.
@@ -52,13 +99,13 @@ pub enum Contender {
 pub const PREFETCH: u16 = 200;
 pub const GATHER: u64 = 20;
 
-/// wq-run says at its end what it did, and nothing on the way.
-const ONLY_THE_END: &str = "warn,wq_run::commands=info";
+/// wq-run says at its end what it did, and nothing on the way. Builds of before 0.2.0 said it elsewhere.
+const ONLY_THE_END: &str = "warn,wq_run::observe::summary=info,wq_run::commands=info";
 
 impl Contender {
     pub fn name(self) -> String {
         match self {
-            Contender::WqRun { concurrency } => format!("wq-run, concurrency {concurrency}"),
+            Contender::WqRun { build, concurrency } => build.of(&format!("wq-run, concurrency {concurrency}")),
             Contender::WqRunLogging => "wq-run, concurrency 1, a log line per message".into(),
             Contender::Lapin => "bare lapin, ack each".into(),
             Contender::LapinMultiple => format!("bare lapin, one ack per {GATHER}"),
@@ -73,28 +120,26 @@ impl Contender {
     /// time.
     pub fn usual_rate(self) -> f64 {
         match self {
-            Contender::WqRun { .. } => 13_000.0,
-            Contender::WqRunLogging => 6_000.0,
-            Contender::Lapin => 13_000.0,
-            Contender::LapinMultiple => 50_000.0,
-            Contender::Cat | Contender::Native => 650.0,
+            Contender::WqRun { .. } => 40_000.0,
+            Contender::WqRunLogging => 15_000.0,
+            Contender::Lapin => 15_000.0,
+            Contender::LapinMultiple => 80_000.0,
+            Contender::Cat | Contender::Native => 1_200.0,
             Contender::Python => 80.0,
-            Contender::Wasmtime => 100.0,
+            Contender::Wasmtime => 200.0,
         }
     }
 
     /// The command that takes `count` messages and ends.
     pub fn command(self, tools: &Tools, url: &str, queue: &str, count: u64) -> Command {
         match self {
-            Contender::WqRun { concurrency } => {
-                let mut command = wq_run(tools, url, queue);
-                command.args(["--drain", "--result", "none", "--concurrency", &concurrency.to_string()]);
-                command.args(["--prefetch", &PREFETCH.to_string()]);
-                command.env("RUST_LOG", ONLY_THE_END);
+            Contender::WqRun { build, concurrency } => {
+                let mut command = loop_of(tools, build, url, queue, concurrency);
+                command.arg("--drain");
                 command
             }
             Contender::WqRunLogging => {
-                let mut command = wq_run(tools, url, queue);
+                let mut command = wq_run(tools, Build::Now, url, queue);
                 command.args(["--drain", "--result", "none", "--prefetch", &PREFETCH.to_string()]);
                 command
             }
@@ -134,15 +179,26 @@ impl Contender {
     }
 }
 
-/// The worker, with a compiled guest.
-pub fn wq_run(tools: &Tools, url: &str, queue: &str) -> Command {
-    wq_run_with_cache(tools, &tools.cache, url, queue)
+/// What wq-run does in a loop, without when it ends.
+pub fn loop_of(tools: &Tools, build: Build, url: &str, queue: &str, concurrency: u16) -> Command {
+    let mut command = wq_run(tools, build, url, queue);
+    command.args(["--result", "none", "--concurrency", &concurrency.to_string()]);
+    command.args(["--prefetch", &PREFETCH.to_string()]);
+    command.env("RUST_LOG", ONLY_THE_END);
+    command
 }
 
-pub fn wq_run_with_cache(tools: &Tools, cache: &Path, url: &str, queue: &str) -> Command {
-    let mut command = Command::new(&tools.wq_run);
-    command.arg("work").arg(&tools.echo).arg("--cache-dir").arg(cache);
-    command.args(["--log-format", "json"]);
+/// The worker, with a compiled guest.
+pub fn wq_run(tools: &Tools, build: Build, url: &str, queue: &str) -> Command {
+    let mut command = worker(tools, build, &tools.echo, url, queue);
+    command.arg("--cache-dir").arg(&tools.build(build).cache);
+    command
+}
+
+/// The worker; where compiled code lies has to be added.
+pub fn worker(tools: &Tools, build: Build, guest: &Path, url: &str, queue: &str) -> Command {
+    let mut command = Command::new(&tools.build(build).program);
+    command.arg("work").arg(guest).args(["--log-format", "json"]);
     command.env("BROKER_URL", url).env("QUEUE", queue).env_remove("RUST_LOG");
     command
 }

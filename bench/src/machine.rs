@@ -4,16 +4,16 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::broker::RabbitMq;
-use crate::contender::Tools;
+use crate::contender::{Build, Tools};
 
 /// Lines of "what: which".
-pub fn describe(tools: &Tools) -> Vec<(&'static str, String)> {
+pub fn describe(tools: &Tools, redis_server: Option<&Path>) -> Vec<(&'static str, String)> {
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     let mut lines = vec![
         ("CPU", format!("{}, {cores} cores, shared by the broker and the worker", cpu())),
         ("memory", memory()),
         ("system", system()),
-        ("wq-run", wq_run(&tools.wq_run)),
+        ("wq-run", wq_run(&tools.build(Build::Now).program)),
         ("rustc", said(Command::new("rustc").arg("--version"))),
         ("RabbitMQ", RabbitMq::version()),
         ("amqp-consume", package("amqp-tools")),
@@ -21,6 +21,15 @@ pub fn describe(tools: &Tools) -> Vec<(&'static str, String)> {
         ("wasmtime", said(Command::new(&tools.wasmtime).arg("--version"))),
         ("echo guest", size(&tools.echo)),
     ];
+    if tools.has_before() {
+        lines.push(("wq-run before", wq_run(&tools.build(Build::Before).program)));
+    }
+    if let Some(redis) = redis_server {
+        lines.push(("Redis", said(Command::new(redis).arg("--version"))));
+    }
+    if let Some(cpython) = &tools.cpython {
+        lines.push(("CPython as a module", size(cpython)));
+    }
     if let Some(interpreter) = &tools.interpreter {
         lines.push((
             "interpreter",
@@ -52,12 +61,9 @@ fn system() -> String {
     format!("{}, Linux {}", name.unwrap_or("unknown").trim_matches('"'), kernel.trim())
 }
 
+/// It names its commit, if who built it told the compiler.
 fn wq_run(program: &Path) -> String {
-    let version = said(Command::new(program).arg("--version"));
-    let commit = said(Command::new("git").args(["rev-parse", "--short=10", "HEAD"]));
-    let changed = said(Command::new("git").args(["status", "--porcelain", "--", "runner", "Cargo.lock", "Cargo.toml"]));
-    let changed = if changed.is_empty() { "" } else { " with changes" };
-    format!("{version}, commit {commit}{changed}, release profile")
+    said(Command::new(program).arg("--version")).replace('\n', "; ")
 }
 
 fn package(name: &str) -> String {

@@ -8,10 +8,10 @@
 //!             measure/     one file a kind of measurement
 //!              contender.rs  who takes part, as command lines
 //!              process.rs    a process with its time, its CPU time, its memory
-//!              broker.rs, queue.rs   a RabbitMQ of our own, and its queues
+//!              broker.rs, queue.rs, redis_server.rs   a RabbitMQ of our own and its queues, and a Redis
 //!             results.rs   what was measured; stats.rs
 //!             report.rs, targets.rs, plot.rs, machine.rs   what is made of it
-//! lapin.rs, guest.rs, worker.rs   the peers that we had to write
+//! lapin.rs, redis_peer.rs, guest.rs, worker.rs   the peers that we had to write
 //! ```
 
 // A program that prints what it measured.
@@ -25,6 +25,8 @@ mod measure;
 mod plot;
 mod process;
 mod queue;
+mod redis_peer;
+mod redis_server;
 mod report;
 mod results;
 mod run;
@@ -54,6 +56,8 @@ enum Command {
     Fill(queue::Args),
     /// The bare consumer: takes messages and acknowledges them
     Lapin(lapin::Args),
+    /// The bare consumer of a stream on Redis
+    Redis(redis_peer::Args),
 }
 
 fn main() -> ExitCode {
@@ -61,6 +65,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Fill(args) => queue::fill_command(&args).map(|()| ExitCode::SUCCESS),
         Command::Lapin(args) => lapin::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Redis(args) => redis_peer::run(&args).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
         eprintln!("wq-bench: {error}");

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::contender::Contender;
+use crate::contender::{BEFORE, Contender};
 use crate::measure::{looping, one_shot};
 use crate::results::{Results, Row};
 use crate::targets::best;
@@ -36,7 +36,7 @@ enum Scale {
 }
 
 pub fn svg(results: &Results, note: &str) -> String {
-    let small = looping::rate_group("5 B");
+    let small = looping::rate_group(looping::SMALL);
     let peers = [
         Contender::LapinMultiple,
         Contender::Lapin,
@@ -47,7 +47,8 @@ pub fn svg(results: &Results, note: &str) -> String {
     ];
     let mut loops: Vec<&Row> = best(results, &small).into_iter().collect();
     loops.extend(peers.iter().filter_map(|peer| results.row(&small, &peer.name())));
-    let starts = results.rows.iter().filter(|row| row.group == one_shot::GROUP).collect();
+    let is_start = |row: &&Row| row.group == one_shot::GROUP && !row.name.ends_with(BEFORE);
+    let starts = results.rows.iter().filter(is_start).collect();
     let charts = [
         Chart {
             title: "Messages of 5 bytes per second (more is better; logarithmic)",
@@ -112,13 +113,14 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::contender::Build;
     use crate::results::Unit;
 
     #[test]
     fn a_bar_for_each_number_and_none_for_a_failure() {
         let mut results = Results::default();
-        let group = looping::rate_group("5 B");
-        results.add(&group, &Contender::WqRun { concurrency: 1 }.name(), Unit::Rate, Ok(5000.0));
+        let group = looping::rate_group(looping::SMALL);
+        results.add(&group, &Contender::WqRun { build: Build::Now, concurrency: 1 }.name(), Unit::Rate, Ok(5000.0));
         results.add(&group, &Contender::Cat.name(), Unit::Rate, Ok(500.0));
         results.add(&group, &Contender::Python.name(), Unit::Rate, Err("no Python".into()));
         let svg = svg(&results, "a <machine> & more");

@@ -1,6 +1,6 @@
 //! What was measured: a row for each thing that was measured of each contender, a value for each round.
 
-use crate::stats::median;
+use crate::stats::{Rounds, median};
 use crate::{Result, stats};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub struct Row {
     pub group: String,
     pub name: String,
     pub unit: Unit,
-    pub values: Vec<f64>,
+    values: Rounds,
     /// A round that lost or failed something makes the row a failure, however fast the others were.
     pub failed: Vec<String>,
 }
@@ -26,6 +26,8 @@ pub struct Row {
 #[derive(Default)]
 pub struct Results {
     pub rows: Vec<Row>,
+    /// The one that is measured now.
+    pub round: usize,
 }
 
 impl Unit {
@@ -51,11 +53,21 @@ impl Unit {
 impl Row {
     /// `None` where anything failed.
     pub fn median(&self) -> Option<f64> {
-        if self.failed.is_empty() { median(&self.values) } else { None }
+        median(&self.values()?)
     }
 
+    /// The least and the greatest; `None` where anything failed.
     pub fn range(&self) -> Option<(f64, f64)> {
-        stats::range(&self.values)
+        stats::range(&self.values()?)
+    }
+
+    /// `None` where anything failed.
+    pub fn rounds(&self) -> Option<&Rounds> {
+        self.failed.is_empty().then_some(&self.values)
+    }
+
+    fn values(&self) -> Option<Vec<f64>> {
+        Some(self.rounds()?.values().copied().collect())
     }
 }
 
@@ -63,11 +75,11 @@ impl Results {
     pub fn add(&mut self, group: &str, name: &str, unit: Unit, measured: Result<f64>) {
         let at = self.rows.iter().position(|row| row.group == group && row.name == name).unwrap_or_else(|| {
             let (group, name) = (group.to_owned(), name.to_owned());
-            self.rows.push(Row { group, name, unit, values: Vec::new(), failed: Vec::new() });
+            self.rows.push(Row { group, name, unit, values: Rounds::new(), failed: Vec::new() });
             self.rows.len() - 1
         });
         match measured {
-            Ok(value) => self.rows[at].values.push(value),
+            Ok(value) => drop(self.rows[at].values.insert(self.round, value)),
             Err(error) => {
                 eprintln!("FAILED: {group}: {name}: {error}");
                 self.rows[at].failed.push(error.to_string());
@@ -111,6 +123,7 @@ mod tests {
     fn a_row_with_a_failure_has_no_median() {
         let mut results = Results::default();
         results.add("loop", "fast", Unit::Rate, Ok(9.0));
+        results.round = 1;
         results.add("loop", "fast", Unit::Rate, Ok(11.0));
         assert_eq!(results.row("loop", "fast").unwrap().median(), Some(10.0));
         results.add("loop", "fast", Unit::Rate, Err("it lost a message".into()));

@@ -1,4 +1,23 @@
-//! Medians and quantiles.
+//! Medians, quantiles, and ratios that are paired by round.
+
+use std::collections::BTreeMap;
+
+/// A value for each round in which there is one.
+pub type Rounds = BTreeMap<usize, f64>;
+
+/// The ratio of each round that both have a value of.
+pub fn ratios(ours: &Rounds, theirs: &Rounds) -> Vec<f64> {
+    both(ours, theirs, |ours, theirs| ours / theirs).into_values().collect()
+}
+
+/// The sum of each round that both have a value of.
+pub fn sums(a: &Rounds, b: &Rounds) -> Rounds {
+    both(a, b, |a, b| a + b)
+}
+
+fn both(a: &Rounds, b: &Rounds, of: impl Fn(f64, f64) -> f64) -> Rounds {
+    a.iter().filter_map(|(round, a)| Some((*round, of(*a, *b.get(round)?)))).collect()
+}
 
 /// The middle of the values; of an even number of them, the mean of the two in the middle.
 pub fn median(values: &[f64]) -> Option<f64> {
@@ -39,6 +58,15 @@ mod tests {
         assert_eq!(median(&[]), None);
         assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
+    }
+
+    #[test]
+    fn only_values_of_one_round_are_compared() {
+        let ours = Rounds::from([(0, 10.0), (1, 40.0), (2, 90.0)]);
+        let theirs = Rounds::from([(0, 5.0), (2, 30.0), (3, 1.0)]);
+        assert_eq!(ratios(&ours, &theirs), [2.0, 3.0]);
+        assert_eq!(sums(&ours, &theirs), Rounds::from([(0, 15.0), (2, 120.0)]));
+        assert_eq!(ratios(&ours, &Rounds::new()), [0.0; 0]);
     }
 
     #[test]

@@ -17,27 +17,30 @@ const MESSAGE: &[u8] = b"a message";
 
 pub fn round(bench: &mut Bench) {
     let Some(interpreter) = &bench.tools.interpreter else { return };
-    let mut ours = Command::new(&bench.tools.wq_run);
-    ours.arg("exec").arg(&interpreter.guest).arg("--cache-dir").arg(&bench.tools.cache);
+    let mut all: Vec<(String, Command)> = Vec::new();
+    for build in bench.builds() {
+        let of = bench.tools.build(*build);
+        let mut command = Command::new(&of.program);
+        command.arg("exec").arg(&interpreter.guest).arg("--cache-dir").arg(&of.cache);
+        all.push((build.of(WQ_RUN), command));
+    }
     let words = wasmtime_run(&bench.tools, &interpreter.cwasm);
     let mut theirs = Command::new(&words[0]);
     theirs.args(&words[1..]);
-    let mut walls = [Vec::new(), Vec::new()];
-    let mut failed = [None, None];
+    all.push((WASMTIME.into(), theirs));
+    let mut walls: Vec<Result<Vec<f64>>> = all.iter().map(|_| Ok(Vec::new())).collect();
     for _ in 0..bench.scale.starts.div_ceil(2) {
-        for (at, command) in [&mut ours, &mut theirs].into_iter().enumerate() {
+        for ((_, command), walls) in all.iter_mut().zip(&mut walls) {
+            let Ok(so_far) = walls else { continue };
             match one(command) {
-                Ok(wall) => walls[at].push(wall),
-                Err(error) => failed[at] = Some(error),
+                Ok(wall) => so_far.push(wall),
+                Err(error) => *walls = Err(error),
             }
         }
     }
-    for ((name, walls), failed) in [WQ_RUN, WASMTIME].into_iter().zip(walls).zip(failed) {
-        let measured = match failed {
-            Some(error) => Err(error),
-            None => stats::median(&walls).ok_or_else(|| "no starts were asked for".into()),
-        };
-        bench.results.add(GROUP, name, Unit::Millis, measured);
+    for ((name, _), walls) in all.into_iter().zip(walls) {
+        let measured = walls.and_then(|walls| stats::median(&walls).ok_or_else(|| "no starts were asked for".into()));
+        bench.results.add(GROUP, &name, Unit::Millis, measured);
     }
 }
 

@@ -15,9 +15,6 @@ use crate::{Result, stats};
 pub const P50: &str = "published to result, p50";
 pub const P99: &str = "published to result, p99";
 
-const CONTENDERS: [Contender; 4] =
-    [Contender::WqRun { concurrency: 1 }, Contender::Lapin, Contender::Cat, Contender::Python];
-
 /// Long enough for everybody to be back at waiting.
 const PAUSE: Duration = Duration::from_millis(3);
 
@@ -28,7 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const UNTIMED: u64 = 20;
 
 pub fn round(bench: &mut Bench) {
-    for contender in bench.in_turn(&CONTENDERS) {
+    let mut contenders: Vec<Contender> =
+        bench.builds().iter().map(|build| Contender::WqRun { build: *build, concurrency: 1 }).collect();
+    contenders.extend([Contender::Lapin, Contender::Cat, Contender::Python]);
+    for contender in bench.in_turn(&contenders) {
         let measured = one(bench, contender);
         let part = |p: f64| match &measured {
             Ok(latencies) => stats::quantile(latencies, p).ok_or_else(|| "nothing was timed".into()),
@@ -83,8 +83,8 @@ fn one(bench: &Bench, contender: Contender) -> Result<Vec<f64>> {
 fn command(bench: &Bench, contender: Contender, queue: &str, count: u64) -> Command {
     let Bench { tools, url, .. } = bench;
     match contender {
-        Contender::WqRun { .. } => {
-            let mut command = wq_run(tools, url, queue);
+        Contender::WqRun { build, .. } => {
+            let mut command = wq_run(tools, build, url, queue);
             command.args(["--count", &count.to_string(), "--result", "stdout"]).env("RUST_LOG", "warn");
             command
         }

@@ -8,24 +8,21 @@ use crate::{Result, process};
 pub struct Size {
     pub name: &'static str,
     pub bytes: usize,
-    contenders: &'static [Contender],
+    peers: &'static [Contender],
 }
 
 /// About how many messages of a MiB a second can be expected of the fastest, for the number of them. With no more than the
 /// prefetch, memory that is touched for the first time would be most of what is measured.
 const USUAL_RATE_OF_A_MIB: f64 = 400.0;
 
-const WQ_RUN: [Contender; 3] =
-    [Contender::WqRun { concurrency: 1 }, Contender::WqRun { concurrency: 2 }, Contender::WqRun { concurrency: 4 }];
+/// Of wq-run; the best one counts.
+pub const CONCURRENCY: [u16; 3] = [1, 2, 4];
 
 pub const SIZES: [Size; 3] = [
     Size {
-        name: "5 B",
+        name: SMALL,
         bytes: 5,
-        contenders: &[
-            WQ_RUN[0],
-            WQ_RUN[1],
-            WQ_RUN[2],
+        peers: &[
             Contender::WqRunLogging,
             Contender::Lapin,
             Contender::LapinMultiple,
@@ -35,17 +32,12 @@ pub const SIZES: [Size; 3] = [
             Contender::Wasmtime,
         ],
     },
-    Size {
-        name: "1 KiB",
-        bytes: 1 << 10,
-        contenders: &[WQ_RUN[0], WQ_RUN[1], WQ_RUN[2], Contender::Lapin, Contender::LapinMultiple, Contender::Cat],
-    },
-    Size {
-        name: "1 MiB",
-        bytes: 1 << 20,
-        contenders: &[WQ_RUN[0], WQ_RUN[1], WQ_RUN[2], Contender::Lapin, Contender::LapinMultiple, Contender::Cat],
-    },
+    Size { name: "1 KiB", bytes: 1 << 10, peers: &[Contender::Lapin, Contender::LapinMultiple, Contender::Cat] },
+    Size { name: LARGE, bytes: 1 << 20, peers: &[Contender::Lapin, Contender::LapinMultiple, Contender::Cat] },
 ];
+
+pub const SMALL: &str = "5 B";
+pub const LARGE: &str = "1 MiB";
 
 pub fn rate_group(size: &str) -> String {
     format!("loop, {size}")
@@ -57,7 +49,14 @@ pub fn cpu_group(size: &str) -> String {
 
 pub fn round(bench: &mut Bench) {
     for size in &SIZES {
-        for contender in bench.in_turn(size.contenders) {
+        let mut contenders: Vec<Contender> = CONCURRENCY
+            .into_iter()
+            .flat_map(|concurrency| {
+                bench.builds().iter().map(move |build| Contender::WqRun { build: *build, concurrency })
+            })
+            .collect();
+        contenders.extend(size.peers);
+        for contender in bench.in_turn(&contenders) {
             let measured = one(bench, contender, size);
             let (rate, cpu) = match measured {
                 Ok((rate, cpu)) => (Ok(rate), Ok(cpu)),

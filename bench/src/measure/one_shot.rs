@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use super::Bench;
-use crate::contender::{Contender, Tools, lapin, wq_run, wq_run_with_cache};
+use crate::contender::{Build, Contender, lapin, worker, wq_run};
 use crate::results::Unit;
 use crate::{Result, process, stats};
 
@@ -11,15 +11,15 @@ pub const GROUP: &str = "one message, start to exit";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Start {
-    Compiled,
-    NothingCached,
+    Compiled(Build),
+    NothingCached(Build),
+    /// With `--compile fast`.
+    NothingCachedFast(Build),
     Lapin,
     Peer(Contender),
 }
 
-const STARTS: [Start; 7] = [
-    Start::Compiled,
-    Start::NothingCached,
+const PEERS: [Start; 5] = [
     Start::Lapin,
     Start::Peer(Contender::Cat),
     Start::Peer(Contender::Native),
@@ -30,37 +30,56 @@ const STARTS: [Start; 7] = [
 impl Start {
     pub fn name(self) -> String {
         match self {
-            Start::Compiled => "wq-run, guest compiled ahead".into(),
-            Start::NothingCached => "wq-run, nothing cached".into(),
+            Start::Compiled(build) => build.of("wq-run, guest compiled ahead"),
+            Start::NothingCached(build) => build.of("wq-run, nothing cached"),
+            Start::NothingCachedFast(build) => build.of("wq-run --compile fast, nothing cached"),
             Start::Lapin => "bare lapin".into(),
             Start::Peer(contender) => contender.name(),
         }
     }
 
-    fn command(self, tools: &Tools, url: &str, queue: &str) -> Command {
-        match self {
-            Start::Compiled => wq_run(tools, url, queue),
+    fn command(self, bench: &Bench, queue: &str) -> Result<Command> {
+        let Bench { tools, url, .. } = bench;
+        let nothing_cached = |build| -> Result<Command> {
+            let mut command = worker(tools, build, &tools.echo, url, queue);
             // An empty folder costs what a first start costs, writing the entry included.
-            Start::NothingCached => {
-                let empty = tools.cache.join("empty");
-                // Left by the start before.
-                let _ = std::fs::remove_dir_all(&empty);
-                wq_run_with_cache(tools, &empty, url, queue)
+            command.arg("--cache-dir").arg(bench.empty_cache()?);
+            Ok(command)
+        };
+        match self {
+            Start::Compiled(build) => Ok(wq_run(tools, build, url, queue)),
+            Start::NothingCached(build) => nothing_cached(build),
+            Start::NothingCachedFast(build) => {
+                let mut command = nothing_cached(build)?;
+                command.args(["--compile", "fast"]);
+                Ok(command)
             }
             Start::Lapin => {
                 let mut command = lapin(tools, url, queue, 1);
                 command.arg("--print");
-                command
+                Ok(command)
             }
-            Start::Peer(contender) => contender.command(tools, url, queue, 1),
+            Start::Peer(contender) => Ok(contender.command(tools, url, queue, 1)),
         }
     }
 }
 
+fn starts(bench: &Bench) -> Vec<Start> {
+    let mut starts = Vec::new();
+    for kind in [Start::Compiled, Start::NothingCached] {
+        starts.extend(bench.builds().iter().map(|build| kind(*build)));
+    }
+    let fast = bench.builds().iter().filter(|build| bench.tools.build(**build).compiles_fast);
+    starts.extend(fast.map(|build| Start::NothingCachedFast(*build)));
+    starts.extend(PEERS);
+    starts
+}
+
 pub fn round(bench: &mut Bench) {
-    let mut walls: Vec<Result<Vec<f64>>> = STARTS.iter().map(|_| Ok(Vec::new())).collect();
+    let starts = bench.in_turn(&starts(bench));
+    let mut walls: Vec<Result<Vec<f64>>> = starts.iter().map(|_| Ok(Vec::new())).collect();
     // A queue for each, filled before anything is timed: the broker confirms a lone message up to 200 ms late.
-    let queues: Vec<String> = STARTS.iter().map(|_| bench.new_queue()).collect();
+    let queues: Vec<String> = starts.iter().map(|_| bench.new_queue()).collect();
     for (queue, walls) in queues.iter().zip(&mut walls) {
         if let Err(error) = bench.queues.fill(queue, bench.scale.starts, 5) {
             *walls = Err(error);
@@ -68,7 +87,7 @@ pub fn round(bench: &mut Bench) {
     }
     // Each kind in turn, many times over, rather than many times each in turn.
     for left in (0..bench.scale.starts).rev() {
-        for ((start, queue), walls) in STARTS.iter().zip(&queues).zip(&mut walls) {
+        for ((start, queue), walls) in starts.iter().zip(&queues).zip(&mut walls) {
             let Ok(so_far) = walls else { continue };
             match one(bench, *start, queue, left) {
                 Ok(wall) => so_far.push(wall),
@@ -76,7 +95,7 @@ pub fn round(bench: &mut Bench) {
             }
         }
     }
-    for ((start, queue), walls) in STARTS.iter().zip(&queues).zip(walls) {
+    for ((start, queue), walls) in starts.iter().zip(&queues).zip(walls) {
         let deleted = bench.queues.delete(queue);
         let walls = walls.and_then(|walls| deleted.map(|()| walls));
         let measured = walls.and_then(|walls| stats::median(&walls).ok_or_else(|| "no starts were asked for".into()));
@@ -86,7 +105,7 @@ pub fn round(bench: &mut Bench) {
 
 /// Milliseconds of one process that takes one message, after which so many are left.
 fn one(bench: &Bench, start: Start, queue: &str, left: u64) -> Result<f64> {
-    let ended = process::run(&mut start.command(&bench.tools, &bench.url, queue))?.succeeded()?;
+    let ended = process::run(&mut start.command(bench, queue)?)?.succeeded()?;
     let found = bench.queues.left(queue)?;
     if u64::from(found) != left {
         return Err(format!("{found} messages are left, and not {left}").into());

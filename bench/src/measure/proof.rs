@@ -10,14 +10,9 @@ const MESSAGES: u64 = 20;
 const SIZE: usize = 1000;
 
 pub fn check(bench: &Bench) -> Result<()> {
-    let contenders = [
-        Contender::WqRun { concurrency: 1 },
-        Contender::Cat,
-        Contender::Native,
-        Contender::Python,
-        Contender::Wasmtime,
-        Contender::Lapin,
-    ];
+    let mut contenders =
+        vec![Contender::Cat, Contender::Native, Contender::Python, Contender::Wasmtime, Contender::Lapin];
+    contenders.extend(bench.builds().iter().map(|build| Contender::WqRun { build: *build, concurrency: 1 }));
     for contender in contenders {
         one(bench, contender).map_err(|error| format!("{}: {error}", contender.name()))?;
     }
@@ -29,8 +24,8 @@ fn one(bench: &Bench, contender: Contender) -> Result<()> {
     bench.queues.fill(&queue, MESSAGES, SIZE)?;
     let mut command = match contender {
         // The loop's command has no results.
-        Contender::WqRun { .. } => {
-            let mut command = wq_run(&bench.tools, &bench.url, &queue);
+        Contender::WqRun { build, .. } => {
+            let mut command = wq_run(&bench.tools, build, &bench.url, &queue);
             command.args(["--drain", "--result", "stdout"]);
             command
         }
