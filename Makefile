@@ -91,10 +91,10 @@ fuzz: ## every reader of foreign input, FUZZ_SECONDS each (30): stops at the fir
 	scripts/install.sh build fuzz
 	scripts/fuzz.sh
 
-bench: ## wq-run against its peers, 15 to 20 minutes: bench/RESULTS.md and bench/results.svg
+bench: ## wq-run against its peers, 25 to 30 minutes: bench/RESULTS.md and bench/results.svg
 	scripts/bench.sh
 
-bench-quick: ## the same in about 3, for a look: build/bench
+bench-quick: ## the same in about 5, for a look: build/bench
 	scripts/bench.sh --quick
 
 deps-test:
