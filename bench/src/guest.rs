@@ -15,7 +15,6 @@ use bytes::Bytes;
 use clap::Parser;
 use futures_util::future::join_all;
 use tokio::runtime::{Builder, Runtime};
-use tokio_util::sync::CancellationToken;
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, InstancePre, Linker, Module, PoolingAllocationConfig, Store,
     StoreLimits, StoreLimitsBuilder, WasmBacktraceDetails,
@@ -150,10 +149,7 @@ fn sandbox(guest: PathBuf, runs: usize, at_hand: usize, clock: Clock) -> Result<
         stderr: Stderr::Log,
     };
     let sandbox = runtime.block_on(Sandbox::load(loading, options))?;
-    let run = || {
-        let (cancel, withdraw) = (CancellationToken::new(), CancellationToken::new());
-        sandbox.run(Input { stdin: MESSAGE.into(), env: Vec::new(), dirs: Vec::new(), cancel, withdraw })
-    };
+    let run = || sandbox.run(Input::of(MESSAGE));
     runtime.block_on(async {
         let mut times = Times::new(runs);
         for _ in 0..(runs + runs / WARM_UP) / at_hand {

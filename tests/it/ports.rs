@@ -37,7 +37,10 @@ fn a_redis_address_of_another_server_is_told_what_is_there() {
     let Some((redis, tls_port)) = Redis::start_with_tls() else { return };
     let url = format!("redis://127.0.0.1:{}", rabbitmq.port);
     refused(&url, &["speaks AMQP, not the protocol of Redis", "amqp:// is for this server", "6379", "BROKER_URL"]);
-    refused(&format!("redis://127.0.0.1:{tls_port}"), &["expects TLS on this port, but the address is one without TLS"]);
+    refused(
+        &format!("redis://127.0.0.1:{tls_port}"),
+        &["expects TLS on this port, but the address is one without TLS"],
+    );
     let url = format!("rediss://127.0.0.1:{}?connection_timeout=300", redis.port);
     refused(&url, &["does not speak TLS on this port"]);
 }

@@ -440,7 +440,8 @@ async fn sandbox_of(guest: &str, concurrency: usize) -> Sandbox {
         debug_info: false,
         concurrency,
     };
-    Sandbox::load(loading, sandbox::Options::default()).await.expect("it is a guest")
+    let limits = sandbox::Limits { memory: 64 << 20, ..Default::default() };
+    Sandbox::load(loading, sandbox::Options { limits, ..Default::default() }).await.expect("it is a guest")
 }
 
 fn worker(options: Options, sandbox: Sandbox, sink: Memory) -> Worker {
