@@ -8,6 +8,7 @@ pub mod fault;
 pub mod finding;
 pub mod folders;
 pub mod locks;
+pub mod message_span;
 pub mod streams;
 pub mod task;
 pub mod version;

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::command::{Command, Tag};
 use super::error::Error;
 use super::subscription::{Delivery, Depth, Notice, Receipt};
-use crate::observe::message_span::MessageSpan;
+use crate::message_span::MessageSpan;
 use crate::task::{Message, Origin};
 
 /// An adapter's end of the two channels.

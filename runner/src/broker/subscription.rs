@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::bounds::aborted;
 use super::command::{Command, Tag};
 use super::error::Error;
-use crate::observe::message_span::MessageSpan;
+use crate::message_span::MessageSpan;
 use crate::task::{Message, Origin, Settlement};
 
 #[derive(Clone, Debug)]

@@ -10,7 +10,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, fmt};
 
 use super::ended::{Ended, Observer, Settled};
-use super::message_span::{self, OnDemand};
+use crate::message_span::{self, OnDemand};
 use crate::streams::{self, termination};
 use crate::task::{Outcome, Usage, Verdict};
 use crate::visible::{self, Form};

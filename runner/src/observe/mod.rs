@@ -7,7 +7,6 @@ mod ended;
 pub mod health;
 pub mod listen;
 pub mod log;
-pub mod message_span;
 pub mod metrics;
 pub mod otlp;
 pub mod progress;
@@ -27,9 +26,9 @@ pub use self::depth::Depths;
 pub use self::ended::{Ended, Guest, Observer, Settled};
 use self::health::{Health, Place, Stage};
 use self::log::Log;
-use self::message_span::MessageSpan;
 use self::metrics::Metrics;
 use self::trace::Span;
+use crate::message_span::MessageSpan;
 use crate::task::{Message, Origin, Outcome, Usage, Verdict};
 
 /// Who is told of each end. The message's own span is told as well.

@@ -6,16 +6,22 @@
 //! has nothing on its way. Therefore a count is shared out among consumers with one place each: before a settlement that
 //! would make room for one too many, the consumer that had the message is cancelled.
 
+use std::time::Duration;
+
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream, SelectAll};
 use lapin::message::Delivery;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
-use lapin::types::{FieldTable, ShortString};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, Consumer};
 
+use super::config::ACKNOWLEDGEMENT_TIMEOUT;
 use super::connection::{lost, queue_error};
 use super::publisher::name;
 use crate::broker::Error;
+
+/// For what follows a run: writing its result, publishing a retry, the broker's look at the clock once a minute.
+const ACKNOWLEDGEMENT_MARGIN: Duration = Duration::from_secs(5 * 60);
 
 pub struct Consumers {
     /// A stream's last item is `None`.
@@ -165,6 +171,17 @@ impl Quota {
         self.places += u64::from(room);
         room
     }
+}
+
+/// RabbitMQ 4.3 lets each consumer say how long it may have a message. Earlier ones take no notice. We ask for no less than its
+/// default.
+pub fn arguments(longest_hold: Duration) -> FieldTable {
+    let timeout = longest_hold.saturating_add(ACKNOWLEDGEMENT_MARGIN).max(ACKNOWLEDGEMENT_TIMEOUT);
+    // In milliseconds, and in 32 bits of them, which a timer of the broker can count: 49 days.
+    let timeout = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-consumer-timeout".into(), AMQPValue::LongLongInt(timeout.into()));
+    arguments
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::lost;
 use crate::broker::Error;
-use crate::observe::message_span::MessageSpan;
+use crate::message_span::MessageSpan;
 
 /// A delivery that is with the worker. Once this is gone, so is the worker's claim on the message.
 pub struct Held {

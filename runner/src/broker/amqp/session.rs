@@ -11,7 +11,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use lapin::message::Delivery;
-use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, ChannelStatus, Connection, ConnectionStatus};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -19,9 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::acks::Acks;
 use super::aside::{Aside, Order, Published, What};
-use super::config::{ACKNOWLEDGEMENT_TIMEOUT, Config};
+use super::config::Config;
 use super::connection::{self, LOOK_AFTER, lost, unreceived};
-use super::consumers::{Consumers, Next};
+use super::consumers::{Consumers, Next, arguments};
 use super::convert::{self, Received};
 use super::filter::Server;
 use super::held::{Held, give_back, reject};
@@ -32,9 +32,6 @@ use crate::broker::bounds::{ABORT_TIMEOUT, ANSWER_TIMEOUT, answered, sleep_until
 use crate::broker::{Command, Depth, Error, Handed, Link, Options, Tag};
 use crate::causes::chain;
 use crate::task::Settlement;
-
-/// For what follows a run: writing its result, publishing a retry, the broker's look at the clock once a minute.
-const ACKNOWLEDGEMENT_MARGIN: Duration = Duration::from_secs(5 * 60);
 
 pub(super) struct Session<'a> {
     config: Arc<Config>,
@@ -491,15 +488,4 @@ fn tell(reply: Option<Reply>, answer: Result<(), Error>) {
     if let Some(reply) = reply {
         let _ = reply.send(answer);
     }
-}
-
-/// RabbitMQ 4.3 lets each consumer say how long it may have a message. Earlier ones take no notice. We ask for no less than its
-/// default.
-fn arguments(longest_hold: Duration) -> FieldTable {
-    let timeout = longest_hold.saturating_add(ACKNOWLEDGEMENT_MARGIN).max(ACKNOWLEDGEMENT_TIMEOUT);
-    // In milliseconds, and in 32 bits of them, which a timer of the broker can count: 49 days.
-    let timeout = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
-    let mut arguments = FieldTable::default();
-    arguments.insert("x-consumer-timeout".into(), AMQPValue::LongLongInt(timeout.into()));
-    arguments
 }

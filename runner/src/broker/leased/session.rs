@@ -19,7 +19,7 @@ use crate::broker::error::Error;
 use crate::broker::link::Link;
 use crate::broker::subscription::{Depth, Options};
 use crate::causes::chain;
-use crate::observe::message_span::MessageSpan;
+use crate::message_span::MessageSpan;
 use crate::task::Settlement;
 
 /// How long giving messages back at the end may take. Those that are not given back come again when their leases end.

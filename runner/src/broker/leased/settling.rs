@@ -11,7 +11,7 @@ use super::leases::{Held, Leases};
 use crate::broker::bounds::sleep_until;
 use crate::broker::error::Error;
 use crate::causes::chain;
-use crate::observe::message_span::MessageSpan;
+use crate::message_span::MessageSpan;
 use crate::task::Settlement;
 
 /// The pause after an error that may pass.

@@ -10,7 +10,7 @@ use super::store::Store;
 use crate::blocking;
 use crate::broker::error::Error;
 use crate::locks::lock;
-use crate::observe::message_span::MessageSpan;
+use crate::message_span::MessageSpan;
 
 /// The open file, and the calls that wait for their turn. Whose turn it is makes the calls of all who wait.
 pub struct Group {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::ground::{GivenUp, Ground};
 use super::tickets::{Desk, End, Running, Slips, Ticket};
 use crate::locks::{anyway, lock};
-use crate::observe::message_span::MessageSpan;
+use crate::message_span::MessageSpan;
 use crate::sandbox::run::Core;
 use crate::sandbox::world::clock::STUCK_AFTER;
 use crate::sandbox::world::clock::running_for;

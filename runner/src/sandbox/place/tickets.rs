@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::locks::lock;
-use crate::observe::message_span::MessageSpan;
+use crate::message_span::MessageSpan;
 use crate::sandbox::world::options::Input;
 use crate::task::Report;
 

@@ -5,9 +5,29 @@ use std::task::{Context, Waker};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::sandbox::Input;
+use crate::sandbox::{self, Bounds, Compilation, Input, Isolation, Keep, Loading, Wall};
 
 const SOON: Duration = Duration::from_secs(30);
+
+/// A sandbox with one of the guests that tests have.
+pub async fn sandbox_of(guest: &str, concurrency: usize) -> Sandbox {
+    let guest = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/guests").join(guest);
+    let minute = Duration::from_secs(60);
+    let loading = Loading {
+        guest,
+        digest: None,
+        cache: None,
+        keep: Keep::Nothing,
+        bounds: Bounds { timeout: minute, memory: 1 << 30 },
+        compilation: Compilation::Optimised,
+        isolation: Isolation::Thread,
+        wall: Wall::Off,
+        debug_info: false,
+        concurrency,
+    };
+    let limits = sandbox::Limits { memory: 64 << 20, ..Default::default() };
+    Sandbox::load(loading, sandbox::Options { limits, ..Default::default() }).await.expect("it is a guest")
+}
 
 #[tokio::test]
 async fn the_report_of_a_short_run_does_not_wait_for_the_long_run_behind_it() {
