@@ -18,7 +18,7 @@ const LAYERS: [(&str, &[&[&str]]); 3] = [
         "",
         &[
             &["task", "fault", "finding", "folders", "locks", "blocking", "version", "visible", "causes"],
-            &["streams"],
+            &["streams", "message_span"],
             &["envelope", "settle", "sandbox", "shutdown", "observe"],
             &["broker", "case"],
             &["sink"],

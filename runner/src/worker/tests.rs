@@ -16,7 +16,7 @@ use crate::broker;
 use crate::broker::fake::{Bookkeeper, Fake};
 use crate::observe::trace::Span;
 use crate::observe::{Counts, Ended, Guest, Observer, Served, Settled};
-use crate::sandbox::Sandbox;
+use crate::sandbox::{self, Bounds, Compilation, Isolation, Keep, Loading, Sandbox, Wall};
 use crate::settle::{Backoff, ExitMap, Policy};
 use crate::shutdown::Signal;
 use crate::sink::Sinks;
@@ -422,7 +422,21 @@ fn a_guest_that_can_not_be_stopped_ends_the_worker() {
 
 /// A sandbox whose guest does what its message says.
 async fn sandbox(concurrency: usize) -> Sandbox {
-    reports::sandbox_of("obey.wat", concurrency).await
+    let guest = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/guests/obey.wat");
+    let minute = Duration::from_secs(60);
+    let loading = Loading {
+        guest,
+        digest: None,
+        cache: None,
+        keep: Keep::Nothing,
+        bounds: Bounds { timeout: minute, memory: 1 << 30 },
+        compilation: Compilation::Optimised,
+        isolation: Isolation::Thread,
+        wall: Wall::Off,
+        debug_info: false,
+        concurrency,
+    };
+    Sandbox::load(loading, sandbox::Options::default()).await.expect("it is a guest")
 }
 
 fn worker(options: Options, sandbox: Sandbox, sink: Memory) -> Worker {

@@ -5,33 +5,13 @@ use std::task::{Context, Waker};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::sandbox::{self, Bounds, Compilation, Input, Isolation, Keep, Loading, Wall};
+use crate::sandbox::Input;
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// A sandbox with one of the guests that tests have.
-pub async fn sandbox_of(guest: &str, concurrency: usize) -> Sandbox {
-    let guest = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/guests").join(guest);
-    let minute = Duration::from_secs(60);
-    let loading = Loading {
-        guest,
-        digest: None,
-        cache: None,
-        keep: Keep::Nothing,
-        bounds: Bounds { timeout: minute, memory: 1 << 30 },
-        compilation: Compilation::Optimised,
-        isolation: Isolation::Thread,
-        wall: Wall::Off,
-        debug_info: false,
-        concurrency,
-    };
-    let limits = sandbox::Limits { memory: 64 << 20, ..Default::default() };
-    Sandbox::load(loading, sandbox::Options { limits, ..Default::default() }).await.expect("it is a guest")
-}
-
 #[tokio::test]
 async fn the_report_of_a_short_run_does_not_wait_for_the_long_run_behind_it() {
-    let sandbox = sandbox_of("use.wat", 1).await;
+    let sandbox = sandbox(1).await;
     for _ in 0..20 {
         let cancel = CancellationToken::new();
         // Computes until it is stopped.
@@ -49,7 +29,7 @@ async fn the_report_of_a_short_run_does_not_wait_for_the_long_run_behind_it() {
 
 #[tokio::test]
 async fn the_reports_of_many_short_runs_all_arrive() {
-    let sandbox = sandbox_of("use.wat", 3).await;
+    let sandbox = sandbox(3).await;
     for runs in [1, 2, 15, 16, 17, 40] {
         let reports = futures_util::future::join_all((0..runs).map(|_| sandbox.run(Input::of("a"))));
         let reports = tokio::time::timeout(SOON, reports).await.expect("all of them arrive");
@@ -59,7 +39,7 @@ async fn the_reports_of_many_short_runs_all_arrive() {
 
 #[tokio::test]
 async fn whoever_no_longer_wants_a_report_takes_nobody_elses_with_it() {
-    let sandbox = sandbox_of("use.wat", 1).await;
+    let sandbox = sandbox(1).await;
     for _ in 0..50 {
         let mut first = Box::pin(sandbox.run(Input::of("a")));
         let mut second = Box::pin(sandbox.run(Input::of("b")));
