@@ -1,4 +1,4 @@
-;; Does what the first byte of its message says: `f` exits 1, `d` exits 3, `t` crashes, `s` computes forever; anything else is echoed.
+;; Does what the first byte of its message says: `f` exits 1, `d` exits 3, `t` crashes, `!` computes forever; anything else is echoed.
 (module
   (import "wasi_snapshot_preview1" "fd_read" (func $fd_read (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
@@ -12,6 +12,6 @@
     (if (i32.eq (local.get $first) (i32.const 102)) (then (call $proc_exit (i32.const 1))))
     (if (i32.eq (local.get $first) (i32.const 100)) (then (call $proc_exit (i32.const 3))))
     (if (i32.eq (local.get $first) (i32.const 116)) (then unreachable))
-    (if (i32.eq (local.get $first) (i32.const 115)) (then (loop $for_ever (br $for_ever))))
+    (if (i32.eq (local.get $first) (i32.const 33)) (then (loop $for_ever (br $for_ever))))
     (i32.store (i32.const 4) (i32.load (i32.const 8)))
     (if (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)) (then unreachable))))

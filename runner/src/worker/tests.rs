@@ -422,10 +422,9 @@ fn a_guest_that_can_not_be_stopped_ends_the_worker() {
 
 /// A sandbox whose guest does what its message says.
 async fn sandbox(concurrency: usize) -> Sandbox {
-    let guest = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/guests/obey.wat");
     let minute = Duration::from_secs(60);
     let loading = Loading {
-        guest,
+        guest: std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/guests/obey.wat"),
         digest: None,
         cache: None,
         keep: Keep::Nothing,
@@ -436,7 +435,8 @@ async fn sandbox(concurrency: usize) -> Sandbox {
         debug_info: false,
         concurrency,
     };
-    Sandbox::load(loading, sandbox::Options::default()).await.expect("it is a guest")
+    let limits = sandbox::Limits { resources: 16, ..Default::default() };
+    Sandbox::load(loading, sandbox::Options { limits, ..Default::default() }).await.expect("it is a guest")
 }
 
 fn worker(options: Options, sandbox: Sandbox, sink: Memory) -> Worker {
@@ -494,6 +494,7 @@ proptest! {
         prop_assert!(books.handed.iter().all(|tag| ended.binary_search(tag).is_ok()), "{ended:?} {books:?}");
         if mode == Mode::Drain {
             prop_assert!(books.left.is_empty(), "{books:?} {stopped:?}");
+            prop_assert_eq!(books.acked.len(), kinds.iter().filter(|kind| **kind == "x").count(), "{:?}", books);
         }
     }
 }

@@ -59,7 +59,7 @@ pub struct Desk(Mutex<Ready>);
 #[derive(Default)]
 struct Ready {
     tickets: Vec<Arc<Ticket>>,
-    /// The first of them has been woken.
+    /// One of them has been woken.
     is_told: bool,
 }
 
@@ -123,9 +123,12 @@ impl Ticket {
         }
     }
 
+    fn take_waker(&self) -> Option<Waker> {
+        lock(&self.state).waker.take()
+    }
+
     fn wake(&self) {
-        let waker = lock(&self.state).waker.take();
-        if let Some(waker) = waker {
+        if let Some(waker) = self.take_waker() {
             waker.wake();
         }
     }
@@ -158,10 +161,14 @@ impl Desk {
             // It will wake all that are there when it comes.
             return;
         }
-        let Some(first) = ready.tickets.first().cloned() else { return };
+        // Some may have gone, and others may not have come yet: these will look for themselves.
+        let Some(waker) = ready.tickets.iter().find_map(|ticket| ticket.take_waker()) else {
+            ready.tickets.clear();
+            return;
+        };
         ready.is_told = true;
         drop(ready);
-        first.wake();
+        waker.wake();
     }
 
     fn wake_all(&self) {
@@ -345,6 +352,22 @@ mod tests {
             assert_eq!(woken.times(), 0);
             Running::new(&desk, ticket.clone()).ends(report());
         }
+        assert_eq!(woken.times(), 1);
+    }
+
+    #[test]
+    fn one_that_has_gone_leaves_the_others_to_the_next() {
+        let desk = Desk::default();
+        let (gone, ticket, woken) = (running(), running(), Arc::<Woken>::default());
+        let mut awaited = desk.end_of(&ticket);
+        assert!(poll(&mut awaited, &woken).is_none());
+        let mut first = desk.end_of(&gone);
+        assert!(poll(&mut first, &Arc::default()).is_none());
+        drop(first);
+        for ticket in [&gone, &ticket] {
+            Running::new(&desk, ticket.clone()).ends(report());
+        }
+        desk.tell();
         assert_eq!(woken.times(), 1);
     }
 
