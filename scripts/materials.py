@@ -3,10 +3,13 @@
 file and from the crates' sources on this machine: no server is asked, and the same lock file gives the same bytes.
 
     scripts/materials.py MATERIALS.cdx.json [LICENSES.md]
+
+TARGET=TRIPLE takes the crates of a program for another processor.
 """
 
 import collections
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -26,9 +29,10 @@ def cargo(*words):
 
 
 def crates():
-    """The crates that a build with the default features has, for this machine's target; without those of build scripts and tests."""
-    host = next(line for line in subprocess.check_output(["rustc", "-vV"], text=True, cwd=ROOT).splitlines() if line.startswith("host: "))
-    tree = cargo("tree", "--package", "wq-run", "--edges", "normal", "--target", host[6:], "--prefix", "none", "--format", "{p}")
+    """The crates that a build with the default features has, without those of build scripts and tests."""
+    about = subprocess.check_output(["rustc", "-vV"], text=True, cwd=ROOT)
+    target = os.environ.get("TARGET") or re.search(r"^host: (.*)$", about, re.MULTILINE)[1]
+    tree = cargo("tree", "--package", "wq-run", "--edges", "normal", "--target", target, "--prefix", "none", "--format", "{p}")
     wanted = {tuple(line.split()[:2]) for line in tree.splitlines() if line}
     packages = json.loads(cargo("metadata", "--format-version", "1"))["packages"]
     found = [package for package in packages if (package["name"], "v" + package["version"]) in wanted]
