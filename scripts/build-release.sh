@@ -37,13 +37,16 @@ fi
 
 # The linker that comes with Rust folds functions that have the same code, for any processor: a megabyte less. For x86-64 rustc takes
 # it by itself. Its path would otherwise be among the flags, which change the program.
+set --
 lld=$sysroot/lib/rustlib/$host/bin/gcc-ld
 if [ -x "$lld/ld.lld" ] && [ "${target%-linux-gnu}" != "$target" ]; then
-    [ "$machine" = x86_64 ] || RUSTFLAGS="${RUSTFLAGS:-} -Clink-arg=-B$lld -Clink-arg=-fuse-ld=lld"
-    RUSTFLAGS="${RUSTFLAGS:-} -Clink-arg=-Wl,--icf=all"
+    [ "$machine" = x86_64 ] || set -- "-Clink-arg=-B$lld" -Clink-arg=-fuse-ld=lld
+    set -- "$@" -Clink-arg=-Wl,--icf=all
     # The loader moves them by ranges: a megabyte and a half less.
-    [ -z "${RELR:-}" ] || RUSTFLAGS="$RUSTFLAGS -Clink-arg=-Wl,-z,pack-relative-relocs"
-    export RUSTFLAGS
+    [ -z "${RELR:-}" ] || set -- "$@" -Clink-arg=-Wl,-z,pack-relative-relocs
 fi
-cargo build --release --locked -p wq-run --target "$target"
-install -D -m 755 "${CARGO_TARGET_DIR:-target}/$target/release/wq-run" "$file"
+# Incremental compiling would split a crate by what was there before.
+export CARGO_INCREMENTAL=0
+# What is for the linker goes to this one crate, so that the others are compiled once for all.
+cargo rustc --profile dist --locked -p wq-run --bin wq-run --target "$target" -- "$@"
+install -D -m 755 "${CARGO_TARGET_DIR:-target}/$target/dist/wq-run" "$file"
