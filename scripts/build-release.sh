@@ -47,6 +47,8 @@ if [ -x "$lld/ld.lld" ] && [ "${target%-linux-gnu}" != "$target" ]; then
 fi
 # Incremental compiling would split a crate by what was there before.
 export CARGO_INCREMENTAL=0
+# cargo forgets the profile's `strip` for a package that has an optimisation level of its own. STRIP=none keeps symbols.
+set -- "$@" "-Cstrip=${STRIP:-symbols}"
 # What is for the linker goes to this one crate, so that the others are compiled once for all.
 cargo rustc --profile dist --locked -p wq-run --bin wq-run --target "$target" -- "$@"
 install -D -m 755 "${CARGO_TARGET_DIR:-target}/$target/dist/wq-run" "$file"

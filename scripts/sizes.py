@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Lists what makes wq-run large: the sections of a program, and its functions and constants by the crate that they come from.
 
-    CARGO_PROFILE_DIST_STRIP=none scripts/build-release.sh native build/wq-run.symbols
+    STRIP=none scripts/build-release.sh native build/wq-run.symbols
     scripts/sizes.py build/wq-run.symbols            the crates
     scripts/sizes.py build/wq-run.symbols CRATE      its largest functions
 
@@ -47,7 +47,7 @@ def main():
         sys.exit(__doc__)
     found = symbols(sys.argv[1])
     if not found:
-        sys.exit(f"{sys.argv[1]} has no symbols: build it with CARGO_PROFILE_DIST_STRIP=none")
+        sys.exit(f"{sys.argv[1]} has no symbols: build it with STRIP=none")
     if len(sys.argv) == 3:
         of_crate = sorted((entry for entry in found if crate(entry[1]) == sys.argv[2]), reverse=True)
         for size, name in of_crate[:LARGEST]:
