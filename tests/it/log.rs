@@ -53,6 +53,17 @@ fn names_all(run: &Run, texts: &[&str], queue: &Queue, id: &str, attempt: u64) {
 }
 
 #[test]
+fn a_filter_that_names_the_span_of_messages_finds_what_was_logged_in_it() {
+    on_every_queue(|queue| {
+        queue.publish(&["x"]);
+        let mut command = queue.command(&["work", &guest("echo"), "--wait", "30s"]);
+        let filtered = run(command.env("RUST_LOG", "error,[message{attempt=1}]=debug"));
+        filtered.exits(0).says("taken");
+        assert!(!filtered.stderr.contains("subscribed"), "{}", filtered.stderr);
+    });
+}
+
+#[test]
 fn a_retry_and_a_dead_letter_name_their_message_in_warnings() {
     on_every_queue(|queue| {
         in_both_formats(queue, "warn", |command| {
