@@ -52,7 +52,7 @@ const COUNTED_BY_THE_BROKER: &str = "x-delivery-count";
 /// What is ready: at once, where no broker has to hear of it first.
 fn has(queue: &Queue, depth: u64) {
     match queue.broker {
-        Broker::Sqlite(_) | Broker::Sqs(_) | Broker::SqsFifo(_) => assert_eq!(queue.depth(), depth),
+        Broker::Sqlite(_) => assert_eq!(queue.depth(), depth),
         _ => queue.wait_for_depth(depth),
     }
 }
