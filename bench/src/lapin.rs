@@ -9,21 +9,12 @@ use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};
 
 use crate::Result;
+use crate::queue::Consume;
 
 #[derive(Parser)]
 pub struct Args {
-    #[arg(long, env = "BROKER_URL", hide_env_values = true)]
-    broker: String,
-    #[arg(long)]
-    queue: String,
-    /// Leave after so many messages
-    #[arg(long)]
-    count: u64,
-    #[arg(long, default_value_t = 200)]
-    prefetch: u16,
-    /// One acknowledgement for so many messages
-    #[arg(long, default_value_t = 1)]
-    gather: u64,
+    #[command(flatten)]
+    consume: Consume,
     /// Write each message to stdout before it is acknowledged
     #[arg(long)]
     print: bool,
@@ -32,10 +23,14 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     // lapin has a thread of its own for the socket. With a single one beside it this is up to a third faster than with the
     // two that wq-run would have: the limit should be the best that there is.
-    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?.block_on(consume(args))
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?
+        .block_on(consume(&args.consume, args.print))
 }
 
-async fn consume(args: &Args) -> Result<()> {
+async fn consume(args: &Consume, prints: bool) -> Result<()> {
     let connection = Connection::connect(&args.broker, ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
     channel.basic_qos(args.prefetch, BasicQosOptions::default()).await?;
@@ -44,7 +39,7 @@ async fn consume(args: &Args) -> Result<()> {
         .await?;
     for taken in 1..=args.count {
         let delivery = consumer.next().await.ok_or("the broker ended the consumer")??;
-        if args.print {
+        if prints {
             let mut stdout = std::io::stdout().lock();
             stdout.write_all(&delivery.data)?;
             stdout.flush()?;

@@ -57,7 +57,7 @@ enum Command {
     /// The bare consumer: takes messages and acknowledges them
     Lapin(lapin::Args),
     /// The bare consumer of a stream on Redis
-    Redis(redis_peer::Args),
+    Redis(queue::Consume),
 }
 
 fn main() -> ExitCode {

@@ -8,6 +8,23 @@ use tokio::runtime::Runtime;
 
 use crate::Result;
 
+/// What the bare consumers of all brokers are told.
+#[derive(clap::Args)]
+pub struct Consume {
+    #[arg(long, env = "BROKER_URL", hide_env_values = true)]
+    pub broker: String,
+    #[arg(long)]
+    pub queue: String,
+    /// Leave after so many messages
+    #[arg(long)]
+    pub count: u64,
+    #[arg(long, default_value_t = 200)]
+    pub prefetch: u16,
+    /// One acknowledgement for so many messages
+    #[arg(long, default_value_t = 1)]
+    pub gather: u64,
+}
+
 #[derive(Parser)]
 pub struct Args {
     #[arg(long, env = "BROKER_URL", hide_env_values = true)]

@@ -1,24 +1,7 @@
 //! The limit on Redis: a consumer of a stream that takes entries, acknowledges and deletes them, and does nothing else.
 
-use clap::Parser;
-
 use crate::Result;
-
-#[derive(Parser)]
-pub struct Args {
-    #[arg(long, env = "BROKER_URL", hide_env_values = true)]
-    broker: String,
-    #[arg(long)]
-    queue: String,
-    /// Leave after so many messages
-    #[arg(long)]
-    count: u64,
-    #[arg(long, default_value_t = 200)]
-    prefetch: u16,
-    /// One acknowledgement for so many messages
-    #[arg(long, default_value_t = 1)]
-    gather: usize,
-}
+use crate::queue::Consume;
 
 /// As `XREADGROUP` answers: entries of each stream; each has an ID, and fields and values in turn.
 type Read = Option<Vec<(String, Vec<(String, Vec<Vec<u8>>)>)>>;
@@ -29,8 +12,9 @@ const GROUP: &str = "wq-run";
 /// For the first entry, in milliseconds.
 const PATIENCE: u32 = 10_000;
 
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Consume) -> Result<()> {
     let mut redis = redis::Client::open(args.broker.as_str())?.get_connection()?;
+    let gather = usize::try_from(args.gather)?.max(1);
     let mut taken = 0;
     while taken < args.count {
         let at_once = (args.count - taken).min(args.prefetch.into());
@@ -38,7 +22,7 @@ pub fn run(args: &Args) -> Result<()> {
         read.arg("GROUP").arg(GROUP).arg("bare").arg("COUNT").arg(at_once).arg("BLOCK").arg(PATIENCE);
         let entries: Read = read.arg("STREAMS").arg(&args.queue).arg(">").query(&mut redis)?;
         let (_, entries) = entries.and_then(|mut streams| streams.pop()).ok_or("there are no messages left")?;
-        for entries in entries.chunks(args.gather.max(1)) {
+        for entries in entries.chunks(gather) {
             let ids: Vec<&str> = entries.iter().map(|(id, _)| id.as_str()).collect();
             let mut done = redis::pipe();
             done.cmd("XACK").arg(&args.queue).arg(GROUP).arg(&ids);

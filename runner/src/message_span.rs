@@ -1,8 +1,8 @@
 //! The span that names a message in the log, made when an event needs it.
 //!
-//! Everything that is logged about a message is logged within its span. Most messages have no event that anybody reads, and to make a
-//! span with its text takes a sixth of the time that a short message takes in all. So whoever does something for a message only
-//! notes that on its thread, and the first event there makes the span and enters it.
+//! Everything that is logged about a message is logged within its span. Most messages have no event that is logged, and making a span with
+//! its text is a considerable part of the CPU time of a short message. So code that works on a message only notes the message in its thread, and
+//! the first event there makes the span and enters it.
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
@@ -38,7 +38,7 @@ struct Named {
     span: OnceLock<tracing::Span>,
 }
 
-/// As long as this exists, its thread is at the message.
+/// As long as this exists, events of its thread are within the span.
 #[must_use]
 pub struct Entered {
     is_noted: bool,
@@ -47,7 +47,7 @@ pub struct Entered {
 }
 
 pin_project! {
-    /// A future that is at a message whenever it does something.
+    /// A future that is polled and dropped within a span.
     pub struct Within<F> {
         span: MessageSpan,
         // `None` once it is dropped.
@@ -64,7 +64,7 @@ pin_project! {
     }
 }
 
-/// Makes the spans that events need, and has to come before the layer that writes them.
+/// Makes the span of a message for its first event. Has to come before the layer that writes events.
 pub struct OnDemand;
 
 struct Noted {
@@ -73,14 +73,14 @@ struct Noted {
 }
 
 thread_local! {
-    /// The messages that this thread is at; the last one counts.
+    /// The spans that this thread is within, the innermost last.
     static NOTED: RefCell<Vec<Noted>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Whether spans are made at once, for a filter that looks at them before there is an event.
+/// Whether spans are made when they are entered. A filter that names a span needs it before there is an event.
 static AT_ONCE: AtomicBool = AtomicBool::new(false);
 
-/// From now on spans are made at once, as `RUST_LOG` needs them that names a span, as in `[message{attempt=2}]=debug`.
+/// Makes spans when they are entered, for a `RUST_LOG` that names a span, such as `[message{attempt=2}]=debug`.
 pub fn make_at_once() {
     AT_ONCE.store(true, Ordering::Relaxed);
 }
@@ -100,7 +100,7 @@ impl MessageSpan {
         })))
     }
 
-    /// The span of the message that this thread is at; one of no message if it is at none.
+    /// The innermost span of this thread; that of no message if there is none.
     pub fn current() -> MessageSpan {
         let current = NOTED.try_with(|noted| noted.try_borrow().ok()?.last().map(|noted| noted.span.clone()));
         current.ok().flatten().unwrap_or_default()

@@ -93,8 +93,8 @@ pub(super) fn process(context: Arc<Context>, mut job: Job) -> impl Future<Output
     span.around(process_in_span(context, job))
 }
 
-/// As many of these wait at the same time as messages are prefetched, and each is moved now and then. So what most messages do not
-/// need has its place on the heap, where it is needed.
+/// There is one of these futures for each prefetched message, and the loop moves it. So it is kept small: the futures of rare steps
+/// are boxed.
 async fn process_in_span(context: Arc<Context>, Job { delivery, mut pending, round }: Job) -> Finished {
     let mut delivery = delivery;
     let receipt = delivery.receipt;
@@ -114,17 +114,12 @@ async fn process_in_span(context: Arc<Context>, Job { delivery, mut pending, rou
     fault::reach(Point::Delivered);
     let running = pending.trace().run(context.sandbox.name(), guest);
     let recorded = context.cases.as_ref().map(|_| Box::new(Begun::new(message, origin, attempt, running.carried())));
-    let mut prepared = match delivery.unreadable.take() {
+    let prepared = match delivery.unreadable.take() {
         Some(reason) => Err(Verdict::Unreadable(reason)),
-        None => prepare(&context, message, delivery.unfinished),
-    };
-    if let Ok(Some(encoding)) = &mut prepared {
-        let unpacked = Box::pin(unpack(&context, std::mem::take(encoding), message)).await;
-        prepared = unpacked.map(|()| None);
-    }
-    let prepared = match prepared {
-        Ok(_) => input(&context, message, origin, attempt, running.carried(), &receipt).await,
-        Err(verdict) => Err(verdict),
+        None => match judge(&context, message, delivery.unfinished) {
+            Some(verdict) => Err(verdict),
+            None => prepare(&context, message, origin, attempt, running.carried(), &receipt).await,
+        },
     };
     let (mut verdict, left) = match prepared {
         Err(verdict) => (verdict, Left::default()),
@@ -233,18 +228,15 @@ async fn process_in_span(context: Arc<Context>, Job { delivery, mut pending, rou
     Finished { verdict: pending.end(verdict, settled), failed, sign, round }
 }
 
-/// The verdict on a message that is not to be run; or else how its body is packed, if it has to be unpacked first.
-fn prepare(context: &Context, message: &mut Message, unfinished: u32) -> Result<Option<String>, Verdict> {
+/// The verdict on a message that is not worth a run.
+fn judge(context: &Context, message: &Message, unfinished: u32) -> Option<Verdict> {
     if context.policy.gives_up(unfinished) {
-        return Err(Verdict::Abandoned(unfinished));
+        return Some(Verdict::Abandoned(unfinished));
     }
     if message.body.len() as u64 > context.max_message {
-        return Err(Verdict::TooLarge(context.max_message));
+        return Some(Verdict::TooLarge(context.max_message));
     }
-    if let Some(undeliverable) = context.sinks.undeliverable(message) {
-        return Err(Verdict::Undeliverable(undeliverable));
-    }
-    Ok(message.properties.content_encoding.take_if(|encoding| context.decode && decode::knows(encoding)))
+    context.sinks.undeliverable(message).map(Verdict::Undeliverable)
 }
 
 async fn unpack(context: &Context, encoding: String, message: &mut Message) -> Result<(), Verdict> {
@@ -257,8 +249,8 @@ async fn unpack(context: &Context, encoding: String, message: &mut Message) -> R
     Ok(())
 }
 
-/// All that a run needs of its message, which has no body afterwards.
-async fn input(
+/// All that a run needs of its message, which has no body afterwards; or the verdict on one that cannot be prepared.
+async fn prepare(
     context: &Context,
     message: &mut Message,
     origin: &Origin,
@@ -266,6 +258,10 @@ async fn input(
     trace: &Carried,
     receipt: &Receipt,
 ) -> Result<(Input, Option<Metadata>), Verdict> {
+    let encoding = &mut message.properties.content_encoding;
+    if let Some(encoding) = encoding.take_if(|encoding| context.decode && decode::knows(encoding)) {
+        Box::pin(unpack(context, encoding, message)).await?;
+    }
     let index = context.completion_index.as_deref();
     let env = environment::of(message, origin, attempt, trace, index, context.sandbox.is_deterministic());
     let stdin = std::mem::take(&mut message.body);

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use super::ground::{GivenUp, Ground};
-use super::tickets::{Desk, End, Running, Slips, Ticket};
+use super::tickets::{Completions, End, Running, Ticket, Watchdog};
 use crate::locks::{anyway, lock};
 use crate::message_span::MessageSpan;
 use crate::sandbox::run::Core;
@@ -21,8 +21,8 @@ use crate::task::{Outcome, Report};
 pub struct Slots {
     core: Arc<Core>,
     line: Arc<Line>,
-    desk: Arc<Desk>,
-    slips: Arc<Slips>,
+    completions: Arc<Completions>,
+    watchdog: Arc<Watchdog>,
     /// Runs that may happen at the same time.
     places: usize,
     /// Threads that are lost to calls of earlier runs.
@@ -51,17 +51,17 @@ const MAX_GIVEN_UP: usize = 128;
 
 impl Slots {
     pub fn new(core: Core, places: usize) -> Slots {
-        let slips = Arc::<Slips>::default();
-        let (watched, longest) = (slips.clone(), core.options.limits.timeout + STUCK_AFTER);
+        let watchdog = Arc::<Watchdog>::default();
+        let (watching, longest) = (watchdog.clone(), core.options.limits.timeout + STUCK_AFTER);
         // A run keeps its own time. The clock only watches for a guest that nothing stops.
-        let desk = Arc::<Desk>::default();
-        let reports = desk.clone();
+        let completions = Arc::<Completions>::default();
+        let ended = completions.clone();
         core.ticker.at_each_step(move |now| {
-            // Of short runs, if a long one came after them.
-            reports.tell();
-            watched.give_up(now, longest);
+            // A long run came after short ones.
+            ended.notify();
+            watching.give_up(now, longest);
         });
-        Slots { core: Arc::new(core), line: Arc::default(), desk, slips, places, given_up: Arc::default() }
+        Slots { core: Arc::new(core), line: Arc::default(), completions, watchdog, places, given_up: Arc::default() }
     }
 
     pub async fn run(&self, input: Input) -> Report {
@@ -91,7 +91,7 @@ impl Slots {
         };
         tokio::select! {
             biased;
-            end = self.desk.end_of(&ticket) => match end {
+            end = self.completions.end_of(&ticket) => match end {
                 End::Report(report) => report,
                 End::Overdue => stuck(),
                 // The panic goes on here, where the message is.
@@ -127,24 +127,24 @@ impl Slots {
     fn start_slot(&self) -> std::io::Result<()> {
         let mut ground = Ground::new()?;
         let (core, line, given_up) = (self.core.clone(), self.line.clone(), self.given_up.clone());
-        let (desk, slip) = (self.desk.clone(), self.slips.add());
+        let (completions, current) = (self.completions.clone(), self.watchdog.add());
         std::thread::Builder::new().name("guest".into()).spawn(move || {
-            while let Some(ticket) = line.next(|| desk.tell()) {
+            while let Some(ticket) = line.next(|| completions.notify()) {
                 if !ticket.begins(core.ticker.clock().now()) {
                     continue;
                 }
-                let running = Running::new(&desk, ticket.clone());
+                let running = Running::new(&completions, ticket.clone());
                 let entered = ticket.span.enter();
                 let lost = given_up.count();
                 if lost >= MAX_GIVEN_UP {
                     running.ends(Report::bare(Outcome::Blocked(lost), Duration::ZERO));
                     continue;
                 }
-                *lock(&slip) = Some(ticket.clone());
+                *lock(&current) = Some(ticket.clone());
                 let stderr = Lines::new(core.options.stderr, core.options.limits.stderr);
                 let report = ground.run(&core, &ticket.input, &stderr);
                 let may_be_blocked = ground.may_be_blocked(&report.outcome);
-                *lock(&slip) = None;
+                *lock(&current) = None;
                 drop((entered, ticket));
                 running.ends(report);
                 if may_be_blocked && let Err(error) = ground.renew(&given_up) {
@@ -173,8 +173,8 @@ impl LineState {
 }
 
 impl Line {
-    /// The next run, when there is one; `None` when the sandbox is gone. Before the thread sleeps, it calls `before_a_pause`.
-    fn next(&self, before_a_pause: impl Fn()) -> Option<Arc<Ticket>> {
+    /// The next run, when there is one; `None` when the sandbox is gone. Before the thread sleeps, it calls `before_sleeping`.
+    fn next(&self, before_sleeping: impl Fn()) -> Option<Arc<Ticket>> {
         let mut state = lock(&self.state);
         let mut has_called = false;
         loop {
@@ -186,7 +186,7 @@ impl Line {
             }
             if !has_called {
                 drop(state);
-                before_a_pause();
+                before_sleeping();
                 has_called = true;
                 state = lock(&self.state);
                 continue;

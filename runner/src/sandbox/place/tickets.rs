@@ -1,8 +1,8 @@
-//! The way of a report from the thread of a slot to whoever asked for the run.
+//! How the report of a run gets from the thread of its slot to the task that asked for the run.
 //!
-//! To wake a task of another thread is a system call, and takes as long as a fifth of a short run. So a slot wakes only the first
-//! of those whose reports are ready, and that when it has nothing else to do; and whoever is woken wakes the others, who are mostly on
-//! the same thread, where that is cheap.
+//! To wake a task of another thread takes a system call, a fifth of the time of a short run. So a slot does not wake each task. It leaves
+//! its reports in a queue of completions, and wakes one of the waiting tasks when it has nothing else to do. That task wakes the others,
+//! which is cheap on its own thread.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -16,8 +16,8 @@ use crate::task::Report;
 
 /// One run, as both sides see it.
 ///
-/// Whoever asked has the last of it, so that its memory goes back to the thread that it came from. The allocator has to take a lock
-/// for what another thread frees.
+/// The task that asked drops it last. So the thread that allocated its memory frees it: the allocator takes a lock for memory that another
+/// thread frees.
 pub struct Ticket {
     pub input: Input,
     /// The message that it is about.
@@ -52,41 +52,41 @@ pub enum End {
     Panicked,
 }
 
-/// Where slots leave word of the reports that are ready.
+/// Runs that have ended, and whose tasks have not been woken yet.
 #[derive(Default)]
-pub struct Desk(Mutex<Ready>);
+pub struct Completions(Mutex<Ready>);
 
 #[derive(Default)]
 struct Ready {
     tickets: Vec<Arc<Ticket>>,
-    /// One of them has been woken.
-    is_told: bool,
+    /// One of their tasks has been woken, and has not run yet.
+    is_notified: bool,
 }
 
-/// A report may lie there while its slot goes on, if its run was shorter than this: the next one mostly is as short.
+/// The report of a run that was shorter than this may wait while its slot goes on: the next run is mostly as short.
 const SHORT: Duration = Duration::from_micros(100);
 
-/// As many reports may lie there, together with a step of the clock that ends it if the next run is not as short.
+/// No more reports than these wait. If the next run is a long one, the next step of the clock ends the wait.
 const MOST: usize = 16;
 
-/// Waits for the end of a run.
+/// A future that returns how a run ended.
 pub struct Awaited<'a> {
-    desk: &'a Desk,
+    completions: &'a Completions,
     ticket: &'a Ticket,
 }
 
-/// Tells whoever waits if the thread of the slot panics.
+/// The duty of a slot to say how a run ended. Dropped instead, by a panic, it says that.
 pub struct Running<'a> {
-    desk: &'a Desk,
+    completions: &'a Completions,
     ticket: Option<Arc<Ticket>>,
 }
 
-/// The run of each slot.
+/// Looks for runs that nothing stops.
 #[derive(Default)]
-pub struct Slips(Mutex<Vec<Slip>>);
+pub struct Watchdog(Mutex<Vec<Current>>);
 
-/// The run that a slot is at.
-pub type Slip = Arc<Mutex<Option<Arc<Ticket>>>>;
+/// The run that a slot is at, for the watchdog.
+pub type Current = Arc<Mutex<Option<Arc<Ticket>>>>;
 
 // === impl Ticket ===
 
@@ -134,39 +134,39 @@ impl Ticket {
     }
 }
 
-// === impl Desk ===
+// === impl Completions ===
 
-impl Desk {
-    /// The end of a run. Whoever drops this wants it no longer.
+impl Completions {
+    /// Waits for the end of a run.
     pub fn end_of<'a>(&'a self, ticket: &'a Ticket) -> Awaited<'a> {
-        Awaited { desk: self, ticket }
+        Awaited { completions: self, ticket }
     }
 
-    /// Leaves word of a report. It `can_wait` until the slot has nothing to do: then it calls [`Desk::tell`].
-    fn put(&self, ticket: Arc<Ticket>, can_wait: bool) {
+    /// Adds a run. If it `can_wait`, its slot calls [`Completions::notify`] when it has nothing else to do.
+    fn push(&self, ticket: Arc<Ticket>, can_wait: bool) {
         let mut ready = lock(&self.0);
         ready.tickets.push(ticket);
         if !can_wait || ready.tickets.len() >= MOST {
-            self.tell_of(ready);
+            self.notify_one(ready);
         }
     }
 
-    /// Wakes whoever waits for what lies there.
-    pub fn tell(&self) {
-        self.tell_of(lock(&self.0));
+    /// Wakes one of the waiting tasks, which will wake the others.
+    pub fn notify(&self) {
+        self.notify_one(lock(&self.0));
     }
 
-    fn tell_of(&self, mut ready: MutexGuard<'_, Ready>) {
-        if ready.is_told {
-            // It will wake all that are there when it comes.
+    fn notify_one(&self, mut ready: MutexGuard<'_, Ready>) {
+        if ready.is_notified {
+            // That one will wake all that are here by then.
             return;
         }
-        // Some may have gone, and others may not have come yet: these will look for themselves.
+        // Tasks without a waker are gone, or have not been polled yet. Those find their reports when they are.
         let Some(waker) = ready.tickets.iter().find_map(|ticket| ticket.take_waker()) else {
             ready.tickets.clear();
             return;
         };
-        ready.is_told = true;
+        ready.is_notified = true;
         drop(ready);
         waker.wake();
     }
@@ -194,24 +194,24 @@ impl Future for Awaited<'_> {
             unreachable!("it was looked at")
         };
         drop(state);
-        self.desk.wake_all();
+        self.completions.wake_all();
         Poll::Ready(end)
     }
 }
 
 impl Drop for Awaited<'_> {
-    /// It may be the one that was woken for all.
+    /// This may be the one that was woken for all.
     fn drop(&mut self) {
         lock(&self.ticket.state).waker = None;
-        self.desk.wake_all();
+        self.completions.wake_all();
     }
 }
 
 // === impl Running ===
 
 impl<'a> Running<'a> {
-    pub fn new(desk: &'a Desk, ticket: Arc<Ticket>) -> Running<'a> {
-        Running { desk, ticket: Some(ticket) }
+    pub fn new(completions: &'a Completions, ticket: Arc<Ticket>) -> Running<'a> {
+        Running { completions, ticket: Some(ticket) }
     }
 
     pub fn ends(mut self, report: Report) {
@@ -222,7 +222,7 @@ impl<'a> Running<'a> {
     fn put(&mut self, end: End, can_wait: bool) {
         if let Some(ticket) = self.ticket.take() {
             ticket.ends(end);
-            self.desk.put(ticket, can_wait);
+            self.completions.push(ticket, can_wait);
         }
     }
 }
@@ -233,17 +233,17 @@ impl Drop for Running<'_> {
     }
 }
 
-// === impl Slips ===
+// === impl Watchdog ===
 
-impl Slips {
-    /// That of one more slot.
-    pub fn add(&self) -> Slip {
-        let slip = Slip::default();
-        lock(&self.0).push(slip.clone());
-        slip
+impl Watchdog {
+    /// The place of one more slot.
+    pub fn add(&self) -> Current {
+        let current = Current::default();
+        lock(&self.0).push(current.clone());
+        current
     }
 
-    /// Ends the wait for runs that have been going on for so long.
+    /// Reports runs that take at least so long as overdue.
     pub fn give_up(&self, now: Duration, after: Duration) {
         let over = |ticket: &Arc<Ticket>| {
             let stage = &mut lock(&ticket.state).stage;
@@ -253,9 +253,8 @@ impl Slips {
             }
             over
         };
-        let slips = lock(&self.0);
-        for slip in slips.iter() {
-            let ticket = lock(slip).clone();
+        for current in lock(&self.0).iter() {
+            let ticket = lock(current).clone();
             if let Some(ticket) = ticket.filter(over) {
                 ticket.wake();
             }
@@ -310,19 +309,19 @@ mod tests {
     #[test]
     fn only_the_first_is_woken_and_wakes_the_others_whether_it_looks_or_goes() {
         for goes in [false, true] {
-            let desk = Desk::default();
+            let completions = Completions::default();
             let tickets = [running(), running(), running()];
             let woken: [Arc<Woken>; 3] = Default::default();
-            let mut awaited = tickets.each_ref().map(|ticket| Some(desk.end_of(ticket)));
+            let mut awaited = tickets.each_ref().map(|ticket| Some(completions.end_of(ticket)));
             for (awaited, woken) in awaited.iter_mut().flatten().zip(&woken) {
                 assert!(poll(awaited, woken).is_none());
             }
             for ticket in &tickets[..2] {
-                Running::new(&desk, ticket.clone()).ends(report());
+                Running::new(&completions, ticket.clone()).ends(report());
             }
             assert_eq!(woken.each_ref().map(|woken| woken.times()), [0, 0, 0], "their slot goes on first");
-            desk.tell();
-            desk.tell();
+            completions.notify();
+            completions.notify();
             assert_eq!(woken.each_ref().map(|woken| woken.times()), [1, 0, 0]);
             if goes {
                 awaited[0] = None;
@@ -330,44 +329,44 @@ mod tests {
                 assert!(matches!(awaited[0].as_mut().and_then(|first| poll(first, &woken[0])), Some(End::Report(_))));
             }
             assert_eq!(woken.each_ref().map(|woken| woken.times()), [1, 1, 0]);
-            Running::new(&desk, tickets[2].clone()).ends(Report { duration: SHORT, ..report() });
-            assert_eq!(woken[2].times(), 1, "the desk was empty again, and the run was not short");
+            Running::new(&completions, tickets[2].clone()).ends(Report { duration: SHORT, ..report() });
+            assert_eq!(woken[2].times(), 1, "nothing was waiting any more, and the run was not short");
         }
     }
 
     #[test]
     fn a_report_that_is_there_before_anybody_waits_is_not_missed() {
-        let (desk, ticket, woken) = (Desk::default(), running(), Arc::default());
-        Running::new(&desk, ticket.clone()).ends(report());
-        assert!(matches!(poll(&mut desk.end_of(&ticket), &woken), Some(End::Report(_))));
+        let (completions, ticket, woken) = (Completions::default(), running(), Arc::default());
+        Running::new(&completions, ticket.clone()).ends(report());
+        assert!(matches!(poll(&mut completions.end_of(&ticket), &woken), Some(End::Report(_))));
     }
 
     #[test]
     fn so_many_reports_do_not_wait_for_their_slot() {
-        let (desk, woken) = (Desk::default(), Arc::<Woken>::default());
+        let (completions, woken) = (Completions::default(), Arc::<Woken>::default());
         let tickets: Vec<_> = (0..MOST).map(|_| running()).collect();
-        let mut first = desk.end_of(&tickets[0]);
+        let mut first = completions.end_of(&tickets[0]);
         assert!(poll(&mut first, &woken).is_none());
         for ticket in &tickets {
             assert_eq!(woken.times(), 0);
-            Running::new(&desk, ticket.clone()).ends(report());
+            Running::new(&completions, ticket.clone()).ends(report());
         }
         assert_eq!(woken.times(), 1);
     }
 
     #[test]
     fn one_that_has_gone_leaves_the_others_to_the_next() {
-        let desk = Desk::default();
+        let completions = Completions::default();
         let (gone, ticket, woken) = (running(), running(), Arc::<Woken>::default());
-        let mut awaited = desk.end_of(&ticket);
+        let mut awaited = completions.end_of(&ticket);
         assert!(poll(&mut awaited, &woken).is_none());
-        let mut first = desk.end_of(&gone);
+        let mut first = completions.end_of(&gone);
         assert!(poll(&mut first, &Arc::default()).is_none());
         drop(first);
         for ticket in [&gone, &ticket] {
-            Running::new(&desk, ticket.clone()).ends(report());
+            Running::new(&completions, ticket.clone()).ends(report());
         }
-        desk.tell();
+        completions.notify();
         assert_eq!(woken.times(), 1);
     }
 
@@ -380,26 +379,27 @@ mod tests {
 
     #[test]
     fn a_slot_that_panics_says_so() {
-        let (desk, ticket, woken) = (Desk::default(), running(), Arc::<Woken>::default());
-        let mut awaited = desk.end_of(&ticket);
+        let (completions, ticket, woken) = (Completions::default(), running(), Arc::<Woken>::default());
+        let mut awaited = completions.end_of(&ticket);
         assert!(poll(&mut awaited, &woken).is_none());
-        drop(Running::new(&desk, ticket.clone()));
+        drop(Running::new(&completions, ticket.clone()));
         assert_eq!(woken.times(), 1);
         assert!(matches!(poll(&mut awaited, &woken), Some(End::Panicked)));
     }
 
     #[test]
     fn a_run_that_takes_too_long_is_given_up_and_its_late_report_is_nobodys() {
-        let (desk, ticket, woken, slips) = (Desk::default(), running(), Arc::<Woken>::default(), Slips::default());
-        *lock(&slips.add()) = Some(ticket.clone());
-        let mut awaited = desk.end_of(&ticket);
+        let (completions, ticket, woken, watchdog) =
+            (Completions::default(), running(), Arc::<Woken>::default(), Watchdog::default());
+        *lock(&watchdog.add()) = Some(ticket.clone());
+        let mut awaited = completions.end_of(&ticket);
         assert!(poll(&mut awaited, &woken).is_none());
-        slips.give_up(Duration::from_millis(999), Duration::from_secs(1));
+        watchdog.give_up(Duration::from_millis(999), Duration::from_secs(1));
         assert!(poll(&mut awaited, &woken).is_none());
-        slips.give_up(Duration::from_secs(1), Duration::from_secs(1));
+        watchdog.give_up(Duration::from_secs(1), Duration::from_secs(1));
         assert_eq!(woken.times(), 1);
         assert!(matches!(poll(&mut awaited, &woken), Some(End::Overdue)));
-        Running::new(&desk, ticket.clone()).ends(report());
+        Running::new(&completions, ticket.clone()).ends(report());
         assert!(poll(&mut awaited, &woken).is_none());
     }
 }
