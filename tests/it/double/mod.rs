@@ -163,10 +163,10 @@ fn whatever_a_broker_does_nothing_is_lost_and_the_program_ends_in_time() {
             scope.spawn(|| {
                 while until.is_none_or(|until| Instant::now() < until) {
                     let Some((scenario, case)) = cases.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
-                    if let Err(what) = scenario.try_case(case, until.is_none()) {
-                        let failure = format!("{}\n{what}", name(scenario, case));
-                        println!("FAILED {failure}\n");
-                        failures.lock().expect("nobody panics with it").push(failure);
+                    if let Err(failure) = scenario.try_case(case, until.is_none()) {
+                        let what = format!("{}: {}", name(scenario, case), failure.what);
+                        println!("FAILED {what}\n{}\n", failure.said);
+                        failures.lock().expect("nobody panics with it").push(what);
                     }
                 }
             });
@@ -176,5 +176,5 @@ fn whatever_a_broker_does_nothing_is_lost_and_the_program_ends_in_time() {
     let failures = failures.into_inner().expect("nobody panics with it");
     println!("the double: seed {seed}, {tried} of {} cases, {} failures", cases.len(), failures.len());
     assert!(tried > 0, "no case has such a name");
-    assert!(failures.is_empty(), "seed {seed}: {} of {tried} cases failed:\n{}", failures.len(), failures.join("\n\n"));
+    assert!(failures.is_empty(), "seed {seed}: {} of {tried} cases failed:\n{}", failures.len(), failures.join("\n"));
 }

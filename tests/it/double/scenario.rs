@@ -163,6 +163,12 @@ pub struct Ended {
     pub took: Duration,
 }
 
+/// A rule that a case breaks, and what the program said.
+pub struct Failure {
+    pub what: String,
+    pub said: String,
+}
+
 impl Scenario {
     pub fn can_be_stopped(&self) -> bool {
         matches!(self.kind, Kind::Once | Kind::Drain)
@@ -174,21 +180,25 @@ impl Scenario {
 
     /// What the broker sends where nothing goes wrong.
     pub fn clean_run(&self) -> Vec<Place> {
-        let ended = self.run(None, LONGEST).unwrap_or_else(|what| panic!("{} without a fault: {what}", self.name));
+        let ended = self.run(None, LONGEST).unwrap_or_else(|failure| {
+            panic!("{}\n{} without a fault: {}", failure.said, self.name, failure.what);
+        });
         if let Err(what) = judge::judge(self, None, &ended) {
-            panic!("{} without a fault: {what}\n{}", self.name, ended.run.stderr);
+            panic!("{}\n{} without a fault: {what}", ended.run.stderr, self.name);
         }
         ended.books.sent
     }
 
-    pub fn try_case(&self, case: &Case, patiently: bool) -> Result<(), String> {
+    pub fn try_case(&self, case: &Case, patiently: bool) -> Result<(), Failure> {
         let patience = if patiently { LONGEST } else { LONGEST_IN_A_SAMPLE };
         let ended = self.run(Some(case.clone()), patience)?;
-        judge::judge(self, Some((case, patiently)), &ended)
-            .map_err(|what| format!("{what}\nstdout: {:?}\nstderr:\n{}", ended.run.out(), ended.run.stderr))
+        judge::judge(self, Some((case, patiently)), &ended).map_err(|what| {
+            let said = format!("stdout: {:?}\nstderr:\n{}", ended.run.out(), ended.run.stderr);
+            Failure { what, said }
+        })
     }
 
-    fn run(&self, case: Option<Case>, patience: Duration) -> Result<Ended, String> {
+    fn run(&self, case: Option<Case>, patience: Duration) -> Result<Ended, Failure> {
         let stops = case.as_ref().is_some_and(|case| case.stop);
         let double = Double::start(self.books(), case);
         let mut command = if self.works() {
@@ -249,13 +259,13 @@ impl Scenario {
 }
 
 /// Waits for the end, with a bound, without a panic.
-fn end(mut running: Running, patience: Duration) -> Result<Run, String> {
+fn end(mut running: Running, patience: Duration) -> Result<Run, Failure> {
     let until = Instant::now() + patience;
     while running.is_running() {
         if Instant::now() > until {
             running.signal("KILL");
             let said = running.end().stderr;
-            return Err(format!("did not end within {patience:?} when it had to\nstderr:\n{said}"));
+            return Err(Failure { what: format!("did not end within {patience:?} when it had to"), said });
         }
         std::thread::sleep(Duration::from_millis(20));
     }
