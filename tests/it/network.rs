@@ -3,7 +3,7 @@
 use crate::harness::proxy::Proxy;
 use crate::harness::queue::{Broker, Queue};
 use crate::harness::rabbitmq::RabbitMq;
-use crate::harness::{guest, run, start};
+use crate::harness::{eventually, guest, run, start};
 
 fn through(proxy: &Proxy, parameters: &str) -> String {
     format!("amqp://guest:guest@127.0.0.1:{}{parameters}", proxy.port)
@@ -120,6 +120,25 @@ fn a_worker_that_was_frozen_settles_nothing_with_an_old_tag() {
     run(&mut queue.command(&["work", &guest("echo")])).exits(0).prints("thawed");
     frozen.signal("CONT");
     frozen.end().exits(74);
+}
+
+#[test]
+fn a_count_goes_on_after_a_connection_on_which_all_was_settled() {
+    let Some(rabbitmq) = RabbitMq::shared() else { return };
+    let queue = Queue::new(Broker::Classic(rabbitmq));
+    queue.publish(&["before"]);
+    let proxy = Proxy::start(rabbitmq.port);
+    let mut work = queue.command(&["work", &guest("echo"), "--count", "2"]);
+    let mut worker = start(work.env("BROKER_URL", through(&proxy, "")));
+    worker.wait_for("\"settlement\":\"ack\"");
+    eventually("the broker has processed the acknowledgement", || {
+        let books = rabbitmq.ctl(&["list_queues", "--quiet", "name", "messages"]);
+        books.lines().any(|line| line == format!("{}\t0", queue.name)).then_some(())
+    });
+    proxy.cut();
+    worker.wait_for("connected again");
+    queue.publish(&["after"]);
+    assert_eq!(worker.end().exits(0).out(), "beforeafter");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The adapter's side of the seam: where its deliveries go, and where the worker's commands come from.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
@@ -33,6 +33,9 @@ pub(crate) struct Link {
     pub(crate) cancelled: bool,
     /// The worker waits no longer for what is under way.
     pub(crate) abort: CancellationToken,
+    pub(crate) unproven: Unproven,
+    /// Such acknowledgements may have been lost with their connection, and no later session makes up for it.
+    pub(super) doubt: bool,
 }
 
 /// A delivery before it has its receipt: what an adapter knows of it.
@@ -51,6 +54,10 @@ impl Handed {
         MessageSpan::new(&self.message, &self.origin, self.attempt)
     }
 }
+
+/// Whether a session has sent acknowledgements that the broker is not known to have processed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Unproven(Arc<AtomicBool>);
 
 /// How a session ended.
 pub(crate) enum Ended {
@@ -72,6 +79,22 @@ pub(crate) enum Wanted {
 impl Wanted {
     pub(super) fn is_closed(self) -> bool {
         self == Wanted::Closed
+    }
+}
+
+// === impl Unproven ===
+
+impl Unproven {
+    pub(crate) fn set(&self, unproven: bool) {
+        self.0.store(unproven, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn take(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -98,6 +121,8 @@ impl Link {
             away_since: None,
             cancelled: false,
             abort: CancellationToken::new(),
+            unproven: Unproven::default(),
+            doubt: false,
         };
         (link, notices_rx, commands_tx)
     }
@@ -165,6 +190,23 @@ impl Link {
         })));
     }
 
+    /// The answer to [`Command::Close`], after a session that ended like this.
+    pub(crate) fn closed(&self, closed: Result<(), Error>) -> Result<(), Error> {
+        closed?;
+        if self.doubt {
+            let reason = "a connection was lost before the broker had confirmed the acknowledgements on it".into();
+            return Err(Error::Broken { reason });
+        }
+        Ok(())
+    }
+
+    /// Notes what the end of a connection leaves open. `counts` says that the worker takes so many messages and no more.
+    pub(super) fn lost(&mut self, counts: bool) {
+        let unproven = self.unproven.take();
+        // The messages come again. Otherwise the worker takes them up again, and the next acknowledgements count.
+        self.doubt |= unproven && (counts || self.cancelled);
+    }
+
     /// Answers commands for a while, as long as there is no connection.
     pub(super) async fn wait_disconnected(&mut self, pause: Duration) -> Wanted {
         tokio::select! {
@@ -188,7 +230,7 @@ impl Link {
             match self.commands.recv().await {
                 None => return,
                 Some(Command::Close { reply }) => {
-                    let _ = reply.send(Ok(()));
+                    let _ = reply.send(self.closed(Ok(())));
                     return;
                 }
                 Some(Command::Cancel) => self.cancelled = true,

@@ -52,7 +52,7 @@ pub use adapter::{BrokerKind, Capabilities, QueueArgument};
 pub(crate) use command::{Command, Tag};
 pub use error::{Error, Kind};
 pub use kinds::KINDS;
-pub(crate) use link::{Handed, Link};
+pub(crate) use link::{Handed, Link, Unproven};
 pub use outbox::{Address, Outbox};
 pub use subscription::{Delivery, Depth, Notice, Options, Receipt, Subscription};
 pub use url::{Url, UrlError};

@@ -47,6 +47,7 @@ pub(super) async fn supervise(mut adapter: Box<dyn Adapter>, mut link: Link, opt
             Ended::Refused(error) => return link.notify(Notice::Failed(error)),
             Ended::Lost(error) => error,
         };
+        link.lost(options.count.is_some());
         if link.established {
             away_since = Instant::now();
             link.away_since = Some(away_since);

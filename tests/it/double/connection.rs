@@ -36,6 +36,8 @@ pub struct Connection {
     mute: bool,
     /// Sends nothing.
     frozen: bool,
+    /// The next acknowledgement is lost, and the connection too.
+    loses_ack: bool,
     /// Waits for the client's word that it knows of the end.
     closing: bool,
     ended: bool,
@@ -87,6 +89,7 @@ impl Connection {
             beat: None,
             mute: false,
             frozen: false,
+            loses_ack: false,
             closing: false,
             ended: false,
         };
@@ -420,6 +423,10 @@ impl Connection {
             Some(Fault::Cut(thousandths)) => {
                 self.write(&bytes[..bytes.len() * usize::from(thousandths) / 1000]);
                 self.ended = true;
+            }
+            Some(Fault::LoseAck) => {
+                self.loses_ack = true;
+                self.write(&bytes);
             }
             Some(Fault::Corrupt(corruption)) => self.write(&corrupted(bytes, corruption)),
             _ => self.write(&bytes),

@@ -49,6 +49,8 @@ pub enum Fault {
     Return(u16),
     /// `basic.nack` instead of a confirm.
     Nack,
+    /// The frame is sent, and the next acknowledgement on the connection is lost together with the connection.
+    LoseAck,
     Corrupt(Corruption),
 }
 
@@ -127,7 +129,8 @@ impl Fault {
         }
         match place.frame {
             "basic.ack" => faults.extend([Fault::Nack, Fault::Return(312), Fault::Return(313)]),
-            "basic.deliver" | "basic.cancel-ok" | "queue.declare-ok" | "channel.close-ok" if place.role == "takes" => {
+            "basic.deliver" if place.role == "takes" => faults.extend([Fault::CancelConsumers, Fault::LoseAck]),
+            "basic.cancel-ok" | "queue.declare-ok" | "channel.close-ok" if place.role == "takes" => {
                 faults.push(Fault::CancelConsumers);
             }
             _ => {}

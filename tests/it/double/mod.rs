@@ -43,7 +43,7 @@ const SAMPLE_SECONDS: u64 = 60;
 const OF_A_KIND: u32 = 2;
 
 /// Cases that once failed. Every sample begins with them.
-const FOUND: [&str; 9] = [
+const FOUND: [&str; 10] = [
     "once: takes/basic.deliver.body#1 Mute once stopped",
     "once: takes/basic.cancel-ok#1 Swallow once stopped",
     "drain: takes/queue.declare-ok#1 Swallow once stopped",
@@ -53,6 +53,7 @@ const FOUND: [&str; 9] = [
     "get: queue/basic.get-ok.body#1 Cut(999) once",
     "drain into a queue: results of/basic.ack#2 CloseConnection(406) once",
     "once into an exchange: results of/basic.ack#1 Corrupt(Huge) once",
+    "count into a queue: takes/basic.deliver#1 LoseAck once",
 ];
 
 /// A broker on a port of its own, until it is dropped.

@@ -174,11 +174,6 @@ impl Scenario {
         matches!(self.kind, Kind::Once | Kind::Drain)
     }
 
-    /// Whether it works on after a connection was lost, until other messages are done too.
-    pub fn goes_on(&self) -> bool {
-        self.works() && (self.kind != Kind::Once || self.args.contains(&"--count"))
-    }
-
     pub fn works(&self) -> bool {
         matches!(self.kind, Kind::Once | Kind::Drain | Kind::Service)
     }

@@ -3,16 +3,22 @@
 //! A broker takes one acknowledgement for many deliveries: all up to a tag. For messages of microseconds that is most of
 //! the work. It says the same about each of them, so it may only reach as far as all are done; and until it is sent none
 //! of them counts as acknowledged, to nobody.
+//!
+//! A broker does not answer an acknowledgement. It does answer other requests, in order: the next answer on the channel proves
+//! that what was sent before has arrived.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use lapin::options::BasicAckOptions;
+use futures_util::future::BoxFuture;
+use lapin::Channel;
+use lapin::options::{BasicAckOptions, BasicQosOptions};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::connection::lost;
 use super::held::{Held, sent};
-use crate::broker::Error;
+use crate::broker::{Error, Unproven};
 
 /// The most that is ready and not sent. Also at most a quarter of the prefetch, so that the broker always has places to
 /// fill while these are on their way.
@@ -26,6 +32,12 @@ pub(super) struct Acks {
     ready: BTreeMap<u64, Ready>,
     since: Option<Instant>,
     most: usize,
+    /// Some were sent, and nothing was answered after that.
+    unproven: Unproven,
+    /// A request whose answer proves what was sent before it.
+    proof: Option<BoxFuture<'static, Result<(), Error>>>,
+    /// Some were sent after that request.
+    sent_since: bool,
 }
 
 struct Ready {
@@ -36,9 +48,10 @@ struct Ready {
 type Reply = oneshot::Sender<Result<(), Error>>;
 
 impl Acks {
-    pub fn new(prefetch: u16) -> Acks {
+    /// `unproven` is set as long as some were sent that the broker is not known to have processed.
+    pub fn new(prefetch: u16, unproven: Unproven) -> Acks {
         let most = (usize::from(prefetch) / OF_PREFETCH).clamp(1, MOST);
-        Acks { ready: BTreeMap::new(), since: None, most }
+        Acks { ready: BTreeMap::new(), since: None, most, unproven, proof: None, sent_since: false }
     }
 
     pub fn add(&mut self, tag: u64, held: Box<Held>, reply: Option<Reply>) {
@@ -62,6 +75,10 @@ impl Acks {
     pub async fn send(&mut self, first_held: Option<u64>) -> Result<(), Error> {
         self.since = None;
         let mut together = std::mem::take(&mut self.ready);
+        if !together.is_empty() {
+            self.sent_since = true;
+            self.unproven.set(true);
+        }
         let alone = first_held.map_or_else(BTreeMap::new, |first| together.split_off(&first));
         let mut result = Ok(());
         if let Some((_, last)) = together.last_key_value() {
@@ -75,6 +92,36 @@ impl Acks {
             result = tell(answer, [ready]).and(result);
         }
         result
+    }
+
+    /// Asks for a proof of what was sent, unless one is under way. For a count: its consumers have one place each.
+    pub fn prove(&mut self, channel: &Channel) {
+        if self.proof.is_none() && self.unproven.is_set() {
+            self.sent_since = false;
+            let channel = channel.clone();
+            // A request that changes nothing.
+            self.proof =
+                Some(Box::pin(async move { channel.basic_qos(1, BasicQosOptions::default()).await.map_err(lost) }));
+        }
+    }
+
+    /// Returns when a proof has come. Never without [`Acks::prove`].
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    pub async fn proven(&mut self) -> Result<(), Error> {
+        let Some(proof) = &mut self.proof else { return std::future::pending().await };
+        let answer = proof.await;
+        self.proof = None;
+        answer?;
+        self.unproven.set(self.sent_since);
+        Ok(())
+    }
+
+    /// The broker has answered something else that was asked after the last of them was sent.
+    pub fn are_proven(&mut self) {
+        self.sent_since = false;
+        self.unproven.set(false);
     }
 }
 

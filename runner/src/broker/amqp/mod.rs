@@ -75,7 +75,9 @@ impl adapter::Adapter for Adapter {
             return Ended::Closed;
         }
         let wanted = link.wanted();
-        let opening = config.in_time(Session::open(config.clone(), (connection, server), wanted, &mut self.retries));
+        let unproven = link.unproven.clone();
+        let opening = Session::open(config.clone(), (connection, server), (wanted, unproven), &mut self.retries);
+        let opening = config.in_time(opening);
         let session = match link.while_disconnected(opening).await {
             Some(Ok(session)) => session,
             Some(Err(error)) => return ended(error),

@@ -29,7 +29,7 @@ use super::looks::{Looks, is_stream, look_at};
 use super::retries::{Outlook, Retries};
 use super::{delays, publisher};
 use crate::broker::bounds::{ABORT_TIMEOUT, ANSWER_TIMEOUT, answered, sleep_until};
-use crate::broker::{Command, Depth, Error, Handed, Link, Options, Tag};
+use crate::broker::{Command, Depth, Error, Handed, Link, Options, Tag, Unproven};
 use crate::causes::chain;
 use crate::task::Settlement;
 
@@ -84,12 +84,12 @@ impl<'a> Session<'a> {
     pub(super) async fn open(
         config: Arc<Config>,
         (connection, server): (Connection, Server),
-        wanted: u64,
+        (wanted, unproven): (u64, Unproven),
         retries: &'a mut Retries,
     ) -> Result<Session<'a>, Error> {
         let Options { queue, prefetch, longest_hold, .. } = &config.options;
         // A count gives each message a consumer, with one place: there is nothing to gather.
-        let acks = Acks::new(if wanted == u64::MAX { *prefetch } else { 1 });
+        let acks = Acks::new(if wanted == u64::MAX { *prefetch } else { 1 }, unproven);
         let mut channel = connection.create_channel().await.map_err(lost)?;
         let mut arguments = arguments(*longest_hold);
         let mut consumers = Consumers::open(&channel, queue, *prefetch, wanted, &arguments).await;
@@ -132,12 +132,20 @@ impl<'a> Session<'a> {
         }
         let status = (self.connection.status().clone(), self.channel.status().clone());
         let abort = link.abort.clone();
+        let counts = self.config.options.count.is_some();
         loop {
+            if counts && !link.cancelled {
+                self.acks.prove(&self.channel);
+            }
             let (acks_due, is_consuming) = (self.acks.due(), self.is_consuming);
             let todo = tokio::select! {
                 biased;
                 command = link.commands.recv() => Todo::Command(command),
                 () = sleep_until(acks_due) => Todo::SendAcks,
+                proven = self.acks.proven(), if counts => {
+                    proven?;
+                    continue;
+                }
                 Some(copied) = self.publishing.next(), if !self.publishing.is_empty() => Todo::Copied(copied),
                 next = self.consumers.next(), if is_consuming => Todo::Next(next),
                 // Without consumers nothing else tells of it, and there may be something to settle.
@@ -234,6 +242,7 @@ impl<'a> Session<'a> {
                     // Awaited before anything is settled: otherwise the broker would fill the free place with the next
                     // message, whose return counts as a failed delivery.
                     self.consumers.cancel_all(&self.channel).await?;
+                    self.acks.are_proven();
                 }
             }
             Some(Command::Probe) => {
@@ -241,7 +250,7 @@ impl<'a> Session<'a> {
                 link.depth(self.depth().await?);
             }
             Some(Command::Close { reply }) => {
-                let _ = reply.send(self.close(link).await);
+                let _ = reply.send(link.closed(self.close(link).await));
                 return Ok(Step::Closed);
             }
             // The worker has gone without a word.

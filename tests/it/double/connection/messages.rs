@@ -59,6 +59,10 @@ impl Connection {
     }
 
     fn settle(&mut self, id: u16, tag: u64, multiple: bool, how: Settled) {
+        if self.loses_ack && matches!(how, Settled::Acked) {
+            self.ended = true;
+            return;
+        }
         let out = &mut self.channel(id).out;
         let settled: Vec<Out> = if multiple {
             let rest = out.split_off(&(tag + 1));
