@@ -10,13 +10,13 @@ mod write;
 
 use std::io::{self, IsTerminal as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 
-use rustix::fs::{OFlags, fcntl_getfl, fstat};
+use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
 
 use self::last_line::LastLine;
-use self::write::write_all;
+use self::write::{write_all, write_at_once};
 use crate::locks::lock;
 
 /// Why results can't be written, or input can't be read.
@@ -77,6 +77,29 @@ fn usable(number: u8, descriptor: BorrowedFd<'_>, useless: OFlags) -> Result<(),
     }
 }
 
+/// One result at a time.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// Writes the beginning of a result to stdout, as far as that needs no wait, and returns how many bytes these are. The rest is for
+/// [`print`].
+pub fn print_at_once(bytes: &[u8]) -> usize {
+    /// Copying a longer result would keep the caller from other work.
+    const MOST: usize = 64 * 1024;
+    // A write to a file waits for whoever else writes through the same open file, and for a frozen file system.
+    static IS_POSSIBLE: LazyLock<AtomicBool> = LazyLock::new(|| {
+        let kind = fstat(io::stdout().as_fd()).map(|stat| FileType::from_raw_mode(stat.st_mode));
+        matches!(kind, Ok(FileType::Fifo | FileType::Socket)).into()
+    });
+    if bytes.len() > MOST || !IS_POSSIBLE.load(Ordering::Relaxed) {
+        return 0;
+    }
+    let Ok(_turn) = TURN.try_lock() else { return 0 };
+    write_at_once(io::stdout().as_fd(), bytes).unwrap_or_else(|| {
+        IS_POSSIBLE.store(false, Ordering::Relaxed);
+        0
+    })
+}
+
 /// Writes a result to stdout in one piece: results that come at the same time do not mix. Waits for as long as the
 /// reader is slow.
 ///
@@ -85,7 +108,6 @@ fn usable(number: u8, descriptor: BorrowedFd<'_>, useless: OFlags) -> Result<(),
 /// # Errors
 /// When a part of it may not have been written.
 pub fn print(bytes: &[u8]) -> io::Result<()> {
-    static TURN: Mutex<()> = Mutex::new(());
     let _turn = lock(&TURN);
     let write = |bytes: &[u8]| write_all(io::stdout().as_fd(), bytes);
     let (Some(line), false) = (last_line(), bytes.is_empty()) else { return write(bytes) };

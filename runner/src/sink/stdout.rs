@@ -51,10 +51,15 @@ async fn write(body: Bytes) -> io::Result<()> {
         return Ok(());
     }
     let turn = TURN.lock().await;
+    // Mostly there is room, and no thread has to be woken.
+    let taken = streams::print_at_once(&body);
+    if taken == body.len() {
+        return Ok(());
+    }
     // The reader of a pipe can be slow, or stopped; nothing else may wait for it.
     blocking::call(move || {
         let _turn = turn;
-        streams::print(&body)
+        streams::print(&body[taken..])
     })
     .await
 }

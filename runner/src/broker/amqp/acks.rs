@@ -76,8 +76,7 @@ impl Acks {
         self.since = None;
         let mut together = std::mem::take(&mut self.ready);
         if !together.is_empty() {
-            self.sent_since = true;
-            self.unproven.set(true);
+            self.note_sent();
         }
         let alone = first_held.map_or_else(BTreeMap::new, |first| together.split_off(&first));
         let mut result = Ok(());
@@ -116,6 +115,25 @@ impl Acks {
         answer?;
         self.unproven.set(self.sent_since);
         Ok(())
+    }
+
+    /// Waits for a proof of all that was sent. The answer to a cancel of a consumer is none: lapin also gives it when the connection
+    /// is lost.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    pub async fn prove_now(&mut self, channel: &Channel) -> Result<(), Error> {
+        if self.unproven.is_set() {
+            channel.basic_qos(1, BasicQosOptions::default()).await.map_err(lost)?;
+            self.are_proven();
+        }
+        Ok(())
+    }
+
+    /// Something was sent that the broker does not answer: acknowledgements, or a reject.
+    pub fn note_sent(&mut self) {
+        self.sent_since = true;
+        self.unproven.set(true);
     }
 
     /// The broker has answered something else that was asked after the last of them was sent.

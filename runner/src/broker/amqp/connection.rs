@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::uri::AMQPAuthority;
-use lapin::{Connection, ConnectionProperties, ErrorKind};
+use lapin::{ChannelStatus, Connection, ConnectionProperties, ConnectionStatus, ErrorKind};
+use tokio_util::sync::CancellationToken;
 
 use super::filter::{Refused, Server};
 use super::{Url, transport};
+use crate::broker::bounds::{ABORT_TIMEOUT, ANSWER_TIMEOUT};
 use crate::broker::error::{Error, Source};
 use crate::broker::speaks::{self, Protocol};
 use crate::broker::tls::TlsFault;
@@ -131,6 +133,32 @@ pub async fn gone(is_there: impl Fn() -> bool) {
         tokio::time::sleep(LOOK_AFTER).await;
     }
     tokio::time::sleep(LOOK_AFTER).await;
+}
+
+/// Whether a connection and its channel can be used.
+pub fn stands((connection, channel): &(ConnectionStatus, ChannelStatus)) -> bool {
+    connection.connected() && channel.connected()
+}
+
+/// Returns when a step of the session is not worth waiting for any longer. lapin may never answer a request that was made just
+/// before its connection broke, and neither may a broker whose heart beats.
+///
+/// It uses one timer only, since nearly every acknowledgement waits here for a moment.
+pub async fn overdue(status: &(ConnectionStatus, ChannelStatus), abort: &CancellationToken, doing: &str) -> Error {
+    let (mut waited, mut aborted, mut gone) = (Duration::ZERO, Duration::ZERO, false);
+    while waited < ANSWER_TIMEOUT && aborted < ABORT_TIMEOUT {
+        tokio::time::sleep(LOOK_AFTER).await;
+        if gone {
+            return Error::Lost { source: None };
+        }
+        // One more pause, so that the reason can arrive first.
+        gone = !stands(status);
+        waited += LOOK_AFTER;
+        if abort.is_cancelled() {
+            aborted += LOOK_AFTER;
+        }
+    }
+    Error::Unanswered { doing: doing.to_owned() }
 }
 
 /// What a broker answers to something that it will not do.

@@ -5,14 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use lapin::message::Delivery;
 use lapin::types::{FieldTable, ShortString};
-use lapin::{Channel, ChannelStatus, Connection, ConnectionStatus};
+use lapin::{Channel, Connection};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -20,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::acks::Acks;
 use super::aside::{Aside, Order, Published, What};
 use super::config::Config;
-use super::connection::{self, LOOK_AFTER, lost, unreceived};
+use super::connection::{self, lost, overdue, stands, unreceived};
 use super::consumers::{Consumers, Next, arguments};
 use super::convert::{self, Received};
 use super::filter::Server;
@@ -28,7 +27,7 @@ use super::held::{Held, give_back, reject};
 use super::looks::{Looks, is_stream, look_at};
 use super::retries::{Outlook, Retries};
 use super::{delays, publisher};
-use crate::broker::bounds::{ABORT_TIMEOUT, ANSWER_TIMEOUT, answered, sleep_until};
+use crate::broker::bounds::{answered, sleep_until};
 use crate::broker::{Command, Depth, Error, Handed, Link, Options, Tag, Unproven};
 use crate::causes::chain;
 use crate::task::Settlement;
@@ -242,12 +241,14 @@ impl<'a> Session<'a> {
                     // Awaited before anything is settled: otherwise the broker would fill the free place with the next
                     // message, whose return counts as a failed delivery.
                     self.consumers.cancel_all(&self.channel).await?;
-                    self.acks.are_proven();
+                    self.acks.prove_now(&self.channel).await?;
                 }
             }
             Some(Command::Probe) => {
                 self.send_acks().await?;
-                link.depth(self.depth().await?);
+                let depth = self.depth().await?;
+                self.acks.are_proven();
+                link.depth(depth);
             }
             Some(Command::Close { reply }) => {
                 let _ = reply.send(link.closed(self.close(link).await));
@@ -288,7 +289,10 @@ impl<'a> Session<'a> {
         let what = match settlement {
             Settlement::Ack => return self.acknowledge(number, reply, link).await,
             Settlement::Release => return self.give_back(number, reply, link).await,
-            Settlement::Reject { .. } => return self.end(number, reply, reject).await,
+            Settlement::Reject { .. } => {
+                self.acks.note_sent();
+                return self.end(number, reply, reject).await;
+            }
             Settlement::DeadLetter { failure } => What::DeadLetter { failure },
             Settlement::Retry { after, failure } => What::Retry { after, failure },
         };
@@ -466,31 +470,6 @@ impl Todo {
             Todo::Next(_) => "say why it cancelled the consumer",
         }
     }
-}
-
-fn stands((connection, channel): &(ConnectionStatus, ChannelStatus)) -> bool {
-    connection.connected() && channel.connected()
-}
-
-/// Returns when a step of the session is not worth waiting for any longer. lapin may never answer a request that was made just
-/// before its connection broke, and neither may a broker whose heart beats.
-///
-/// It uses one timer only, since nearly every acknowledgement waits here for a moment.
-async fn overdue(status: &(ConnectionStatus, ChannelStatus), abort: &CancellationToken, doing: &str) -> Error {
-    let (mut waited, mut aborted, mut gone) = (Duration::ZERO, Duration::ZERO, false);
-    while waited < ANSWER_TIMEOUT && aborted < ABORT_TIMEOUT {
-        tokio::time::sleep(LOOK_AFTER).await;
-        if gone {
-            return Error::Lost { source: None };
-        }
-        // One more pause, so that the reason can arrive first.
-        gone = !stands(status);
-        waited += LOOK_AFTER;
-        if abort.is_cancelled() {
-            aborted += LOOK_AFTER;
-        }
-    }
-    Error::Unanswered { doing: doing.to_owned() }
 }
 
 fn tell(reply: Option<Reply>, answer: Result<(), Error>) {
