@@ -1,5 +1,6 @@
 //! The last resort: whatever hangs, a process that was told to end does end.
 
+use std::io::Read as _;
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
@@ -16,8 +17,11 @@ fn hangs(queue: &Queue, grace: &str) -> Running {
     let (reader, writer) = full_pipe();
     // Nobody reads from it for as long as the tests run.
     std::mem::forget(reader);
-    let worker = start_onto(&mut command, Stdio::piped(), writer.into());
-    queue.wait_for_depth(0);
+    let (mut results, stdout) = std::io::pipe().expect("a pipe");
+    let worker = start_onto(&mut command, stdout.into(), writer.into());
+    // Before the run has begun, a signal would give its message back.
+    let mut result = [0; "in hand".len()];
+    results.read_exact(&mut result).expect("the guest echoes its message");
     worker
 }
 
