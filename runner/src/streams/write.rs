@@ -69,10 +69,8 @@ mod tests {
     fn a_pipe_takes_at_once_what_it_has_room_for_and_a_full_one_nothing() {
         let (mut reader, writer) = std::io::pipe().unwrap();
         let bytes: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
-        let Some(taken) = write_at_once(writer.as_fd(), &bytes) else {
-            eprintln!("SKIPPED: pipes of this kernel do not write without a wait");
-            return;
-        };
+        // Some kernels can't do that.
+        let Some(taken) = write_at_once(writer.as_fd(), &bytes) else { return };
         assert!(0 < taken && taken < bytes.len(), "{taken}");
         assert_eq!(write_at_once(writer.as_fd(), &bytes), Some(0));
         drop(writer);
