@@ -55,9 +55,7 @@ pub fn judge(scenario: &Scenario, case: Option<(&Case, bool)>, ended: &Ended) ->
     if !allowed {
         return Err(format!("exit {code}, which this can't lead to"));
     }
-    // Nothing has to change because of an answer that comes late, within every bound.
-    let undisturbed = fault.is_none() || fault == Some(Fault::Late) && case.is_some_and(|(case, _)| !case.always);
-    if undisturbed && code != scenario.clean && !(*stopped && code == TERMINATED) {
+    if is_undisturbed(case.map(|(case, _)| case)) && code != scenario.clean && !(*stopped && code == TERMINATED) {
         return Err(format!("exit {code}, and {} was due", scenario.clean));
     }
     let out = run.out();
@@ -77,6 +75,11 @@ pub fn judge(scenario: &Scenario, case: Option<(&Case, bool)>, ended: &Ended) ->
         return Err("exit 65, and there is no dead letter".into());
     }
     Ok(())
+}
+
+/// Whether nothing has to change: no fault, or one answer that comes late, within every bound.
+pub fn is_undisturbed(case: Option<&Case>) -> bool {
+    case.is_none_or(|case| case.fault == Fault::Late && !case.always)
 }
 
 /// The broker's word for a message that it will never take, whose sender becomes a dead letter.
