@@ -29,7 +29,7 @@ use crate::harness::queue::{Broker, Queue};
 use crate::harness::rabbitmq::RabbitMq;
 use crate::harness::redis::Redis;
 use crate::harness::sqs::{Emulator, Sqs};
-use crate::harness::{Run, guest, run, start};
+use crate::harness::{PATIENCE, Run, guest, run, start};
 
 /// Where a worker can be killed.
 struct Point {
@@ -396,7 +396,9 @@ impl<'a> Books<'a> {
     }
 
     fn drain(&mut self) {
-        let ended = run(&mut self.work(&["--drain", "--wait", "16s", "--concurrency", "2"]));
+        let draining = start(&mut self.work(&["--drain", "--wait", "16s", "--concurrency", "2"]));
+        // The lease of the last dead worker, and then as many messages as a long soak leaves: in one group of a FIFO queue, one by one.
+        let ended = draining.end_within(10 * PATIENCE);
         assert!(matches!(ended.code, Some(0 | 65)), "exit {:?}, seed {}:\n{}", ended.code, self.seed, ended.stderr);
         self.take(&ended);
     }
