@@ -34,7 +34,7 @@ pub(crate) struct Link {
     /// The worker waits no longer for what is under way.
     pub(crate) abort: CancellationToken,
     pub(crate) unproven: Unproven,
-    /// Such acknowledgements may have been lost with their connection, and no later session makes up for it.
+    /// Such acknowledgements may have been lost with their connection, and no later session sends them again.
     pub(super) doubt: bool,
 }
 
@@ -200,10 +200,10 @@ impl Link {
         Ok(())
     }
 
-    /// Notes what the end of a connection leaves open. `counts` says that the worker takes so many messages and no more.
+    /// Notes that a connection was lost, perhaps with acknowledgements. `counts`: the worker takes a fixed number of messages.
     pub(super) fn lost(&mut self, counts: bool) {
         let unproven = self.unproven.take();
-        // The messages come again. Otherwise the worker takes them up again, and the next acknowledgements count.
+        // Their messages are redelivered. A worker that goes on without a count acknowledges them then; a count has counted them already.
         self.doubt |= unproven && (counts || self.cancelled);
     }
 
