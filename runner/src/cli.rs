@@ -79,12 +79,6 @@ pub enum Command {
     /// List, show, replay and delete dead letters
     #[command(subcommand, name = "dlq")]
     DeadLetters(DeadLetters),
-    /// The other end of `--isolation process`
-    #[command(name = crate::sandbox::CHILD_COMMAND, hide = true)]
-    GuestProcess,
-    /// The process that checks and compiles a guest
-    #[command(name = crate::sandbox::COMPILER_COMMAND, hide = true)]
-    GuestCompiler,
 }
 
 impl Cli {

@@ -17,10 +17,9 @@ fn main() -> ExitCode {
     // With a handler, a write beyond `ulimit -f` is an error of that write. Without one, it ends the process.
     let too_large = signal_hook::flag::register(libc::SIGXFSZ, Arc::new(AtomicBool::new(false)));
     version::built_from(option_env!("WQ_COMMIT"));
-    let Cli { command, log_format } = Cli::read();
-    if matches!(command, Command::GuestProcess | Command::GuestCompiler) {
-        // They have no log: their parent speaks for them. A guest's process also starts no thread before its walls stand.
-        return match commands::run(command) {
+    // It has no log: its parent speaks for it. A guest's process also starts no thread before its walls stand.
+    if let Some(ended) = commands::run_for_parent(std::env::args_os()) {
+        return match ended {
             Ok(status) => ExitCode::from(status),
             Err(error) => {
                 let _ = std::io::Write::write_all(&mut std::io::stderr(), error.for_people().as_bytes());
@@ -28,6 +27,7 @@ fn main() -> ExitCode {
             }
         };
     }
+    let Cli { command, log_format } = Cli::read();
     let format = match log_format {
         Some(LogFormat::Text) => Format::Text,
         Some(LogFormat::Json) => Format::Json,
@@ -109,10 +109,14 @@ fn keep_freed_memory() {
     const MAPPED_FROM: libc::c_int = 4 << 20;
     /// What each of the allocator's arenas may keep. In bytes.
     const KEPT: libc::c_int = 16 << 20;
+    /// By how much an arena grows at least, which is a system call each time. By the default of 128 KiB, a process that compiles
+    /// makes hundreds. It is address space until it is used. In bytes.
+    const GROWN_BY: libc::c_int = 1 << 20;
     // SAFETY: it takes plain numbers, and no other thread runs yet. If they are refused, the defaults stay.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_FROM);
         libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT);
+        libc::mallopt(libc::M_TOP_PAD, GROWN_BY);
     }
 }
 

@@ -17,6 +17,7 @@ mod remains;
 mod showing;
 mod work;
 
+use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use self::process::{REDIRECT, can_write, unwatched};
@@ -29,8 +30,6 @@ use crate::{sandbox, shutdown};
 pub fn run(command: Command) -> Result<u8, Error> {
     if !matches!(command, Command::Work(_)) {
         shutdown::end_process_1_at_once(ExitStatus::Stuck.code()).map_err(unwatched)?;
-    }
-    if !matches!(command, Command::Work(_) | Command::GuestProcess | Command::GuestCompiler) {
         can_write(REDIRECT)?;
     }
     match command {
@@ -45,9 +44,22 @@ pub fn run(command: Command) -> Result<u8, Error> {
         Command::Completions(args) => completions::completions(&args),
         Command::Man(args) => completions::man(&args),
         Command::DeadLetters(args) => block_on(dlq::run(args)),
-        Command::GuestProcess => guest_process(),
-        Command::GuestCompiler => guest_compiler(),
     }
+}
+
+/// Does the work of a process that the worker starts, whose only word names it; `None` for all other command lines. clap
+/// does not know these words: it takes longer to set up all commands and flags than a small guest takes to compile.
+pub fn run_for_parent(mut line: impl Iterator<Item = OsString>) -> Option<Result<u8, Error>> {
+    let (Some(word), None) = (line.nth(1), line.next()) else { return None };
+    let (served, doing) = if word == sandbox::COMPILER_COMMAND {
+        (sandbox::serve_job(), "look into a guest for another process")
+    } else if word == sandbox::CHILD_COMMAND {
+        (sandbox::serve(), "run guests for another process")
+    } else {
+        return None;
+    };
+    let done = |()| ExitStatus::Done.code();
+    Some(served.map(done).map_err(|source| Error::Io { doing: doing.into(), source }))
 }
 
 fn block_on(command: impl Future<Output = Result<u8, Error>>) -> Result<u8, Error> {
@@ -61,15 +73,4 @@ fn block_on(command: impl Future<Output = Result<u8, Error>>) -> Result<u8, Erro
     log::ending();
     runtime.shutdown_background();
     ended.unwrap_or_else(|panic| resume_unwind(panic))
-}
-
-fn guest_process() -> Result<u8, Error> {
-    sandbox::serve().map_err(|source| Error::Io { doing: "run guests for another process".into(), source })?;
-    Ok(ExitStatus::Done.code())
-}
-
-fn guest_compiler() -> Result<u8, Error> {
-    sandbox::serve_job()
-        .map_err(|source| Error::Io { doing: "look into a guest for another process".into(), source })?;
-    Ok(ExitStatus::Done.code())
 }

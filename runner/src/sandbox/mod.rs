@@ -52,6 +52,7 @@ pub use world::room::{Folder, Room};
 pub use world::stdio::Stderr;
 
 use crate::task::{Outcome, Report};
+use abi::program::Compiled;
 use abi::versions::version;
 use known::Known;
 use load::locator::Locator;
@@ -122,6 +123,7 @@ pub async fn pack(guest: PathBuf, packing: Packing, bounds: Bounds) -> Result<Pa
 /// A guest that was loaded, with all that its runs share.
 struct Ready {
     core: Core,
+    compiled: Compiled,
     tier: Tier,
     digest: Digest,
     compiled_in: Option<Duration>,
@@ -142,11 +144,12 @@ fn ready(loading: &Loading, mut options: Options) -> Result<Ready, Error> {
         }
     }
     let prepared = prepare(loading, &options)?;
-    let Prepared { name, known: Known { nature, digest }, tier, engine, program, compiled_in, code } = prepared;
+    let Prepared { name, known: Known { nature, digest }, tier, engine, program, compiled, compiled_in, code } =
+        prepared;
     let core = Core::new(name, nature, options, engine, program, Room::temporary(), Outside::here());
     let core = core.map_err(Error::Thread)?;
     core.try_grants().map_err(Error::Grant)?;
-    Ok(Ready { core, tier, digest, compiled_in, code })
+    Ok(Ready { core, compiled, tier, digest, compiled_in, code })
 }
 
 /// Does all that comes before a run within the time that compiling has: files can hang as well as compilers.
@@ -175,14 +178,14 @@ impl Sandbox {
     pub async fn load(loading: Loading, options: Options) -> Result<Sandbox, Error> {
         let (isolation, places, wall) = (loading.isolation, loading.concurrency, loading.wall);
         let (guest, bounds, debug_info) = (loading.guest.clone(), loading.bounds, loading.debug_info);
-        let Ready { core, tier, digest, compiled_in, code } =
+        let Ready { core, compiled, tier, digest, compiled_in, code } =
             bounded(&guest, bounds, move || ready(&loading, options)).await?;
         let (name, deterministic) = (core.name.clone(), core.options.deterministic);
         let room = core.room.clone();
         let has_codes = version(core.nature.wasi).has_codes;
         let mut missing_walls = Vec::new();
         let runs = match (isolation, code) {
-            (Isolation::Thread, _) => Runs::Slots(Slots::new(core, places)),
+            (Isolation::Thread, _) => Runs::Slots(Slots::start(core, compiled, places).map_err(Error::Thread)?),
             (Isolation::Process, code) => {
                 let code = code.map_err(Error::Isolation)?;
                 let processes = Processes::new(code, &core, tier, places, wall);

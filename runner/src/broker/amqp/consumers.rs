@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use futures_util::future::{join, join_all};
 use futures_util::stream::{self, BoxStream, SelectAll};
 use lapin::message::Delivery;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
@@ -85,16 +86,17 @@ impl Consumers {
         } else {
             (u16::try_from(wanted).map_or(prefetch, |wanted| prefetch.min(wanted)), 1)
         };
-        // For each consumer that follows on this channel.
-        let qos = channel.basic_qos(places, BasicQosOptions::default()).await;
+        let queue_name = name(queue)?;
+        // For each consumer that follows on this channel. None waits for the answer to another: lapin sends a request at the
+        // first poll, and these are polled in order.
+        let qos = channel.basic_qos(places, BasicQosOptions::default());
+        let consume =
+            |_| channel.basic_consume(queue_name.clone(), "".into(), BasicConsumeOptions::default(), arguments.clone());
+        let (qos, consumers) = join(qos, join_all((0..count).map(consume))).await;
         qos.map_err(lost)?;
         self.quota = Quota { left: wanted, places: u64::from(count) * u64::from(places) };
-        for _ in 0..count {
-            let consumer = channel
-                .basic_consume(name(queue)?, "".into(), BasicConsumeOptions::default(), arguments.clone())
-                .await
-                .map_err(|error| queue_error(error, queue, "consume from"))?;
-            self.add(consumer);
+        for consumer in consumers {
+            self.add(consumer.map_err(|error| queue_error(error, queue, "consume from"))?);
         }
         Ok(())
     }

@@ -53,15 +53,15 @@ pub async fn look_at(channel: &Channel, queue: &str) -> Result<Found, Error> {
     Ok(Found { messages: declared.message_count().into(), consumers: declared.consumer_count().into() })
 }
 
-/// Whether a queue is a stream, over a channel that consumes from it.
+/// Whether a queue is a stream, by what was found when it had a consumer, which `channel` has.
 ///
 /// AMQP 0-9-1 has no question for that. A stream counts none of its consumers, so that the first look tells nearly all queues
 /// from it at the price of one round trip. The others are asked for their type: see `arguments.rs`.
 ///
 /// # Errors
 /// When the broker does not answer.
-pub async fn is_stream(connection: &Connection, channel: &Channel, queue: &str) -> Result<bool, Error> {
-    if look_at(channel, queue).await?.consumers > 0 {
+pub async fn is_stream(connection: &Connection, channel: &Channel, queue: &str, found: &Found) -> Result<bool, Error> {
+    if found.consumers > 0 {
         return Ok(false);
     }
     match Arguments::read_type(connection, queue).await {

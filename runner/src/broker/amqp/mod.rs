@@ -59,9 +59,14 @@ impl adapter::Adapter for Adapter {
     async fn session(&mut self, link: &mut Link) -> Ended {
         let config = self.config.clone();
         let name = config.connection_name();
-        let connecting = config.in_time(connection::meet(&config.nodes, &name));
-        let (connection, server) = match link.while_disconnected(connecting).await {
-            Some(Ok(connection)) => connection,
+        let connecting = config.in_time(async {
+            let (connection, server) = connection::meet(&config.nodes, &name).await?;
+            // All that takes no message is done while the guest is loaded.
+            let channel = connection.create_channel().await.map_err(connection::lost)?;
+            Ok((connection, channel, server))
+        });
+        let (connection, channel, server) = match link.while_disconnected(connecting).await {
+            Some(Ok(connected)) => connected,
             Some(Err(error)) => return ended(error),
             None => return Ended::Closed,
         };
@@ -76,7 +81,8 @@ impl adapter::Adapter for Adapter {
         }
         let wanted = link.wanted();
         let unproven = link.unproven.clone();
-        let opening = Session::open(config.clone(), (connection, server), (wanted, unproven), &mut self.retries);
+        let connected = (connection, channel, server);
+        let opening = Session::open(config.clone(), connected, (wanted, unproven), &mut self.retries);
         let opening = config.in_time(opening);
         let session = match link.while_disconnected(opening).await {
             Some(Ok(session)) => session,

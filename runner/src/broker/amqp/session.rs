@@ -4,10 +4,11 @@
 //! published goes on beside the loop. So acknowledgements never queue behind somebody's retry.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either, select};
 use futures_util::stream::FuturesUnordered;
 use lapin::message::Delivery;
 use lapin::types::{FieldTable, ShortString};
@@ -24,7 +25,7 @@ use super::consumers::{Consumers, Next, arguments};
 use super::convert::{self, Received};
 use super::filter::Server;
 use super::held::{Held, give_back, reject};
-use super::looks::{Looks, is_stream, look_at};
+use super::looks::{Found, Looks, is_stream, look_at};
 use super::retries::{Outlook, Retries};
 use super::{delays, publisher};
 use crate::broker::bounds::{answered, sleep_until};
@@ -75,6 +76,24 @@ enum Step {
     Closed,
 }
 
+/// Starts to consume, and looks at the queue right after that. The broker gets all requests before it answers the first: `select`
+/// polls in order, and lapin sends a request at the first poll.
+async fn open(
+    channel: &Channel,
+    queue: &str,
+    prefetch: u16,
+    wanted: u64,
+    arguments: &FieldTable,
+) -> Result<(Consumers, Found), Error> {
+    let opening = pin!(Consumers::open(channel, queue, prefetch, wanted, arguments));
+    let looking = pin!(look_at(channel, queue));
+    match select(opening, looking).await {
+        Either::Left((consumers, looking)) => Ok((consumers?, answered("look at the queue", looking).await?)),
+        // A refusal ends the channel, and so both. Its reason is with the request that was refused.
+        Either::Right((found, opening)) => Ok((opening.await?, found?)),
+    }
+}
+
 impl<'a> Session<'a> {
     /// Starts to consume: `wanted` messages in all.
     ///
@@ -82,24 +101,23 @@ impl<'a> Session<'a> {
     /// When the broker will not have it, or when the queue is none that can be worked on.
     pub(super) async fn open(
         config: Arc<Config>,
-        (connection, server): (Connection, Server),
+        (connection, mut channel, server): (Connection, Channel, Server),
         (wanted, unproven): (u64, Unproven),
         retries: &'a mut Retries,
     ) -> Result<Session<'a>, Error> {
         let Options { queue, prefetch, longest_hold, .. } = &config.options;
         // A count gives each message a consumer, with one place: there is nothing to gather.
         let acks = Acks::new(if wanted == u64::MAX { *prefetch } else { 1 }, unproven);
-        let mut channel = connection.create_channel().await.map_err(lost)?;
         let mut arguments = arguments(*longest_hold);
-        let mut consumers = Consumers::open(&channel, queue, *prefetch, wanted, &arguments).await;
-        if let Err(Error::Mismatch { .. }) = consumers {
+        let mut opened = open(&channel, queue, *prefetch, wanted, &arguments).await;
+        if let Err(Error::Mismatch { .. }) = opened {
             // A broker may know an argument, and refuse it for this type of queue. The channel is gone with that.
             channel = connection.create_channel().await.map_err(lost)?;
             arguments = FieldTable::default();
-            consumers = Consumers::open(&channel, queue, *prefetch, wanted, &arguments).await;
+            opened = open(&channel, queue, *prefetch, wanted, &arguments).await;
         }
-        let consumers = consumers?;
-        if answered("look at the queue", is_stream(&connection, &channel, queue)).await? {
+        let (consumers, found) = opened?;
+        if answered("look at the queue", is_stream(&connection, &channel, queue, &found)).await? {
             return Err(Error::Stream { queue: queue.clone() });
         }
         Ok(Session {

@@ -141,15 +141,16 @@ fn config(codegen: Codegen, Nature { wasi, proposals }: Nature, tier: Tier) -> C
     config.wasm_backtrace_details(WasmBacktraceDetails::Disable);
     // Code that no guest needs should not be reachable, so an engine has what its guest uses and nothing else.
     config.wasm_features(Proposals::ALL.features(), false).wasm_features(proposals.features(), true);
-    match tier {
-        Tier::Optimised => {}
-        Tier::Winch => {
-            config.strategy(Strategy::Winch).wasm_features(proposals::NOT_WINCH, false);
-        }
-        Tier::SinglePass => {
-            config.cranelift_opt_level(OptLevel::None).cranelift_regalloc_algorithm(RegallocAlgorithm::SinglePass);
-        }
+    if tier != Tier::Optimised {
+        // With Winch, Cranelift still compiles the calls into and out of a guest, which are a hundred functions for the
+        // smallest one.
+        config.cranelift_opt_level(OptLevel::None).cranelift_regalloc_algorithm(RegallocAlgorithm::SinglePass);
     }
+    if tier == Tier::Winch {
+        config.strategy(Strategy::Winch).wasm_features(proposals::NOT_WINCH, false);
+    }
+    // For debuggers and profilers. wasmtime itself follows frame pointers, and no panic of the host unwinds through a guest.
+    config.native_unwind_info(false);
     config.collector(Collector::Copying);
     config.relaxed_simd_deterministic(codegen.deterministic);
     // A component that is composed of others hands data from one memory to another by code that wasmtime makes, which

@@ -9,6 +9,7 @@ use super::call::{Ended, World};
 use crate::task::limits::Limits;
 
 /// What the compiler makes of a guest.
+#[derive(Clone)]
 pub enum Compiled {
     Module(Module),
     Component(Component),
@@ -49,6 +50,17 @@ impl Compiled {
                 largest.saturating_mul(needed.num_memories.into())
             }
             Compiled::Component(_) => 0,
+        }
+    }
+
+    /// Makes the images of the first contents of its memories, which the first run would make otherwise.
+    ///
+    /// # Errors
+    /// When the system refuses memory for one. The first run then fails of it, too.
+    pub fn make_images(&self) -> wasmtime::Result<()> {
+        match self {
+            Compiled::Module(module) => module.initialize_copy_on_write_image(),
+            Compiled::Component(component) => component.initialize_copy_on_write_image(),
         }
     }
 

@@ -24,7 +24,7 @@ use crate::sandbox::tiers::{Compilation, Tier};
 use crate::sandbox::wire::{self, Frame};
 use crate::task::Position;
 
-/// The hidden command that makes this program do one job.
+/// The word that this program is started with to do one job.
 pub const COMMAND: &str = "guest-compiler";
 
 #[derive(Debug, Serialize, Deserialize)]

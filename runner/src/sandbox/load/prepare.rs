@@ -73,6 +73,7 @@ pub struct Prepared {
     pub tier: Tier,
     pub engine: Engine,
     pub program: Box<dyn Program>,
+    pub compiled: Compiled,
     /// How long the compiler took; `None` if the code is from the cache.
     pub compiled_in: Option<Duration>,
     /// Its compiled code, as a file for other processes to map.
@@ -138,7 +139,7 @@ pub fn prepare(loading: &Loading, options: &Options) -> Result<Prepared, Error> 
     if tier != Tier::Optimised {
         tracing::info!(compiler = tier.name(), "the guest's code was made fast, and runs slower (--compile fast)");
     }
-    Ok(Prepared { name, known, tier, engine, program, compiled_in, code })
+    Ok(Prepared { name, known, tier, engine, program, compiled, compiled_in, code })
 }
 
 /// The code of a guest that is as it was when it was last read, and that is in the cache.

@@ -42,7 +42,7 @@ use crate::sandbox::world::room::{Folder, Room};
 use crate::sandbox::world::stdio::Lines;
 use crate::task::{Call, Outcome, Report, Usage};
 
-/// The hidden command that makes this program a child.
+/// The word that this program is started with to be a child.
 pub const COMMAND: &str = "guest-process";
 
 /// How long a child may take to map its guest and say so.

@@ -3,6 +3,7 @@
 //! Runs wait in one line for all slots, so that a slot that is done has the next one at once, without asking anybody.
 
 use std::collections::VecDeque;
+use std::io;
 use std::panic::resume_unwind;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use super::ground::{GivenUp, Ground};
 use super::tickets::{Completions, End, Running, Ticket, Watchdog};
 use crate::locks::{anyway, lock};
 use crate::message_span::MessageSpan;
+use crate::sandbox::abi::program::Compiled;
 use crate::sandbox::run::Core;
 use crate::sandbox::world::clock::STUCK_AFTER;
 use crate::sandbox::world::clock::running_for;
@@ -50,7 +52,11 @@ struct LineState {
 const MAX_GIVEN_UP: usize = 128;
 
 impl Slots {
-    pub fn new(core: Core, places: usize) -> Slots {
+    /// Starts the first slot, which gets ready for its first run while the broker is asked for a message.
+    ///
+    /// # Errors
+    /// When its thread can't be started.
+    pub fn start(core: Core, compiled: Compiled, places: usize) -> io::Result<Slots> {
         let watchdog = Arc::<Watchdog>::default();
         let (watching, longest) = (watchdog.clone(), core.options.limits.timeout + STUCK_AFTER);
         // A run keeps its own time. The clock only watches for a guest that nothing stops.
@@ -61,7 +67,18 @@ impl Slots {
             ended.notify();
             watching.give_up(now, longest);
         });
-        Slots { core: Arc::new(core), line: Arc::default(), completions, watchdog, places, given_up: Arc::default() }
+        let (core, line, given_up) = (Arc::new(core), Arc::<Line>::default(), Arc::default());
+        let slots = Slots { core, line, completions, watchdog, places, given_up };
+        slots.start_slot(move || {
+            if let Err(error) = compiled.make_images() {
+                tracing::debug!(
+                    error = format!("{error:#}"),
+                    "no images of the guest's memories: the first run makes them"
+                );
+            }
+        })?;
+        lock(&slots.line.state).slots = 1;
+        Ok(slots)
     }
 
     pub async fn run(&self, input: Input) -> Report {
@@ -101,11 +118,11 @@ impl Slots {
         }
     }
 
-    fn line_up(&self, ticket: Arc<Ticket>) -> std::io::Result<()> {
+    fn line_up(&self, ticket: Arc<Ticket>) -> io::Result<()> {
         let mut state = lock(&self.line.state);
         state.waiting.push_back(ticket);
         if state.needs_a_slot(self.places) {
-            match self.start_slot() {
+            match self.start_slot(|| ()) {
                 Ok(()) => state.slots += 1,
                 // The others will come to it.
                 Err(error) if state.slots > 0 => tracing::warn!(%error, "cannot start one more thread for guests"),
@@ -124,11 +141,13 @@ impl Slots {
         Ok(())
     }
 
-    fn start_slot(&self) -> std::io::Result<()> {
+    /// Starts one more slot, whose thread first of all calls `get_ready`.
+    fn start_slot(&self, get_ready: impl FnOnce() + Send + 'static) -> io::Result<()> {
         let mut ground = Ground::new()?;
         let (core, line, given_up) = (self.core.clone(), self.line.clone(), self.given_up.clone());
         let (completions, current) = (self.completions.clone(), self.watchdog.add());
         std::thread::Builder::new().name("guest".into()).spawn(move || {
+            get_ready();
             while let Some(ticket) = line.next(|| completions.notify()) {
                 if !ticket.begins(core.ticker.clock().now()) {
                     continue;
