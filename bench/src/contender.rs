@@ -170,7 +170,7 @@ impl Contender {
         }
     }
 
-    /// What is to be seen of how many messages were done; `None` for who says nothing but its exit status.
+    /// The number of messages that were done, from the contender's stderr; `None` for one that only has an exit status.
     pub fn claims(self, stderr: &str) -> Option<Result<u64>> {
         match self {
             Contender::WqRun { .. } | Contender::WqRunLogging => Some(acked(stderr)),

@@ -103,7 +103,7 @@ pub fn memory(pid: u32, field: &str) -> Result<u64> {
 
 /// CPU time of all children that have been waited for, and of theirs.
 ///
-/// `/proc` counts it in hundredths of a second, which is two of a hundred of what a contender takes.
+/// `/proc` counts it in hundredths of a second, which is 2 % of the CPU time that a contender takes.
 #[allow(unsafe_code)]
 fn children_cpu() -> Result<Duration> {
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();

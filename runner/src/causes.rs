@@ -7,7 +7,8 @@ pub fn chain(error: &dyn Error) -> String {
     causes(error).fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
-/// The causes of an error, without those that its own text holds already, as some libraries have it.
+/// The causes of an error, the outermost first. Skips a cause if the text before it already ends with the cause's text: the
+/// errors of some libraries include it.
 pub fn causes(error: &dyn Error) -> impl Iterator<Item = String> {
     let mut said = error.to_string();
     let mut next = error.source();

@@ -178,7 +178,7 @@ pub struct Work {
     #[arg(long, value_name = "RESULT", default_value = "success", help_heading = QUEUE)]
     pub on_empty: OnEmpty,
 
-    /// How to end when the queue is empty but has dead letters: `fail` is exit status 81
+    /// What to do if the queue is empty but has dead letters: `fail` exits with status 81
     #[arg(long, value_name = "WHAT", env = "WQ_ON_DEAD_LETTERS", default_value = "ignore", help_heading = QUEUE)]
     pub on_dead_letters: OnDeadLetters,
 
@@ -190,7 +190,7 @@ pub struct Work {
     #[arg(long, value_name = "N", env = "WQ_CONCURRENCY", default_value = "1", value_parser = whole(1_u16), help_heading = QUEUE)]
     pub concurrency: u16,
 
-    /// Messages to hold at a time, including the ones that run [default: --concurrency]
+    /// Maximum number of unacknowledged messages, including those being processed [default: --concurrency]
     #[arg(short, long, value_name = "N", value_parser = whole(1_u16), help_heading = QUEUE)]
     pub prefetch: Option<u16>,
 
@@ -214,7 +214,7 @@ pub struct Work {
     #[arg(long, value_name = "MAP", help_heading = SETTLING)]
     pub exit_map: Option<ExitMap>,
 
-    /// Pause when N different messages have failed in a row; then try one message now and then until one succeeds. 0
+    /// Stop taking messages when N different messages have failed in a row; then try one message after each pause until one succeeds. 0
     /// turns this off
     #[arg(long, value_name = "N", env = "WQ_BREAKER", default_value = "0", value_parser = whole(0_u32), help_heading = SETTLING)]
     pub breaker: u32,
@@ -304,7 +304,7 @@ pub struct Exec {
     #[command(flatten)]
     pub guest: Guest,
 
-    /// Print what the run used to stderr: time, CPU time, memory, fuel, and the time for compiling
+    /// Print the resource usage of the run to stderr: time, CPU time, memory, fuel and compile time
     #[arg(long)]
     pub stats: bool,
 
@@ -375,7 +375,7 @@ fn is_without_guest(error: &clap::Error) -> bool {
     matches!(missing, [guest] if guest == "<GUEST>")
 }
 
-/// clap's own error shows a usage in which each variable that is set is a flag that has to be typed.
+/// clap's own error is not used: its usage line shows each flag that an environment variable sets as one that has to be typed.
 fn no_guest(command: &clap::Command, line: &[OsString]) -> clap::Error {
     let words = line.iter().skip(1).filter_map(|word| word.to_str());
     let command = words.fold(command, |command, word| command.find_subcommand(word).unwrap_or(command));

@@ -52,7 +52,7 @@ pub struct Work {
     pub outbox: Option<outbox::Options>,
     pub shutdown_timeout: Duration,
     pub dead_letters_fail: bool,
-    /// Whether it is known where dead letters go: the broker may put them where it likes.
+    /// Whether the dead-letter queue is known. With `--dead-letter-by broker` it is not, unless `--dead-letter-queue` names it.
     pub dead_letters_known: bool,
     pub fail_on_empty: bool,
     /// There if the worker is to be looked at.

@@ -61,7 +61,8 @@ pub fn whole(message: &Message, origin: &Origin) -> Map<String, Value> {
     envelope
 }
 
-/// Reads such a line as a message that is to be published: what was about its delivery and its publisher stays behind.
+/// Reads such a line as a message to publish. Drops `delivery_info`, `delivery_mode` and `user_id`, which describe the earlier
+/// delivery and its publisher.
 ///
 /// # Errors
 /// Says what is wrong with it.

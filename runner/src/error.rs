@@ -37,7 +37,7 @@ impl ExitStatus {
         (ExitStatus::Done, "done: acked, drained, or nothing to do"),
         (
             ExitStatus::Warned,
-            "`check --strict` found a warning, or `exec --case` ran a case and something else came out",
+            "`check --strict` found a warning, or `exec --case` ran a case and the run did not match it",
         ),
         (ExitStatus::Usage, "the command line was not understood"),
         (ExitStatus::DeadLettered, "a message was dead-lettered, or `exec --case` was given no case, or a damaged one"),
@@ -46,13 +46,13 @@ impl ExitStatus {
         (ExitStatus::Bug, "a bug in wq-run"),
         (
             ExitStatus::NotDelivered,
-            "a result could not be delivered, or the connection was lost with the outcome open; the message is delivered again",
+            "a result could not be delivered, or the connection was lost before the settlement was confirmed; the message is delivered again",
         ),
         (
             ExitStatus::TaskFailed,
             "the task failed, its message will be tried again; or a drain left messages in the queue",
         ),
-        (ExitStatus::Refused, "the broker refused the credentials or the right"),
+        (ExitStatus::Refused, "the broker refused the credentials or denied permission"),
         (
             ExitStatus::Configuration,
             "configuration: a flag, a missing queue, arguments that do not match, a damaged queue file",
@@ -131,7 +131,9 @@ impl Error {
 
     pub fn case(file: &Path, error: &case::Error) -> Error {
         let hint = match error {
-            case::Error::Version(version) if *version > case::VERSION => "a newer wq-run wrote it, and reads it",
+            case::Error::Version(version) if *version > case::VERSION => {
+                "it was written by a newer wq-run: use that version to run it"
+            }
             case::Error::Damaged(reason) if reason.contains("trailing characters") => {
                 "a file holds one case; `wq-run dlq show --case` prints one with --id ID or --limit 1"
             }
@@ -144,7 +146,7 @@ impl Error {
     pub fn no_cases(folder: &Path, cause: &std::io::Error) -> Error {
         Error::configuration(
             format!("cannot save cases in {}: {cause}", folder.display()),
-            "--record names a folder that can be written to, or made",
+            "use --record with a folder that can be written to or created",
         )
     }
 
@@ -213,7 +215,8 @@ impl Error {
     }
 }
 
-/// A command that a hint gives goes to the broker that was typed, and not to another one that a variable names.
+/// Adds `--broker` with the address that was typed to a command in a hint. Otherwise the command would go to the broker that an
+/// environment variable names.
 fn on_the_same(hint: String, broker: &broker::Url) -> String {
     const COMMAND: &str = "`wq-run queue declare --queue ";
     let (Some(address), Some(at)) = (broker.to_type(), hint.find(COMMAND)) else { return hint };

@@ -3,7 +3,8 @@
 //! `WQ_FAULT=POINT[@N]:ACTION[,…]` makes the process fail when it comes to a point for the Nth time. Without the variable a
 //! point is one load of a flag.
 //!
-//! In the shipped binary, since what is to be proved is about the shipped binary; hidden, since nobody else needs it.
+//! They are in the shipped binary, because that is the binary that the tests make claims about. They are hidden, because nobody
+//! else needs them.
 
 use std::str::FromStr;
 use std::sync::OnceLock;
@@ -105,7 +106,7 @@ impl GuestProcess {
 pub fn reach(point: Point) {
     let Some(faults) = FAULTS.get() else { return };
     for fault in faults.iter().filter(|fault| fault.point == point) {
-        // Down to 0 is this time; past it is never again.
+        // The count reaches 0 at the Nth call. After that, `checked_sub` fails, so the fault never fires again.
         let before = fault.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         if before == Ok(1) {
             match fault.action {

@@ -23,15 +23,15 @@ topics! {
     /// Whether the guest can be read, checked and compiled.
     Guest "guest",
     Digest "digest",
-    /// What the guest imports, beside what it is granted.
+    /// The guest's imports, compared with its grants.
     Imports "imports",
-    /// What stands around the guest's process.
+    /// The walls around the guest's process.
     Wall "wall",
     Cache "cache",
-    /// What the worker and its guests may take, beside what there is.
+    /// The memory that the worker and its guests may use, compared with the memory that there is.
     Memory "memory",
     Scratch "scratch",
-    /// The time that a shutdown takes, beside the time that it gets.
+    /// The time that a shutdown takes, compared with the time that it gets.
     Shutdown "shutdown",
     Reach "reach",
     Tls "tls",
@@ -65,11 +65,11 @@ pub struct Finding<E> {
 pub enum Verdict<E> {
     /// It is as it should be.
     Good(String),
-    /// Nobody has to do anything: worth knowing, or not looked at.
+    /// Nothing has to be done: worth knowing, or not checked.
     Note(String),
-    /// A worker starts, and something goes wrong later.
+    /// The worker starts, but something goes wrong later.
     Caution { found: String, consequence: String, remedy: String },
-    /// What a worker ends with. `consequence` is there if that is not at its start.
+    /// The worker ends with this error. `consequence` is set if it ends later than at its start.
     Refusal { error: E, consequence: Option<String> },
 }
 

@@ -105,7 +105,7 @@ static BEFORE_MAIN: extern "C" fn() = {
 #[cfg(target_env = "gnu")]
 #[allow(unsafe_code)]
 fn keep_freed_memory() {
-    /// Up to this, an allocation has no mapping of its own, which would end with it. In bytes.
+    /// From this size on, an allocation has a mapping of its own, which `free` unmaps. In bytes.
     const MAPPED_FROM: libc::c_int = 4 << 20;
     /// What each of the allocator's arenas may keep. In bytes.
     const KEPT: libc::c_int = 16 << 20;

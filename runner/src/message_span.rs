@@ -1,8 +1,8 @@
 //! The span that names a message in the log, made when an event needs it.
 //!
-//! Everything that is logged about a message is logged within its span. Most messages have no event that is logged, and making a span with
-//! its text is a considerable part of the CPU time of a short message. So code that works on a message only notes the message in its thread, and
-//! the first event there makes the span and enters it.
+//! Everything that is logged about a message is logged within its span. Most messages have no event that is logged, and
+//! creating a span with its text takes a considerable part of the CPU time of a short message. So code that works on a message
+//! only notes the message for its thread, and the first event on that thread creates the span and enters it.
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
@@ -19,7 +19,7 @@ use tracing_subscriber::layer;
 
 use crate::task::{Message, Origin};
 
-/// Where the spans of messages belong to. No filter takes them away: what a warning is about has to be in it at each level.
+/// The target of message spans. Filters always keep it, because an event about a message has to name the message at each level.
 const TARGET: &str = "wq_run::message";
 pub const KEEP: &str = "wq_run::message=error";
 

@@ -52,10 +52,10 @@ impl Policy {
         matches!(verdict, Verdict::Run(_)) && matches!(self.action(verdict), Action::Retry | Action::DeadLetter)
     }
 
-    /// Whether a message is not run any more, since that many runs of it ended without an outcome.
+    /// Whether a message is given up, because this many of its runs ended without an outcome.
     ///
-    /// With `--max-attempts 1` or 2 it is run three times all the same: some brokers also count the hand-overs that
-    /// a worker gave back, and a message must not die of a few restarts.
+    /// It takes at least three such runs, even with `--max-attempts 1` or `2`: some brokers also count messages that a worker
+    /// gave back, and a few restarts must not make a message a dead letter.
     pub fn gives_up(&self, unfinished: u32) -> bool {
         const AT_LEAST: u32 = 3;
         unfinished >= self.max_attempts.max(AT_LEAST)
@@ -72,7 +72,8 @@ impl Policy {
 
     /// Decides about a message after its run.
     ///
-    /// `stderr` is the last of what the guest wrote there. `jitter` is a random number in `0.0..1.0`; it is an argument so that this function stays pure.
+    /// `stderr` is the end of the guest's stderr. `jitter` is a random number in `0.0..1.0`, passed in so that this function
+    /// stays pure.
     pub fn decide(
         &self,
         verdict: &Verdict,

@@ -103,7 +103,7 @@ pub fn watch(grace: Duration, status: u8) -> io::Result<watch::Receiver<Phase>> 
     GRACE.store(grace.as_millis().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
     AT_ONCE.store(false, Ordering::Relaxed);
     let Watching { phases, again } = watching(status)?;
-    // Whoever acts on a phase hears of it from the task that says it. So the log has the signal first, and then what came of it.
+    // Callers learn of a phase from the task that logs it. So the log has the signal before anything that follows from it.
     let (announced, heard) = watch::channel(Phase::Running);
     tokio::spawn(announce(phases, announced, grace, again));
     Ok(heard)
@@ -151,7 +151,8 @@ fn watching(status: u8) -> io::Result<Watching> {
     Ok(watching.insert(Watching { phases, again }).clone())
 }
 
-/// A thread that does this when the process ends.
+/// Starts a thread that calls `at_the_end` with the reason when the watcher ends the process. Returns the sender for the
+/// reason.
 fn listener(name: &str, at_the_end: impl Fn(&'static str) + Send + 'static) -> io::Result<SyncSender<&'static str>> {
     let (last, words) = sync_channel(1);
     std::thread::Builder::new().name(name.into()).spawn(move || words.iter().for_each(at_the_end))?;
@@ -179,10 +180,14 @@ async fn announce(
         match phase {
             Phase::Running => {}
             Phase::Draining(signal) => {
-                tracing::info!(signal = signal.name(), grace_ms, "a signal was received: finishing what runs");
+                tracing::info!(
+                    signal = signal.name(),
+                    grace_ms,
+                    "a signal was received: waiting for running guests to finish"
+                );
             }
             Phase::Aborting(signal) if again.load(Ordering::Relaxed) => {
-                tracing::warn!(signal = signal.name(), "a signal was received again: stopping what runs");
+                tracing::warn!(signal = signal.name(), "a signal was received again: stopping running guests");
             }
             Phase::Aborting(_) => {
                 tracing::warn!(grace_ms, "guests are still running after --shutdown-timeout: stopping them");
@@ -252,7 +257,8 @@ impl Watcher {
         }
     }
 
-    /// The next signal; `None` if none came for so long.
+    /// The next signal. `None` if none came within `left` or within [`SLICE`], whichever is shorter; without `left` there is no
+    /// bound.
     fn wait(&mut self, left: Option<Duration>) -> Option<Signal> {
         let slice = left.map(|left| {
             let slice = left.min(SLICE);

@@ -80,8 +80,8 @@ fn usable(number: u8, descriptor: BorrowedFd<'_>, useless: OFlags) -> Result<(),
 /// One result at a time.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// Writes the beginning of a result to stdout, as far as that needs no wait, and returns how many bytes these are. The rest is for
-/// [`print`].
+/// Writes as much of the beginning of a result to stdout as it can without waiting, and returns how many bytes that is.
+/// [`print`] writes the rest.
 pub fn print_at_once(bytes: &[u8]) -> usize {
     /// Copying a longer result would keep the caller from other work.
     const MOST: usize = 64 * 1024;
@@ -119,7 +119,8 @@ pub fn print(bytes: &[u8]) -> io::Result<()> {
     written
 }
 
-/// The line below which a result would be written.
+/// The line at the bottom of the terminal, such as progress, if results go to the same terminal. It is taken away while a
+/// result is written.
 fn last_line() -> Option<Arc<dyn LastLine>> {
     /// Whether stdout and stderr are one terminal.
     static SAME: LazyLock<bool> = LazyLock::new(|| {

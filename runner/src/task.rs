@@ -58,7 +58,7 @@ pub struct Properties {
 }
 
 impl Properties {
-    /// Says that the message is from now, unless it says already when it is from.
+    /// Sets the timestamp to now, unless the message already has one.
     pub fn stamp(&mut self) {
         let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs());
         self.timestamp = self.timestamp.or_else(now);
@@ -141,13 +141,13 @@ pub enum Outcome {
     Withdrawn,
     /// We stopped the guest for a reason that is none of its own: its lease was lost, or the worker shuts down.
     Interrupted,
-    /// The guest took down the process that ran it; the worker was another one. What is known of its end.
+    /// The guest took down the process that ran it, which was not the worker's own. Holds what is known of its end.
     Crashed(String),
     /// The host failed, not the guest: what went wrong.
     HostFault(String),
     /// The guest neither finished nor could be stopped; its thread is still computing.
     Stuck(Duration),
-    /// Not run: so many threads wait for files of earlier runs that this process should take no further message.
+    /// Not run, because this many threads still wait for files of earlier runs: the process should take no further message.
     Blocked(usize),
 }
 
@@ -156,7 +156,7 @@ pub enum Outcome {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Run(Outcome),
-    /// Not run: so many earlier hand-overs have ended with nobody to tell of it, as when the guest takes its worker down with it.
+    /// Not run: this many earlier deliveries ended without an outcome, as when the guest takes its worker down with it.
     Abandoned(u32),
     /// The message is larger than `--max-message`, which is this many bytes. The guest was not run.
     TooLarge(u64),
@@ -166,18 +166,18 @@ pub enum Verdict {
     Undecodable(String),
     /// The result of this message can never be delivered.
     Undeliverable(Undeliverable),
-    /// Where the result should go is refused to us, or not there: the same for the next message.
+    /// Results are refused where they should go, or that place does not exist: the next message would fare the same.
     Refused(Refused, String),
     /// The host failed before or after the run: what went wrong.
     HostFault(String),
 }
 
-/// Why a result is not taken where it should go.
+/// Why results are refused where they should go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// A queue, an exchange or a binding is missing.
     Configuration,
-    /// We have not the right.
+    /// We lack the permission.
     Right,
 }
 
@@ -250,7 +250,7 @@ impl fmt::Display for Outcome {
             }
             Outcome::LimitExceeded(limit) => write!(f, "{limit}"),
             Outcome::Crashed(end) => write!(f, "the guest took its process down: {end}"),
-            Outcome::Withdrawn => write!(f, "the run was never begun"),
+            Outcome::Withdrawn => write!(f, "the run never started"),
             Outcome::Interrupted => write!(f, "the run was stopped before its end"),
             Outcome::HostFault(fault) => write!(f, "{fault}"),
             Outcome::Blocked(threads) => write!(
@@ -299,7 +299,7 @@ impl fmt::Display for Verdict {
             Verdict::Abandoned(runs) => {
                 write!(
                     f,
-                    "the message was delivered {runs} times before, and no outcome is known, as when a worker is killed; it is not run again"
+                    "the message was delivered {runs} times before without a known outcome, for example because its worker was killed; it is not run again"
                 )
             }
             Verdict::TooLarge(limit) => write!(f, "the message is larger than {limit} bytes (--max-message)"),

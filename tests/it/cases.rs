@@ -349,7 +349,7 @@ fn what_is_no_case_is_refused_before_anything_runs() {
         case.pointer_mut(parent).unwrap()[name] = value;
         case.to_string().into_bytes()
     };
-    refused(&changed("/version", 2.into()), "a newer wq-run wrote it");
+    refused(&changed("/version", 2.into()), "it was written by a newer wq-run");
     refused(&changed("/flags/limits/timeout", "9999999y".into()), "timeout");
     refused(&changed("/guest", json!({ "path": "/" })), "unknown field `path`");
     refused(&changed("/message/body_encoding", "hex".into()), "hex");

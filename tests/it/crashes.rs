@@ -141,7 +141,7 @@ fn a_language_that_aborts_by_an_impossible_exit_code_is_understood() {
 #[test]
 fn what_an_exit_code_stands_for_is_said_once() {
     const NO_CODE: &str = "wq-run-exit: CODE";
-    const GO: &str = "how a Go program ends that panicked";
+    const GO: &str = "a Go program that panics";
     on_every_queue(|queue| {
         let work = |path: &str, isolation: &str| {
             queue.publish(&["a", "b", "c"]);

@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::harness::{Run, component, concurrent, concurrent_guest, guest, run, run_with, wq_run};
 use crate::outcomes::ENDS;
 
-const EVENT: &str = "the guest's code was made fast, and runs slower (--compile fast)";
+const EVENT: &str = "the guest was compiled in less time, so its code is slower (--compile fast)";
 
 const WHERE: [&str; 2] = ["thread", "process"];
 

@@ -111,7 +111,7 @@ fn a_connection_lost_under_a_guest_is_no_success_and_the_message_comes_again() {
         one_shot.wait_for("started");
         rabbitmq.kill();
         let since = Instant::now();
-        one_shot.end().exits(74).says("no longer ours").prints("");
+        one_shot.end().exits(74).says("no longer has the message").prints("");
         assert!(since.elapsed() < PATIENCE);
         rabbitmq.restart();
         run(&mut queue.command(&["work", &guest("echo")])).exits(0).prints("survivor");
@@ -148,7 +148,7 @@ fn a_broker_that_stops_in_good_order_is_met_again() {
     service.wait_for("subscribed");
     // Every client is told: CONNECTION_FORCED.
     rabbitmq.ctl(&["stop_app"]);
-    one_shot.end().exits(74).says("no longer ours");
+    one_shot.end().exits(74).says("no longer has the message");
     service.wait_for("the broker is not available; trying again");
     rabbitmq.ctl(&["start_app"]);
     service.wait_for("\"settlement\":\"ack\"");
@@ -380,7 +380,7 @@ fn an_acknowledgement_timeout_stops_the_guest_and_the_worker_goes_on() {
     let mut service = start(&mut queue.command(&["work", &guest("sleep"), "--forever"]));
     queue.publish(&["slow too"]);
     service.wait_for("started");
-    one_shot.end_within(3 * PATIENCE).exits(74).says("no longer ours").prints("");
+    one_shot.end_within(3 * PATIENCE).exits(74).says("no longer has the message").prints("");
     // Again, over a new channel: the service took a message up once more.
     service.wait_for_within("started", 3 * PATIENCE);
     service.signal("TERM");

@@ -139,7 +139,7 @@ fn a_message_that_is_lost_is_named_in_the_warning_and_told_once() {
                     worker.end()
                 }
             };
-            names_all(lost.exits(74), &["WARN", "unsettled", "the message is no longer ours"], queue, "m-4", 1);
+            names_all(lost.exits(74), &["WARN", "unsettled", "this worker no longer has the message"], queue, "m-4", 1);
             let ends = lost.stderr.lines().filter(|line| line.contains("unsettled"));
             assert_eq!(ends.count(), 1, "{}", lost.stderr);
             queue.wait_for_depth(1);
@@ -189,7 +189,8 @@ fn a_message_that_was_taken_and_not_begun_has_an_end_in_the_log() {
         let ended = worker.end();
         ended.exits(0).prints("1").says("\"acked\":1").says("\"withdrawn\":2");
         for id in ["2", "3"] {
-            let line = |line: &&str| line.contains("never begun") && line.contains(&format!("\"message.id\":\"{id}\""));
+            let line =
+                |line: &&str| line.contains("never started") && line.contains(&format!("\"message.id\":\"{id}\""));
             let told: Vec<&str> = ended.stderr.lines().filter(line).collect();
             assert_eq!(told.len(), 1, "{id}: {}", ended.stderr);
             assert!(told[0].contains("\"outcome\":\"withdrawn\"") && told[0].contains("\"settlement\":\"release\""));

@@ -402,7 +402,7 @@ fn what_no_pod_could_run_is_refused_with_a_hint() {
         (&["job", "GUEST", "--drain", "--mount=/a=pvc/a", "--mount=/a=pvc/b"], "something else", "--mount"),
         (&["job", "GUEST", "--drain", "--mount=/guest/x=pvc/a"], "something else", "--mount"),
         (&["job", "GUEST", "--drain", "--env=TOKEN"], "environment of the pod", "--env-from"),
-        (&["job", "../t.wasm", "--drain", "--guest-from=configmap/g"], "a path in what", "task.wasm"),
+        (&["job", "../t.wasm", "--drain", "--guest-from=configmap/g"], "a path in the volume", "task.wasm"),
         (&["job", "t.wasm", "--drain", "--guest-from=emptydir"], "a guest comes from", "--guest-from"),
         (&["job", "GUEST", "--drain", "--requests=cpu=1,cpu=2"], "cpu twice", "--requests"),
         (&["job", "GUEST", "--drain", "--broker=redis://h", "--dead-letter-by=broker"], "Redis", "--dead-letter-by"),

@@ -66,7 +66,7 @@ fn a_silent_network_is_noticed_by_heartbeats_while_the_guest_computes() {
         let mut worker = start(queue.command(&["work", &guest(name)]).env("BROKER_URL", url));
         worker.wait_for("started");
         proxy.go_silent();
-        worker.end().exits(74).says("no longer ours").prints("");
+        worker.end().exits(74).says("no longer has the message").prints("");
         run(&mut queue.command(&["work", &guest("echo")])).exits(0).prints("survivor");
     }
 }

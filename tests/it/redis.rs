@@ -207,7 +207,7 @@ fn a_worker_that_is_cut_off_gives_up_its_run_before_another_one_has_the_message(
     cut_off.wait_for("started");
     proxy.go_silent();
     let mut next = start(&mut queue.command(&["work", &guest("echo"), "--wait", "60s"]));
-    cut_off.wait_for("the message is no longer ours");
+    cut_off.wait_for("this worker no longer has the message");
     let has_it = |next: &mut crate::harness::Running| !next.is_running();
     assert!(!has_it(&mut next), "the message was with two workers");
     next.end().exits(0).prints("x").says("\"attempt\":2");

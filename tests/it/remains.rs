@@ -15,7 +15,7 @@ fn a_drain_job_whose_messages_died_does_not_end_as_a_success() {
         // The pod in which they die, and each of its successors.
         for _ in 0..2 {
             let ended = run(queue.command(&drain).args(FAST).env("WQ_ON_DEAD_LETTERS", "fail"));
-            ended.exits(81).says("dead letters of it remain").says("\"dead_letters\":2");
+            ended.exits(81).says("but it has dead letters").says("\"dead_letters\":2");
         }
         run(queue.command(&drain).args(FAST)).exits(0);
         for _ in 0..2 {

@@ -154,8 +154,8 @@ fn a_deterministic_guest_gets_no_folder_that_differs_from_run_to_run() {
         let refused = |more: [&str; 2], text: &str| {
             exec(&guest("files"), &[&flags[..], &more].concat(), b"").exits(78).says(text);
         };
-        refused(["--scratch", "1MiB"], "--scratch does not go with --deterministic");
-        refused(["--dir", &writable], "does not go with --deterministic");
+        refused(["--scratch", "1MiB"], "--scratch cannot be used with --deterministic");
+        refused(["--dir", &writable], "cannot be used with --deterministic");
         for _ in 0..2 {
             let read_only = exec(&guest("files"), &[&flags[..], &["--dir", &dir]].concat(), b"");
             assert_eq!((read_only.code, &*read_only.out()), (Some(12), "the same"));

@@ -158,5 +158,5 @@ fn a_folder_that_can_not_be_made_is_said_with_the_variable_that_names_it() {
     // What is no folder has no room in it, for root either.
     let nowhere = folder.path().join("missing");
     let refused = run(command.env("TMPDIR", &nowhere));
-    refused.exits(78).says("--scratch").says("TMPDIR names a folder that can be written to").says("/tmp");
+    refused.exits(78).says("--scratch").says("set TMPDIR to a folder that can be written to").says("/tmp");
 }

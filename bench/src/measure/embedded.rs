@@ -18,7 +18,7 @@ pub const DEEP: &str = "deep";
 
 pub const CONCURRENCY: [u16; 3] = [1, 2, 4];
 
-/// Of the worker that takes from a deep queue.
+/// The concurrency of the workers in the group `DEPTH`.
 const OF_DEPTH: u16 = 2;
 
 /// Messages per second that it does, about; for the number of them.

@@ -128,12 +128,12 @@ pub(crate) trait Broker: fmt::Display + Send + Sync {
         None
     }
 
-    /// What somebody should know who lets guests run for up to so long.
+    /// A warning for guests that may run for up to `timeout`, if this kind of broker has one.
     fn caution_for_timeout(&self, _timeout: Duration) -> Option<String> {
         None
     }
 
-    /// What somebody should know who leaves dead letters to the broker.
+    /// A warning for workers that leave dead letters to the broker, if this kind of broker has one.
     fn caution_for_rejects(&self) -> Option<&'static str> {
         None
     }

@@ -12,10 +12,10 @@ pub(crate) type Source = Box<dyn StdError + Send + Sync>;
 pub enum Error {
     #[error("cannot reach the broker at {address}")]
     Unreachable { address: String, source: Source },
-    /// It would be the same at every try.
+    /// Every try would end like this.
     #[error("the broker at {address} {fault}")]
     Tls { address: String, fault: TlsFault, source: Source },
-    /// So would this.
+    /// Every try would meet the same server.
     #[error("the server at {address} speaks {found}, not {expected}")]
     OtherProtocol { address: String, expected: Protocol, found: Protocol, source: Source },
     #[error("the broker at {address} refused the user name or the password")]
@@ -36,7 +36,7 @@ pub enum Error {
     /// Whoever asked has gone, and its queue with it.
     #[error("nobody is waiting for a reply at `{reply_to}`")]
     NoRequester { reply_to: String },
-    #[error("{doing} does not match what the broker has")]
+    #[error("cannot {doing}: it does not match what the broker has")]
     Mismatch { doing: String, source: Source },
     #[error("{what} cannot be used with these settings")]
     Settings { what: String, source: Source },
@@ -49,7 +49,7 @@ pub enum Error {
     #[error("{reason}")]
     Broken { reason: String },
     /// The same for the connection over which a retry or a dead letter was published. That of the message itself stands.
-    #[error("the connection was lost over which the message was published, before the broker had confirmed it")]
+    #[error("the connection was lost before the broker confirmed the published message")]
     Unconfirmed,
     /// The connection stands, and a request got no answer.
     #[error("the broker did not answer when it was asked to {doing}")]
@@ -58,7 +58,7 @@ pub enum Error {
     #[error("the queue `{queue}` is not available at the moment")]
     Unavailable { queue: String, source: Source },
     /// A stream keeps its messages whatever a worker does.
-    #[error("the queue `{queue}` is a stream: nothing that is acknowledged would leave it")]
+    #[error("the queue `{queue}` is a stream: acknowledged messages would stay in it")]
     Stream { queue: String },
     /// The worker was told to stop before its settlement was made.
     #[error("the worker was told to stop before the broker had confirmed the message")]
@@ -142,12 +142,12 @@ impl Error {
                 "is it running, and are host and port right? They come from --broker (BROKER_URL)".into()
             }
             Error::Tls { fault: TlsFault::UnknownAuthority, .. } => {
-                "`cacertfile` in --broker (BROKER_URL) names a PEM file with the authority's certificate; without it the \
-                 system's authorities are trusted, or those in SSL_CERT_FILE"
+                "set `cacertfile` in --broker (BROKER_URL) to a PEM file with the certificate of the authority; without it, \
+                 wq-run trusts the system's authorities, or those in SSL_CERT_FILE"
                     .into()
             }
             Error::Tls { fault: TlsFault::OtherName, .. } => {
-                "--broker (BROKER_URL) has to name the host as the certificate does".into()
+                "use a host name in --broker (BROKER_URL) that the certificate contains".into()
             }
             Error::Tls { fault: TlsFault::Plain, .. } => {
                 "use the broker's port for TLS, or an address without TLS: both are parts of --broker (BROKER_URL)".into()

@@ -12,7 +12,7 @@ use crate::causes::chain;
 pub(super) const RECONNECT_INITIAL: Duration = Duration::from_millis(250);
 pub(super) const RECONNECT_MAX: Duration = Duration::from_secs(10);
 
-/// A session that ends sooner was none, for these pauses: each hands messages over, which is counted as an attempt.
+/// A session that ends sooner does not reset the pause: each session hands messages over, and that counts as an attempt.
 pub(super) const STEADY: Duration = Duration::from_secs(1);
 
 /// Tries to connect until it works, another try can't help, or it has taken this long.

@@ -1,4 +1,4 @@
-//! What a server speaks with which a handshake failed: the port may be that of another one.
+//! Finds out which protocol a server speaks after a handshake with it failed: the port may belong to another server.
 
 use std::fmt;
 use std::time::Duration;

@@ -84,7 +84,7 @@ pub struct Delivery {
     pub origin: Origin,
     /// The number of this run of the message, as far as the broker and the headers tell.
     pub attempt: u32,
-    /// Earlier runs among them of which nobody knows how they ended.
+    /// How many of the earlier runs ended without a known outcome.
     pub unfinished: u32,
     /// Whether the broker would take a retry of it.
     pub can_be_retried: bool,

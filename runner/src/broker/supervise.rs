@@ -69,7 +69,7 @@ pub(super) async fn supervise(mut adapter: Box<dyn Adapter>, mut link: Link, opt
             // Nobody waits for it yet.
             away_since = Instant::now();
         }
-        // Whatever the pause has grown to, there is time for another try.
+        // The longest pause is half of the patience, so that there is time for another try.
         let longest = (patience / 2).clamp(RECONNECT_INITIAL, RECONNECT_MAX);
         let jittered = pause.min(longest).mul_f64(0.5 + fastrand::f64() / 2.0);
         if away_since.elapsed() + jittered > patience {

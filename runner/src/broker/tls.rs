@@ -29,7 +29,7 @@ impl TlsFault {
             if let Some(error) = error.downcast_ref() {
                 return of(error);
             }
-            // Both of these name the source of what they hold, and leave out what they hold.
+            // The `source` of each is the source of the error that it wraps. So the wrapped error is looked at first.
             next = if let Some(error) = error.downcast_ref::<io::Error>() {
                 error.get_ref().map(|inner| inner as &(dyn Error + 'static))
             } else if let Some(shared) = error.downcast_ref::<Arc<dyn Error + Send + Sync>>() {

@@ -13,7 +13,7 @@ use super::error::Error;
 use super::failure;
 use crate::task::{Message, Origin};
 
-/// As many bytes of messages a walk reads at once, about, where it can stop in between.
+/// About how many bytes of messages a walk reads at once, where it can stop in between.
 pub const PAGE_BYTES: usize = 1 << 20;
 
 /// A header that a message gets when a walk puts it back as a copy.

@@ -17,7 +17,8 @@ use crate::task::{self, Attempt, Outcome, Usage, limits};
 /// The version that is written, and the only one that is read.
 pub const VERSION: u64 = 1;
 
-/// More values than any case has that is not made to fill the memory of its reader.
+/// The most values that a case may have. Far more than a real one has: it stops a file that was made to fill its reader's
+/// memory.
 const MOST_VALUES: usize = 100_000;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

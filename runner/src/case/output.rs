@@ -18,7 +18,7 @@ pub struct Output {
     pub sha256: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
-    /// In place of `text`, for what is none.
+    /// In place of `text`, if the output is not UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base64: Option<String>,
 }

@@ -1,7 +1,8 @@
 //! Keeps secrets out of a case: those that are known, and what looks like one.
 //!
-//! Known are the values of the variables that the guest was granted. Names like `authorization`, passwords in URLs and
-//! `token=…` look like one. What was found in one place is taken out of all others too: a guest may have printed it.
+//! The values of the variables that the guest was granted are known. The values of names like `authorization`, passwords in
+//! URLs, and the value in `token=…` look like secrets. What is found in one place is removed everywhere else too: a guest may
+//! have printed it.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,10 +14,10 @@ use crate::task::{Message, Properties};
 /// What stands in the place of a secret.
 pub const WITHHELD: &str = "***";
 
-/// Shorter values are in every text, and protect nothing.
+/// Shorter values are not hidden: they occur in every text, and hiding them would protect nothing. In bytes.
 const SHORTEST: usize = 6;
 
-/// Fewer characters at the edge of a text are anybody's.
+/// Shorter parts at the edge of a text are not hidden: they could come from anything. In bytes.
 const SHORTEST_PART: usize = 3;
 
 /// Parts of names whose values are secrets.

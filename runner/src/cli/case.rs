@@ -9,15 +9,15 @@ const CASE: &str = "Case";
 
 #[derive(Debug, Args)]
 pub struct Case {
-    /// Run a case again and say whether the same came out; `-` is stdin. Ends with 0 if it did and with 1 if not
+    /// Run a case again and compare it with the recorded run; `-` is stdin. Exits with 0 if they match and with 1 if not
     #[arg(long, value_name = "FILE", help_heading = CASE)]
     pub case: Option<PathBuf>,
 
-    /// Give the guest /wq/message.json, where the case does not know whether it had it
+    /// Give the guest /wq/message.json if the case does not record whether the run had it
     #[arg(long, requires = "case", help_heading = CASE)]
     pub metadata: bool,
 
-    /// Unpack the message by its content_encoding, where the case does not know whether it was
+    /// Decompress the message as its content_encoding says if the case does not record whether the run did
     #[arg(long, requires = "case", help_heading = CASE)]
     pub decode: bool,
 

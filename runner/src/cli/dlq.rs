@@ -33,7 +33,7 @@ pub enum DeadLetters {
         #[arg(long, conflicts_with = "json")]
         case: bool,
     },
-    /// Send dead letters back to the queues that they came from, with all attempts again
+    /// Send dead letters back to the queues that they came from; their attempts start from zero
     Replay {
         #[command(flatten)]
         of: DeadLettersOf,

@@ -121,7 +121,7 @@ pub enum EmptyOutput {
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Compile {
     Optimised,
-    /// By Winch where it can do the guest, otherwise by Cranelift in a single pass; the log says which
+    /// With Winch if it can compile the guest, otherwise with Cranelift in a single pass; the log says which
     Fast,
 }
 

@@ -14,7 +14,7 @@ macro_rules! whole_numbers {
 
 whole_numbers!(u8, u16, u32, u64, i64);
 
-/// Up to here, the largest number of a type is worth a word.
+/// An error names the largest number of a type if it is at most this, or if the number that was typed is larger.
 const TELLING: i128 = u32::MAX as i128;
 
 /// How the values of flags are called that take numbers.

@@ -25,7 +25,7 @@ pub enum Queue {
     Status {
         #[command(flatten)]
         broker: Broker,
-        /// Print a line of JSON; null is a figure that the broker does not have
+        /// Print a line of JSON; numbers that the broker does not report are null
         #[arg(short, long)]
         json: bool,
         /// Print again and again, until a signal comes
@@ -76,7 +76,7 @@ pub struct Arguments {
     /// Exchange to which the broker moves dead letters
     #[arg(long, value_name = "NAME")]
     pub dead_letter_exchange: Option<String>,
-    /// Deliveries after which the broker itself moves a message to the dead letters; -1 is no limit
+    /// Number of deliveries after which the broker itself dead-letters a message; -1 means no limit
     #[arg(long, value_name = "N", value_parser = whole(-1_i64))]
     pub delivery_limit: Option<i64>,
     /// Highest priority

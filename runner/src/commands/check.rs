@@ -21,7 +21,7 @@ pub async fn run(args: cli::Check) -> Result<u8, Error> {
         Err(error) => {
             let mut findings = Findings::default();
             findings.refusal(Topic::Settings, error);
-            findings.note(Topic::Guest, "not checked, like the broker, until the settings are right");
+            findings.note(Topic::Guest, "not checked, and the broker was not checked: correct the settings first");
             findings
         }
     };
@@ -92,7 +92,7 @@ fn as_ended(finding: Finding<broker::Error>, broker: &Url) -> Finding<Error> {
     Finding { topic, subject, verdict }
 }
 
-/// Results that go nowhere on the broker, which looks at its own.
+/// Looks at a result's destination, unless it is on the broker: the broker's own check looks at those.
 fn look_at_result(spec: &Spec, findings: &mut Findings<Error>) {
     if spec.needs_broker() {
         return;

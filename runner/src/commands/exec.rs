@@ -154,10 +154,7 @@ fn read_stdin(limit: u64) -> Result<Bytes, Error> {
         .read_to_end(&mut stdin)
         .map_err(|source| Error::Io { doing: "read stdin".into(), source })?;
     if stdin.len() as u64 > limit {
-        return Err(Error::configuration(
-            format!("stdin is larger than {limit} bytes"),
-            "--max-message is the limit, as it is for a message of a queue",
-        ));
+        return Err(Error::configuration(format!("stdin is larger than {limit} bytes"), "raise --max-message"));
     }
     Ok(stdin.into())
 }

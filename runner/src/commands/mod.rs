@@ -48,7 +48,7 @@ pub fn run(command: Command) -> Result<u8, Error> {
 }
 
 /// Does the work of a process that the worker starts, whose only word names it; `None` for all other command lines. clap
-/// does not know these words: it takes longer to set up all commands and flags than a small guest takes to compile.
+/// does not know these words, because setting up all commands and flags takes a millisecond.
 pub fn run_for_parent(mut line: impl Iterator<Item = OsString>) -> Option<Result<u8, Error>> {
     let (Some(word), None) = (line.nth(1), line.next()) else { return None };
     let (served, doing) = if word == sandbox::COMPILER_COMMAND {

@@ -29,7 +29,7 @@ use crate::worker::depth::{Asker, Queues};
 use crate::worker::record::{self, Cases};
 use crate::worker::{self, Mode, StopReason, Stopped, Worker};
 
-/// For a connection over which nothing was taken. That one is cut off is a line in the broker's log, and no more.
+/// For closing a connection over which nothing was taken. If it is cut off instead, that is only a line in the broker's log.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 pub async fn run(args: cli::Work) -> Result<u8, Error> {
@@ -126,7 +126,7 @@ pub async fn run(args: cli::Work) -> Result<u8, Error> {
                 tracing::error!(
                     queue = &dead_letter_queue,
                     dead_letters = count,
-                    "the queue is empty, and dead letters of it remain (--on-dead-letters fail)"
+                    "the queue is empty, but it has dead letters (--on-dead-letters fail)"
                 );
                 status = ExitStatus::DeadLettersRemain;
             }

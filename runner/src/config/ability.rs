@@ -43,13 +43,13 @@ pub fn check(kind: &BrokerKind, policy: &Policy, results: &[sink::Spec], longest
                 humantime::format_duration(longest),
                 humantime::format_duration(longest_hold)
             ),
-            "a shorter --timeout (WQ_TIMEOUT) fits; it counts once for each message that --prefetch lets wait for another",
+            "use a shorter --timeout (WQ_TIMEOUT) or leave --prefetch out: a message that waits behind another is held for both timeouts",
         ));
     }
     if let Some(longest) = can.longest_pause.filter(|longest| policy.longest_pause() > *longest) {
         return Err(Error::configuration(
             format!("{name} holds a retry back for {} at most", humantime::format_duration(longest)),
-            "a shorter --backoff-max fits",
+            "use a shorter --backoff-max",
         ));
     }
     Ok(())

@@ -87,7 +87,7 @@ pub fn replay(exec: &mut cli::Exec, file: &Path, case: Case) -> Result<Replay, E
         }
         if flags.deterministic && !(guest.grants.allow_net.is_empty() && guest.grants.allow_http.is_empty()) {
             return Err(Error::configuration(
-                "the case is of a run with --deterministic, which goes with neither --allow-net nor --allow-http",
+                "the recorded run had --deterministic, which cannot be used with --allow-net or --allow-http",
                 "leave them out",
             ));
         }

@@ -11,7 +11,8 @@ use crate::task::limits::Limits;
 /// The forms of `--dir`.
 const DIR: &str = "HOST, HOST::GUEST, and with :ro or :rw behind that; two colons separate the two folders";
 
-/// Less holds no program's first call; more would have to be there for each guest that runs.
+/// In bytes. A smaller stack is too small for the first call of any program; a larger one would have to be there for each guest
+/// that runs.
 const STACKS: RangeInclusive<u64> = 16 << 10..=64 << 20;
 
 /// More memory than the compiler takes for the smallest guest. In bytes.
@@ -142,14 +143,14 @@ fn variables(grants: &cli::Grants) -> Result<Vec<(String, String)>, Error> {
 pub fn check_deterministic(scratch: bool, dirs: &[Dir]) -> Result<(), Error> {
     if scratch {
         return Err(Error::configuration(
-            "--scratch does not go with --deterministic: each new file has its own time and inode number",
+            "--scratch cannot be used with --deterministic: each new file has its own time and inode number",
             "leave one of them out; a guest can keep its data in memory",
         ));
     }
     if let Some(dir) = dirs.iter().find(|dir| dir.writable) {
         return Err(Error::configuration(
             format!(
-                "--dir {} is writable, which does not go with --deterministic: a run would see the files of earlier runs",
+                "--dir {} is writable, which cannot be used with --deterministic: a run would see the files of earlier runs",
                 dir.host.display()
             ),
             "leave out :rw (--dir) or --deterministic",
@@ -217,7 +218,7 @@ pub fn named_dir(entry: &str) -> Result<Dir, Error> {
     Ok(Dir { host: host.into(), guest: guest.to_owned(), writable: mode == Some("rw") })
 }
 
-/// Whether it was meant to say what a guest may do in a folder, in one of the ways of other programs.
+/// Whether a text looks like a mode of access in the notation of another program, such as `rwx` or Docker's `z`.
 fn is_like_a_mode(text: &str) -> bool {
     (1..=3).contains(&text.len()) && text.bytes().all(|letter| b"rwoxzRWOXZ".contains(&letter))
 }

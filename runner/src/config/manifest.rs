@@ -151,7 +151,7 @@ fn mode_of(typed: &Typed<cli::Work>) -> Result<Mode, Error> {
                 "leave these flags out, or print a Job: wq-run manifest job",
             )),
             _ if work.wait.is_some() => Err(Error::configuration(
-                "--wait (WQ_WAIT) does not go with workers that never end",
+                "--wait (WQ_WAIT) cannot be used with workers that never end",
                 "leave it out, or print a Job: wq-run manifest job",
             )),
             _ => Ok(Mode::Forever),
@@ -185,7 +185,7 @@ fn workload(typed: &Typed<cli::Work>, mode: Mode, target: Option<&Target>) -> Re
                 "set --completions N, or --completions auto to count the messages in the queue; or let pods work until the queue is empty: --drain",
             )),
             (None, Some(_)) => Err(Error::configuration(
-                "--completions does not go with a drain (WQ_MODE), which ends when the queue is empty",
+                "--completions cannot be used with a drain (WQ_MODE), which ends when the queue is empty",
                 "leave it out; --parallelism sets the number of pods",
             )),
             (Some(_), Some(Completions::Auto)) if target.is_none() => Err(Error::configuration(
@@ -249,7 +249,7 @@ fn guest(pods: &Pods, guest: &cli::Guest) -> Result<Guest, Error> {
     let path = guest.path.to_string_lossy().trim_start_matches('/').to_owned();
     if path.is_empty() || path.split('/').any(|part| part == "..") {
         return Err(Error::configuration(
-            "with --guest-from, GUEST (WQ_GUEST) is a path in what is named there",
+            "with --guest-from, GUEST (WQ_GUEST) has to be a path in the volume that --guest-from names",
             "write the name of a file in it, task.wasm for example",
         ));
     }

@@ -15,7 +15,7 @@ pub fn grant_to(sandbox: &mut Options) -> Result<(), Error> {
     sandbox.grants.metadata = true;
     if sandbox.deterministic {
         return Err(Error::configuration(
-            "--metadata does not go with --deterministic: it says which attempt this is",
+            "--metadata cannot be used with --deterministic: it says which attempt this is",
             "leave one of them out",
         ));
     }
@@ -34,7 +34,7 @@ fn check(grants: &Grants) -> Result<(), Error> {
     tried.map_err(|error| {
         Error::configuration(
             format!("cannot make a folder for --metadata in {}: {error}", std::env::temp_dir().display()),
-            "TMPDIR names a folder that can be written to",
+            "set TMPDIR to a folder that can be written to",
         )
     })
 }

@@ -29,8 +29,8 @@ pub fn mode(work: &cli::Work) -> Result<Mode, Error> {
             .map(Mode::Count)
             .ok_or_else(|| {
                 Error::configuration(
-                    format!("WQ_MODE is `{text}`"),
-                    "it is one of once, count=N, drain, forever; --count, --drain and --forever come before it",
+                    format!("WQ_MODE is `{text}`, which is not a mode"),
+                    "set it to once, count=N, drain or forever; the flags --count, --drain and --forever override it",
                 )
             }),
     }
@@ -40,7 +40,7 @@ pub fn mode(work: &cli::Work) -> Result<Mode, Error> {
 pub fn wait(work: &cli::Work, mode: Mode) -> Result<Option<Duration>, Error> {
     if mode == Mode::Forever && work.wait.is_some() {
         return Err(Error::configuration(
-            "--wait (WQ_WAIT) does not go with WQ_MODE=forever",
+            "--wait (WQ_WAIT) cannot be used with WQ_MODE=forever",
             "leave one of them out; a worker with --forever ignores WQ_WAIT",
         ));
     }

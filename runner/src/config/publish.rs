@@ -75,7 +75,7 @@ fn check(kind: &BrokerKind, delay: Option<Duration>, expiration: Option<Duration
         let longest = humantime::format_duration(longest);
         return Err(Error::configuration(
             format!("{name} delays a message for {longest} at most"),
-            "a shorter --delay fits",
+            "use a shorter --delay",
         ));
     }
     if expiration.is_some() && !kind.capabilities.expiration {

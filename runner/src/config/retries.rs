@@ -93,8 +93,8 @@ pub fn check_delay_queues(broker: &Url, queue: &str, policy: &Policy) -> Result<
                  name has {MAX_NAME}",
                 delay_queue.len()
             ),
-            "a shorter name (--queue, QUEUE), no retries (--max-attempts 1, WQ_MAX_ATTEMPTS), or retries without a pause \
-             (--backoff-initial 0s) need none",
+            "use a shorter name (--queue, QUEUE), or do without delay queues: no retries (--max-attempts 1, WQ_MAX_ATTEMPTS) or \
+             retries without a pause (--backoff-initial 0s)",
         )),
         _ => Ok(()),
     }

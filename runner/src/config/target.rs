@@ -52,7 +52,7 @@ pub fn broker_url(typed: &cli::Broker) -> Result<Url, Error> {
     } else if let Some(path) = variable("BROKER_URL_FILE") {
         let text = std::fs::read_to_string(&path).map_err(|source| Error::Configuration {
             message: format!("cannot read the file {path} that BROKER_URL_FILE names: {source}"),
-            hint: Some("it holds the broker's URL and nothing else".into()),
+            hint: Some("the file has to hold the broker's URL and nothing else".into()),
         })?;
         text.trim().to_owned()
     } else {

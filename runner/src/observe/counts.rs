@@ -46,7 +46,7 @@ pub struct Runs {
     pub peak_memory: Option<u64>,
 }
 
-/// What is in the middle of the durations, and near their end. Percentiles are right to a hundredth.
+/// Percentiles of the durations, accurate to 1 %, and the longest duration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Durations {
     pub p50: Duration,
@@ -66,7 +66,7 @@ impl Counts {
         self.acked + self.dead_lettered + self.rejected
     }
 
-    /// Messages whose run failed.
+    /// Retries, dead letters and rejected messages. A message counts at each attempt, and some were put aside without a run.
     pub fn failed(&self) -> u64 {
         self.retried + self.dead_lettered + self.rejected
     }

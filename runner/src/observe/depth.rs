@@ -1,6 +1,6 @@
-//! How much is in the queue, between those who read it and the one who asks the broker.
+//! How much is in the queue: passes the numbers from the thread that asks the broker to the readers of the metrics.
 //!
-//! A broker should not be asked for what nobody reads, nor as often as somebody reads it.
+//! The broker is asked only when somebody reads them, and not each time that somebody does.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};

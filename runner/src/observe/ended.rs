@@ -29,7 +29,7 @@ pub struct Ended {
     pub correlation_id: Option<String>,
     pub queue: String,
     pub delivery_tag: u64,
-    /// `None` if spans are not exported, and for a message whose run was never begun.
+    /// `None` if spans are not exported, and for a message that was given back before the worker began to process it.
     pub trace_id: Option<String>,
     pub guest: Arc<Guest>,
 }
@@ -44,7 +44,8 @@ pub struct Guest {
 /// What became of a delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settled {
-    /// These five are as the policy decided, and confirmed as far as the broker confirms them.
+    /// These five are as the policy decided, and confirmed as far as the broker confirms them. `Released` is also the end of a
+    /// settlement that was given up at an abort, whose message goes back.
     Acked,
     Retried,
     DeadLettered,

@@ -28,8 +28,9 @@ impl Format {
     }
 }
 
-/// What libraries may say unless `RUST_LOG` names them. lapin logs messages that came back from the broker, with their
-/// bodies, and once more each error that it returns to us, as AWS's crate for credentials does; wasmtime-wasi opens a span for every host call, which would hide the span of the message.
+/// Directives for libraries that `RUST_LOG` does not name. lapin logs returned messages with their bodies, and logs each error
+/// that it also returns to us; so does AWS's crate for credentials. wasmtime-wasi opens a span for every host call, which would
+/// hide the span of the message.
 const QUIET: [(&str, &str); 3] =
     [("lapin", "lapin=off"), ("aws_config", "aws_config=off"), ("wasmtime_wasi", "wasmtime_wasi=warn")];
 

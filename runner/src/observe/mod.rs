@@ -227,7 +227,7 @@ impl Pending {
 
     fn without_an_answer(&self) -> Settled {
         if self.lost.is_cancelled() {
-            Settled::LeaseLost("the message is no longer ours".into())
+            Settled::LeaseLost("this worker no longer has the message".into())
         } else {
             Settled::GivenBack
         }

@@ -132,7 +132,7 @@ impl Span {
         })
     }
 
-    /// What it is called and what it says is only put together for somebody who reads it.
+    /// The name and the attributes are built only if spans are exported.
     fn child(&self, described: impl FnOnce() -> (String, SpanKind, Vec<KeyValue>)) -> Span {
         let carried = self.carried.clone();
         let Some(parent) = &self.context else { return Span { context: None, carried } };

@@ -38,7 +38,8 @@ pub struct Known {
     pub digest: Digest,
 }
 
-/// SHA-256 of the binary that is compiled; for a `.wat`, of what the text stands for, and unpacked.
+/// SHA-256 of the binary that is compiled. For a packed file that is the unpacked binary, and for a `.wat` the binary that the
+/// text stands for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Digest([u8; 32]);
 

@@ -158,7 +158,7 @@ async fn bounded<T: Send + 'static>(
     bounds: Bounds,
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    /// A more exact reason comes first, if there is one.
+    /// What is added to the compiler's own timeout, which should come first, since its error is more exact.
     const GRACE: Duration = Duration::from_secs(1);
     let working = tokio::task::spawn_blocking(work);
     match tokio::time::timeout(bounds.timeout.saturating_add(GRACE), working).await {
@@ -232,7 +232,7 @@ impl Sandbox {
         &self.missing_walls
     }
 
-    /// Whether two runs of one message have to be the same: then they must be told the same, too.
+    /// Whether two runs of one message have to be the same. Then no environment variable may differ between them, either.
     pub fn is_deterministic(&self) -> bool {
         self.deterministic
     }
@@ -262,7 +262,7 @@ impl Sandbox {
 }
 
 impl Drop for Sandbox {
-    /// Threads that still wait for a run hold the room too, and nobody waits for them.
+    /// Slots' threads that wait for a run hold the room too, and nobody joins them. So dropping the room here is not enough.
     fn drop(&mut self) {
         self.room.close();
     }

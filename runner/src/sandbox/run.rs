@@ -154,7 +154,7 @@ impl Core {
             Outcome::Succeeded if self.options.output_is_due && stdout.is_empty() => Outcome::Silent,
             outcome => outcome,
         };
-        // Who has its thread knows what that took.
+        // The CPU time is added by `Ground::run`, which has the clocks of the run's threads.
         let usage = Usage { peak_memory: Some(peak.get()), fuel, cpu: None };
         Report { outcome, stdout, stderr_tail, duration: started.elapsed(), usage, stack }
     }

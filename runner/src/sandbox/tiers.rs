@@ -43,10 +43,10 @@ impl Tier {
         }
     }
 
-    /// The stack on which code of this tier recurses about as deep as optimised code does on `stack`, in bytes. Frames of
-    /// functions that call themselves, measured: 32 bytes in optimised code, 64 by Winch, and 112 by the allocator with a
-    /// single pass for a very small function, 64, 80 and 144 for one with four values that live on, 129, 112 and 208 with
-    /// twelve of them.
+    /// The stack, in bytes, on which code of this tier recurses about as deep as optimised code does on `stack`.
+    ///
+    /// The frames of recursive functions were measured, in bytes, for optimised code, Winch and the single pass: 32, 64 and 112
+    /// for a very small function; 64, 80 and 144 for one with four live values; 129, 112 and 208 for one with twelve.
     pub fn stack(self, stack: u64) -> u64 {
         match self {
             Tier::Optimised => stack,

@@ -198,8 +198,8 @@ pub fn sweep(folder: &Path) {
     }
 }
 
-/// A name that is another one for each name, whatever the case: capital letters are escaped. The digits of an escape are
-/// always capitals, and so make no difference. File systems that ignore case may also drop a dot at the end.
+/// Maps names to names that stay different on a file system that ignores case, by escaping capital letters. The digits of an
+/// existing escape are always capitals, so they make no difference. Such file systems may also drop a dot at the end.
 fn without_capitals(name: &str) -> String {
     let mut escaped = String::new();
     let mut digits = 0;

@@ -1,4 +1,4 @@
-//! `--result-format`: how results look where they follow each other, on stdout and in files.
+//! `--result-format`: the format of results on stdout and in files, which carry no properties.
 
 use std::borrow::Cow;
 

@@ -24,7 +24,7 @@ pub struct SinkKind {
     /// # Errors
     /// What is wrong with it.
     pub needs: fn(&str) -> Result<Needs, String>,
-    /// Whether `--result-format` is about it: its results follow each other, and have nothing around them.
+    /// Whether `--result-format` applies to it: its results are bare bytes, without properties or headers around them.
     pub has_format: bool,
     /// Opens a sink, so that what is wrong with it shows before a message is taken.
     pub open: for<'a> fn(&'a Spec, Way) -> Opening<'a>,
@@ -124,7 +124,7 @@ impl fmt::Display for Spec {
 
 impl Way {
     /// # Errors
-    /// When there is none, which no sink that needs it is opened without.
+    /// Never in practice: the outbox is opened before a sink that needs it.
     pub fn outbox(self) -> Result<Arc<dyn Outbox>, Cause> {
         self.0.ok_or_else(|| broker::Error::Lost { source: Some("no connection was made for results".into()) }.into())
     }

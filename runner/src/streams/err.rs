@@ -23,7 +23,7 @@ const LOG_LIMIT: usize = 1 << 20;
 /// How much waits to be written before a guest that writes to our stderr has to wait, too.
 const GUEST_LIMIT: usize = 256 << 10;
 
-/// POSIX's smallest `PIPE_BUF` on Linux: what several processes write to one pipe in pieces of this size does not mix.
+/// `PIPE_BUF` of Linux, in bytes: writes to a pipe that are no larger are atomic, so those of several processes do not mix.
 const PIECE: usize = 4096;
 
 /// How much memory the queue may keep after a flood.

@@ -132,7 +132,7 @@ limits! {
     stack: u64 => Stack = Row {
         flag: "max-wasm-stack", unit: Unit::Bytes, default: Some("512KiB"),
         help: "Stack for the guest's calls",
-        outcome: Some("stack"), says: "the guest called too deep for a stack of {} bytes",
+        outcome: Some("stack"), says: "the guest overflowed its stack of {} bytes",
         ..Row::NONE
     };
     /// Files, sockets, streams and timers that are open at once, of the host's and of a component's counting.

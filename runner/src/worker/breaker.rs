@@ -183,8 +183,8 @@ impl State {
 }
 
 impl Culprit {
-    /// A message is known by its id. One without an id is new at its first attempt, and known by its body after that, since
-    /// bodies may well be the same.
+    /// A message is identified by its id. Without an id, its first attempt always counts as another message, since several
+    /// messages may have the same body. Later attempts are identified by the body.
     pub fn of(message: &Message, attempt: u32) -> Culprit {
         /// As much of a body as is looked at: a run must not wait for a hash of megabytes.
         const LOOKED_AT: usize = 64 << 10;

@@ -140,7 +140,8 @@ const SINKS_CLOSE_WITHIN: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 const LOOK_AGAIN_MAX: Duration = Duration::from_secs(1);
 
-/// How long messages that are ready may not be handed to us, beyond `--wait`: no broker takes longer for a hand-over.
+/// How long, beyond `--wait`, messages may be ready without being handed to us before the worker ends. No broker takes longer
+/// to hand a message over.
 const HAND_OVER: Duration = Duration::from_secs(2);
 
 /// The same for a drain, at least. Another consumer may have all of them to itself, and a drain takes its place if it goes away.
@@ -234,7 +235,7 @@ impl State {
         State {
             mode: options.mode,
             wait: options.wait,
-            // A message of a count is started once, so that it is not until a guest can run.
+            // A count starts a message only when a guest can run, because each start counts.
             places: match options.mode {
                 Mode::Count(_) => options.concurrency,
                 // What the sandbox has in line could all be run before the first failure is seen here.
@@ -416,7 +417,7 @@ impl State {
         self.look_again = LOOK_AGAIN;
         self.probe_at = match (self.mode, self.wait) {
             (Mode::Forever, _) | (_, None) => None,
-            // An empty queue is not waited for as long as nothing is taken from it.
+            // While the breaker is open, nothing is taken from the queue, so waiting for it to become empty makes no sense.
             _ if self.breaker.due().is_some() => None,
             (Mode::Count(_) | Mode::Drain, Some(wait)) if self.running == 0 => {
                 self.idle_since.get_or_insert(now);
@@ -449,7 +450,7 @@ impl State {
         }
     }
 
-    /// Whether messages have been ready for so long without being handed to us that they are not for us.
+    /// Whether messages have been ready for so long without being handed to us that we can no longer expect them.
     fn is_left_out(&mut self, ready: u64, now: Instant) -> bool {
         // Others make progress, which is what a drain is for.
         let fewer = ready < self.ready_seen;

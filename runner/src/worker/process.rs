@@ -140,11 +140,11 @@ async fn process_in_span(context: Arc<Context>, Job { delivery, mut pending, rou
         // Dropping the receipt gives the message back, as it does for one that never got here.
         return Finished::without_a_sign(pending.give_back(verdict), round);
     }
-    // A result whose message is somebody else's by now would be a second one.
+    // Another worker may have the message by now, and deliver its result. So this result is discarded.
     if receipt.lost().is_cancelled() {
         // Being stuck is about the process and not about the message.
         let is_stuck = matches!(verdict, Verdict::Run(Outcome::Stuck(_)));
-        let lost = Settled::LeaseLost("the message is no longer ours: its result is discarded".into());
+        let lost = Settled::LeaseLost("this worker no longer has the message: its result is discarded".into());
         let verdict = pending.end(verdict, lost);
         let verdict = if is_stuck { verdict } else { Outcome::Interrupted.into() };
         return Finished::without_a_sign(verdict, round);

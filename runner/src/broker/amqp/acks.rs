@@ -1,8 +1,8 @@
-//! Gathers acknowledgements, so that one of AMQP's goes for several messages.
+//! Gathers acknowledgements, so that one AMQP acknowledgement covers several messages.
 //!
-//! A broker takes one acknowledgement for many deliveries: all up to a tag. For messages of microseconds that is most of
-//! the work. It says the same about each of them, so it may only reach as far as all are done; and until it is sent none
-//! of them counts as acknowledged, to nobody.
+//! A broker takes one acknowledgement for all deliveries up to a tag. With runs of microseconds, acknowledging each one
+//! separately would be most of the work. Such an acknowledgement says the same about each delivery, so it may only reach as far
+//! as all of them are done. Until it is sent, nothing counts any of them as acknowledged.
 //!
 //! A broker does not answer an acknowledgement. It does answer other requests, in order: the next answer on the channel proves
 //! that what was sent before has arrived.
@@ -117,8 +117,8 @@ impl Acks {
         Ok(())
     }
 
-    /// Waits for a proof of all that was sent. The answer to a cancel of a consumer is none: lapin also gives it when the connection
-    /// is lost.
+    /// Waits for a proof of all that was sent. The answer to the cancel of a consumer is no proof: lapin also returns it when
+    /// the connection is lost.
     ///
     /// # Errors
     /// When the connection is lost.

@@ -261,7 +261,7 @@ pub async fn answered<T>(
     in_time(|| channel.status().connected(), asked, request).await
 }
 
-/// Bounds a request by [`ANSWER_TIMEOUT`], and by the life of what it is made over.
+/// Bounds a request by [`ANSWER_TIMEOUT`], and gives it up when the connection or channel that carries it is gone.
 pub async fn in_time<T>(
     is_there: impl Fn() -> bool,
     asked: &str,

@@ -16,7 +16,8 @@ use super::publisher::name;
 use crate::broker::bounds::answered;
 use crate::broker::error::Error;
 
-/// No type of queue, no age and no expiration is called so. Who reads the broker's log sees who asked.
+/// A value that is valid for no argument: it is no queue type, no age, no priority and no expiration. In the broker's log it
+/// shows who asked.
 pub const BOGUS: &str = "asked for by wq-run";
 
 /// More than a queue can have.

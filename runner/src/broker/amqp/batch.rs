@@ -46,7 +46,7 @@ impl Publisher {
                 None => Err(Error::Lost { source: None }),
             });
         }
-        // It says more than what follows from it.
+        // This is the cause of the missing answers, so it replaces the errors that stand for them.
         if let Some(error) = unanswered {
             all.failed = Some(error);
         }

@@ -1,10 +1,10 @@
 //! The consumers of one session, as one stream of deliveries that never brings more than are wanted.
 //!
-//! A settlement makes room in a consumer's prefetch, and the broker fills it at once. What it hands over in vain has to be
-//! given back, and some queues count that as an attempt. So a consumer has to be cancelled in time; but a cancel may meet
-//! a delivery on its way, which a quorum queue then takes back, and counts as well. Only one whose places are all taken
-//! has nothing on its way. Therefore a count is shared out among consumers with one place each: before a settlement that
-//! would make room for one too many, the consumer that had the message is cancelled.
+//! A settlement frees a place in a consumer's prefetch, and the broker fills it at once. An unwanted message has to be given
+//! back, and some queues count that as an attempt. So a consumer has to be cancelled in time. But a cancel may cross a delivery
+//! on its way, which a quorum queue then takes back, and counts as well. Only a consumer whose places are all taken has no
+//! delivery on its way. Therefore a count is shared among consumers with one place each. Before a settlement would make room
+//! for one message too many, the consumer that delivered the message is cancelled.
 
 use std::time::Duration;
 
@@ -42,7 +42,8 @@ pub enum Next {
     Ended,
 }
 
-/// What may still come: all that there is to know to settle without getting too much.
+/// How many deliveries are still wanted, and how many the broker may send. This decides whether a consumer has to be cancelled
+/// before a settlement.
 #[derive(Debug)]
 struct Quota {
     /// Deliveries that are still wanted.
@@ -167,7 +168,7 @@ impl Quota {
         self.places = self.places.saturating_sub(1);
     }
 
-    /// Whether a place that becomes free may be filled. If so, it is taken to be.
+    /// Whether the broker may fill a place that a settlement frees. If so, counts that place.
     fn has_room_for_one_more(&mut self) -> bool {
         let room = self.places < self.left;
         self.places += u64::from(room);

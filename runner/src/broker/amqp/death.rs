@@ -21,7 +21,7 @@ pub const HEADERS: [&str; 7] = [
     "x-last-death-reason",
 ];
 
-/// The last time that the broker put this message aside. That a retry came back from its delay queue is not one of these.
+/// The last time that the broker dead-lettered this message. The expiry by which a retry leaves its delay queue does not count.
 pub fn of(headers: &Map<String, Value>) -> Option<Death> {
     let deaths = headers.get(DEATHS)?.as_array()?;
     let text = |death: &Value, name: &str| death.get(name).and_then(Value::as_str).map(str::to_owned);

@@ -169,7 +169,7 @@ impl Filter {
                     self.passing = length.saturating_sub(HEAD);
                     held.ready = true;
                 }
-                // A head tells.
+                // Cannot happen: a whole head is enough to tell.
                 Unit::Unknown => held.ready = true,
             }
             return;

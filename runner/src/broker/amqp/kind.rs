@@ -134,7 +134,7 @@ impl Broker for Nodes {
                 "`rabbitmqctl cluster_status` shows the nodes that are down; a classic queue lives on one node"
             }
             Error::FrameTooLarge { .. } => {
-                "the connection uses the lower `frame_max` of two: the broker's, and the one in --broker (BROKER_URL)"
+                "raise `frame_max` on the broker or in --broker (BROKER_URL): the connection uses the lower of the two"
             }
             Error::Stream { .. } => {
                 "use a quorum queue or a classic queue: `wq-run queue declare --queue NAME` creates one; the name comes \

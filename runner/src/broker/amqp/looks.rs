@@ -53,22 +53,22 @@ pub async fn look_at(channel: &Channel, queue: &str) -> Result<Found, Error> {
     Ok(Found { messages: declared.message_count().into(), consumers: declared.consumer_count().into() })
 }
 
-/// Whether a queue is a stream, by what was found when it had a consumer, which `channel` has.
+/// Whether a queue is a stream. `found` is what a look showed while the queue had a consumer, which `channel` has.
 ///
-/// AMQP 0-9-1 has no question for that. A stream counts none of its consumers, so that the first look tells nearly all queues
-/// from it at the price of one round trip. The others are asked for their type: see `arguments.rs`.
+/// AMQP 0-9-1 has no question for that. A stream does not count its consumers, so the first look is enough for nearly all
+/// queues, at the price of one round trip. The others are asked for their type: see `arguments.rs`.
 ///
 /// # Errors
-/// When the broker does not answer.
+/// When the broker does not answer the second look, which is needed without the permission to ask for the type.
 pub async fn is_stream(connection: &Connection, channel: &Channel, queue: &str, found: &Found) -> Result<bool, Error> {
     if found.consumers > 0 {
         return Ok(false);
     }
     match Arguments::read_type(connection, queue).await {
         Ok(queue_type) => Ok(queue_type.as_deref() == Some("stream")),
-        // Without the right to ask, what the first look showed has to do; it showed it right after the consumer was there.
+        // Without the permission to ask, the first look has to be enough. It came right after the consumer, so it is repeated.
         Err(Error::Forbidden { .. }) => Ok(look_at(channel, queue).await?.consumers == 0),
-        // It has another word for it.
+        // Any other answer: the queue is not known to be a stream.
         Err(_) => Ok(false),
     }
 }

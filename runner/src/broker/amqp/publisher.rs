@@ -182,7 +182,8 @@ impl Publisher {
         Ok(channel)
     }
 
-    /// After the answer for its message, so that no late one is taken for the next message's.
+    /// Makes a channel idle again. Call it only after its message was answered, or a late answer would count for the next
+    /// message.
     pub fn put_back(&self, channel: Channel) {
         if channel.status().connected() {
             lock(&self.idle).push(channel);

@@ -41,7 +41,7 @@ pub(super) struct Session<'a> {
     consumers: Consumers,
     /// What the broker takes with a consumer of this queue.
     arguments: FieldTable,
-    /// Whether a consumer has something to say still.
+    /// Whether the stream of deliveries has not ended yet.
     is_consuming: bool,
     /// Messages that the worker has, or whose copies are being published, by delivery tag.
     held: BTreeMap<u64, Box<Held>>,
@@ -216,7 +216,8 @@ impl<'a> Session<'a> {
                 self.on_delivery(consumer, delivery, link);
                 Ok(Step::Go)
             }
-            // A refusal at this point (an acknowledgement that took too long) ends the channel, and not us.
+            // A refusal here, such as for a late acknowledgement, ends the channel but not the worker, which goes on with a new
+            // session.
             Todo::Next(Next::Failed(error)) => Err(unreceived(error)),
             Todo::Next(Next::Cancelled) => Err(self.why_cancelled().await),
             // As asked. There may be something to settle.

@@ -221,7 +221,7 @@ impl walk::Walk for Walk {
             Some(error) => {
                 tracing::warn!(
                     error = %chain(&error),
-                    "messages could not be put back as copies: this look counts as a delivery against their delivery limit"
+                    "messages could not be replaced by copies: showing them counts as a delivery against their delivery limit"
                 );
                 Ok(())
             }

@@ -28,7 +28,8 @@ pub const CLOSE_WITHIN: Duration = ABORT_TIMEOUT;
 /// How soon to try again to renew leases after an error that may pass.
 const RENEW_AGAIN: Duration = Duration::from_secs(1);
 
-/// What part of a lease has to be left when its delivery is lost by our clock: a run has to be stopped before the next begins.
+/// A delivery counts as lost by our clock when one fifth of its lease is left: its run has to be stopped before the next one
+/// begins.
 const MARGIN: u32 = 5;
 
 /// A call that is under way. It goes on from one turn of the loop to the next.
@@ -267,7 +268,7 @@ impl<L: Leases> Session<L> {
         if !link.cancelled {
             return Err(error);
         }
-        tracing::warn!(error = %chain(&error), "messages may not be delivered again before their leases end");
+        tracing::warn!(error = %chain(&error), "messages may have to wait until their leases end before they are delivered again");
         self.taking = None;
         Ok(())
     }
@@ -391,7 +392,8 @@ impl<L: Leases> Session<L> {
         self.give_up_at.unwrap_or_else(|| Instant::now() + wait + CLOSE_WITHIN)
     }
 
-    /// Awaits the take, a look, which may hold messages as well, and the settlements, the ones that are still to begin too, and gives back what the take brings.
+    /// Awaits the take, the look (which may hold messages as well) and all settlements, including those that have not begun.
+    /// Gives back what the take brings.
     ///
     /// # Errors
     /// When something that the session had, and the worker had not, was not given back.

@@ -194,7 +194,10 @@ impl Look<'_> {
             }
         }
         if self.settings.replies {
-            findings.note(Topic::Results, "`reply`: the stream that a message names is looked for with each message");
+            findings.note(
+                Topic::Results,
+                "`reply`: not checked: wq-run looks up the stream that each message names in `reply_to`",
+            );
         }
         Ok(())
     }

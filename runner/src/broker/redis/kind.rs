@@ -109,7 +109,7 @@ impl Broker for Url {
                  there; the names come from --queue (QUEUE) and from `inbox` in --broker (BROKER_URL)"
             }
             Error::Settings { .. } => {
-                "it has to be Redis 6.2 or later or a Valkey, no cluster, with the database that --broker (BROKER_URL) names"
+                "use Redis 6.2 or later, or Valkey, without cluster mode; the database that --broker (BROKER_URL) names has to exist"
             }
             _ => return None,
         };

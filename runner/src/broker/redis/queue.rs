@@ -16,7 +16,8 @@ use crate::broker::admin::Confirmed;
 use crate::broker::error::Error;
 use crate::task::{Message, Properties};
 
-/// A server refuses a value of more than 512 MiB, and ends the connection with it (`proto-max-bulk-len`).
+/// The largest body, in bytes. A server refuses a value of more than 512 MiB (`proto-max-bulk-len`) and ends the connection.
+/// This leaves some room below that.
 pub const MAX_MESSAGE: usize = 512_000_000;
 
 /// What is in a queue.

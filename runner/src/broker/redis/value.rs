@@ -1,6 +1,6 @@
 //! What a server answers, taken apart.
 //!
-//! A script of ours makes the answer, so another shape is a server that is none.
+//! Our own scripts make most answers, so a server whose answer has another shape is not a Redis.
 
 use bytes::Bytes;
 use redis::Value;

@@ -89,7 +89,10 @@ fn look_at_queues(
         }
     }
     if settings.replies {
-        findings.note(Topic::Results, "`reply`: the queue that a message names is looked for with each message");
+        findings.note(
+            Topic::Results,
+            "`reply`: not checked: wq-run looks up the queue that each message names in `reply_to`",
+        );
     }
     Ok(())
 }
@@ -124,7 +127,7 @@ fn look_at_disk(path: &Path, settings: &Settings, findings: &mut Findings) {
                 ByteSize(settings.largest)
             ),
             "results, retries and dead letters fail when the disk is full, and their messages are given back",
-            "make room, or a path on another disk in --broker (BROKER_URL); --max-message and --max-stdout bound the two",
+            "free some space, or set a path on another disk in --broker (BROKER_URL); --max-message and --max-stdout limit the sizes of a message and its result",
         ),
         Ok(free) => findings.good(Topic::Durability, format!("the disk has {} left", ByteSize(free))),
         Err(error) => findings.note(Topic::Durability, format!("not checked: how much room the disk has left: {error}")),

@@ -167,7 +167,7 @@ pub fn look(path: &Path, queue: &str) -> Result<Option<Connection>, Error> {
     Ok(Some(connection))
 }
 
-/// Fails without a file that could be one.
+/// Fails if the file is missing or empty. SQLite reports everything else.
 fn require_file(path: &Path, queue: &str) -> Result<(), Error> {
     let no_queue = |reason: String| Error::MissingQueue { queue: queue.to_owned(), source: Some(reason.into()) };
     match std::fs::metadata(path) {

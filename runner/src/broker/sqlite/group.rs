@@ -12,7 +12,7 @@ use crate::broker::error::Error;
 use crate::locks::lock;
 use crate::message_span::MessageSpan;
 
-/// The open file, and the calls that wait for their turn. Whose turn it is makes the calls of all who wait.
+/// The open file, and the calls that wait for their turn. A caller whose turn comes makes all calls that wait.
 pub struct Group {
     /// Used by one blocking call at a time.
     store: Arc<tokio::sync::Mutex<Store>>,
@@ -57,20 +57,21 @@ impl Group {
         }));
         let mut store = tokio::select! {
             biased;
-            // Somebody else has made it in the meantime, or panicked in the attempt, who is told.
+            // Another caller has made this call in the meantime. If the call panicked there, that caller's task gets the panic.
             result = &mut answer => return result.unwrap_or(Err(Error::Lost { source: None })),
             store = self.store.clone().lock_owned() => store,
         };
-        // Those that are called in the same turn are on their way.
+        // Lets the other tasks that are ready in this turn of the runtime add their calls.
         tokio::task::yield_now().await;
         let waiting = self.waiting.clone();
         // The calls are collected by the other thread: those that come while it wakes up are among them.
         blocking::call(move || make(std::mem::take(&mut *lock(&waiting)), &mut store)).await;
-        // It panicked in somebody else's turn, who is told.
+        // No answer means that the call panicked in another caller's turn, whose task gets the panic.
         answer.await.unwrap_or(Err(Error::Lost { source: None }))
     }
 
-    /// Makes a call that only reads, and may take long: nobody waits for the lock of the file meanwhile.
+    /// Makes a call that only reads, and may take long. It holds no write lock, so other processes can write meanwhile. This
+    /// worker's own calls wait for it.
     ///
     /// # Errors
     /// Those of the call; and when the file is not the one that its path names any more.

@@ -53,8 +53,8 @@ pub fn has_queue(db: &Connection, queue: &str) -> rusqlite::Result<bool> {
     Ok(found.is_some())
 }
 
-/// The oldest messages that can be taken, in their order. Of those whose pause or lease is over, at least the `count` that have been so
-/// for longest are among them; there may be some more than `count`.
+/// The numbers of messages that can be taken, the oldest first; there may be more than `count`. Of the messages whose pause or
+/// lease is over, they include the `count` for which it ended first.
 pub fn ids(db: &Connection, queue: &str, now: i64, count: usize) -> rusqlite::Result<Vec<i64>> {
     let mut ids = Vec::new();
     for statement in READY.iter() {

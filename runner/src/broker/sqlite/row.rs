@@ -140,10 +140,10 @@ fn text(value: ValueRef<'_>) -> Result<&[u8], &'static str> {
     }
 }
 
-/// A count that another program may have written: what it is instead, if it is none.
+/// Reads a count, which another program may have written. The error shows the value that is not a valid count.
 fn count(value: ValueRef) -> Result<u32, String> {
     match value {
-        // One less, so that the next run still has a number.
+        // `u32::MAX` is refused, so that the next run still has a number.
         ValueRef::Integer(number) => {
             u32::try_from(number).ok().filter(|count| *count < u32::MAX).ok_or_else(|| number.to_string())
         }

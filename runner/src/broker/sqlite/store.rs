@@ -315,7 +315,7 @@ fn within_savepoint<T>(
     changed
 }
 
-/// What is said of the verbs that shared a transaction with one at which SQLite gave it up.
+/// The error of the verbs that shared a transaction with a verb whose error made SQLite roll it back.
 fn given_up() -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(
         rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT_ROLLBACK),

@@ -105,7 +105,8 @@ impl admin::Admin for Admin {
         Ok(Status { ready, running: Some(hidden), delayed: Some(delayed), ..Status::default() })
     }
 
-    /// One message after the other: SQS's own way to purge takes along what is with workers, and is slower than its answer.
+    /// Takes and deletes messages until none comes. SQS's own `PurgeQueue` would also delete what workers have, and goes on
+    /// after its answer.
     async fn purge(&mut self, queue: &str) -> Result<u64, Error> {
         let queue = self.queue(queue).await?;
         let mut purged = 0;

@@ -66,7 +66,7 @@ pub async fn check(url: &Url, settings: &Settings) -> Findings {
     }
     findings.note(
         Topic::Rights,
-        "not checked: SQS tells only with a message whether it may be received, hidden, deleted and sent; docs/sqs.md has the \
+        "not checked: only a real message shows whether wq-run may send, receive, hide and delete messages; docs/sqs.md has the \
          policy that wq-run needs",
     );
     look_at_dead_letters(&client, url, settings, &mut findings).await;
@@ -171,7 +171,10 @@ async fn look_at_results(client: &Arc<Client>, url: &Url, settings: &Settings, f
         }
     }
     if settings.replies {
-        findings.note(Topic::Results, "`reply`: the queue that a message names is looked for with each message");
+        findings.note(
+            Topic::Results,
+            "`reply`: not checked: wq-run looks up the queue that each message names in `reply_to`",
+        );
     }
 }
 

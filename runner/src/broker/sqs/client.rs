@@ -34,7 +34,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long a request is repeated while SQS is away or throttles. Less than what waits for it has.
+/// How long a request is repeated while SQS is away or throttles. Less than the 10 s that most callers wait, so that they get
+/// SQS's error.
 const PATIENCE: Duration = Duration::from_secs(7);
 
 const PAUSE_INITIAL: Duration = Duration::from_millis(100);

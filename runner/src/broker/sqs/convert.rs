@@ -118,7 +118,7 @@ impl Outgoing {
         attributes.remove(BODY);
         let mut outgoing = Outgoing { body: String::new(), attributes };
         match raw {
-            // Not what was sent, and all that there is.
+            // The body could not be unpacked, so the copy keeps it as it came, with the attribute that names its packing.
             Some(raw) => {
                 outgoing.body = raw.to_owned();
                 outgoing
@@ -127,7 +127,7 @@ impl Outgoing {
             }
             None => outgoing.pack(&message.body),
         }
-        // Its own id is another one than the copy's.
+        // The message's id is SQS's own, and SQS gives the copy another one. So the properties keep it.
         if !received.contains_key(MESSAGE_ID) {
             rest.properties.message_id.clone_from(&message.properties.message_id);
         }

@@ -105,8 +105,8 @@ impl Broker for Url {
             }
             Error::Credentials { .. } | Error::NoCredentials { .. } => {
                 "keys come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, from AWS_PROFILE, from the role of a pod \
-                 (AWS_WEB_IDENTITY_TOKEN_FILE, AWS_CONTAINER_CREDENTIALS_FULL_URI), or from the machine's; the first of these \
-                 that is set is used, and no other"
+                 (AWS_WEB_IDENTITY_TOKEN_FILE, AWS_CONTAINER_CREDENTIALS_FULL_URI), or from the role of the machine; wq-run \
+                 uses only the first of these that is set"
             }
             Error::Forbidden { .. } => "docs/sqs.md has the policy that wq-run needs",
             Error::MissingQueue { queue, .. } => {

@@ -34,7 +34,7 @@ const WAITS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), WA
 /// A message that a look found is handed over by the next take, with a new lease if it has waited for so long.
 const FRESH: Duration = Duration::from_secs(2);
 
-/// A retry that was due so long ago, and did not come to us, came to another worker.
+/// A retry that is overdue by this long, and has not come to us, counts as taken by another worker.
 const NOT_OURS: Duration = Duration::from_secs(5);
 
 /// Where the queue is.

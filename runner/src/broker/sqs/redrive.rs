@@ -19,7 +19,7 @@ pub fn judged(policy: Option<&String>, options: &Options) -> Result<Option<Strin
     let Some(policy) = policy.and_then(|policy| serde_json::from_str::<Policy>(policy).ok()) else {
         if options.rejects {
             let source = "it has no redrive policy, so a message would be delivered again and again";
-            return Err(Error::Mismatch { doing: "--dead-letter-by broker".into(), source: source.into() });
+            return Err(Error::Mismatch { doing: "use --dead-letter-by broker".into(), source: source.into() });
         }
         return Ok(None);
     };

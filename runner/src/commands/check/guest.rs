@@ -97,7 +97,7 @@ fn wall(loading: &Loading, sandbox: &Sandbox, findings: &mut Findings<Error>) {
             Topic::Wall,
             format!("parts of the second wall around guests' processes are missing: {}", missing.join("; ")),
             "fewer barriers hold a guest that breaks out of its sandbox",
-            "a container's seccomp profile has to allow landlock and seccomp; --wall required (WQ_WALL) takes no message without",
+            "a container's seccomp profile has to allow landlock and seccomp; with --wall required (WQ_WALL), a worker does not start if a part is missing",
         ),
     }
 }
@@ -114,12 +114,12 @@ fn cache(folder: Option<&Path>, is_cached: bool, took: Duration, findings: &mut 
         return findings.good(Topic::Cache, format!("the compiled guest is in {shown}"));
     }
     match made_in(folder) {
-        Ok(()) => findings.good(Topic::Cache, format!("{shown} can be written to; the first start compiles, in {took} here")),
+        Ok(()) => findings.good(Topic::Cache, format!("{shown} can be written to; the first start compiles the guest, which took {took} here")),
         Err(error) => findings.caution(
             Topic::Cache,
             format!("{shown} cannot be written to: {error}"),
             consequence,
-            "--cache-dir (WQ_CACHE_DIR) names a folder that can be written to, or in which `wq-run compile` has put the guest",
+            "set --cache-dir (WQ_CACHE_DIR) to a folder that can be written to, or one into which `wq-run compile` has put the guest",
         ),
     }
 }

@@ -77,7 +77,7 @@ fn scratch(config: &Work, findings: &mut Findings<Error>) {
             Topic::Scratch,
             format!("{shown} cannot be written to: {error}"),
             "no guest gets its scratch folder: each message is given back, and the worker ends with 74",
-            "TMPDIR names a folder that can be written to",
+            "set TMPDIR to a folder that can be written to",
         );
     }
     match folders::free(&folder) {
@@ -85,7 +85,7 @@ fn scratch(config: &Work, findings: &mut Findings<Error>) {
             Topic::Scratch,
             format!("{shown} has {} left, and --scratch may take {}", size(free), size(needed)),
             "guests find the disk full before they have reached their limit",
-            "TMPDIR names a folder with more room; or lower --scratch or --concurrency (WQ_CONCURRENCY)",
+            "set TMPDIR to a folder with more space, or lower --scratch or --concurrency (WQ_CONCURRENCY)",
         ),
         Ok(free) => findings.good(Topic::Scratch, format!("{shown} has {} left for {}", size(free), size(needed))),
         Err(error) => {
@@ -99,16 +99,16 @@ fn shutdown(timeout: Duration, grace_period: Duration, findings: &mut Findings<E
     let needed = timeout.saturating_add(LAST_RESORT_AFTER);
     let (needed_shown, given) = (format_duration(needed), format_duration(grace_period));
     if needed <= grace_period {
-        let found = format!("a shutdown takes {needed_shown} at most, and a grace period of {given} is given");
+        let found = format!("a shutdown takes {needed_shown} at most, and the grace period is {given}");
         return findings.good(Topic::Shutdown, found);
     }
     findings.caution(
         Topic::Shutdown,
-        format!("--shutdown-timeout {} and {} more are above the grace period of {given}", format_duration(timeout), format_duration(LAST_RESORT_AFTER)),
+        format!("--shutdown-timeout {} plus {} for the end of the process is longer than the grace period of {given}", format_duration(timeout), format_duration(LAST_RESORT_AFTER)),
         "the worker is killed before it has given its messages back; they are delivered again, and that counts as an attempt where the broker counts deliveries",
         format!(
-            "a shorter --shutdown-timeout (WQ_SHUTDOWN_TIMEOUT), or terminationGracePeriodSeconds: {} in the pod, which \
-             --grace-period tells this command",
+            "use a shorter --shutdown-timeout (WQ_SHUTDOWN_TIMEOUT), or set terminationGracePeriodSeconds: {} in the pod and \
+             pass the same value to this command with --grace-period",
             needed.as_secs() + u64::from(needed.subsec_nanos() > 0)
         ),
     );

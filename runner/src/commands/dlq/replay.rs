@@ -73,10 +73,7 @@ pub async fn replay(round: &mut Round<'_>, to: Option<&str>, doing: &cli::Doing)
         note(&format!("somebody else took {} in the meantime", dead_letters(gone)));
     }
     if again > 0 {
-        note(&format!(
-            "{} stay where they are, since a message with the same id was just replayed",
-            dead_letters(again)
-        ));
+        note(&format!("not replayed: {}, because a message with the same id was just replayed", dead_letters(again)));
     }
     let report = (!doing.json).then(|| {
         let verb = if doing.dry_run { "would replay" } else { "replayed" };
@@ -88,8 +85,7 @@ pub async fn replay(round: &mut Round<'_>, to: Option<&str>, doing: &cli::Doing)
         lines.join("\n")
     });
     let then = (stay > 0).then(|| {
-        let message =
-            format!("{} stay where they are, since the queue that they came from is not known", dead_letters(stay));
+        let message = format!("not replayed: {}, because the original queue is not known", dead_letters(stay));
         Error::configuration(message, HINT)
     });
     Ok(Said { report, then })

@@ -57,7 +57,8 @@ impl<'a> Round<'a> {
         Ok(picked)
     }
 
-    /// The queue for dead letters is made with the first of them. Where the one is there in which they would die, none has.
+    /// Accepts that the dead-letter queue is missing, if the queue of its messages exists: the dead-letter queue is made with
+    /// the first dead letter, so there is none yet.
     async fn expect_none(&self, missing: broker::Error) -> Result<(), Error> {
         let Some(queue) = &self.letters.queue else { return Err(missing.into()) };
         let mut admin = self.letters.broker.admin();

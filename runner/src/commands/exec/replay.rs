@@ -64,7 +64,10 @@ pub fn say_what_is_other(replay: &Replay, sandbox: &Sandbox) {
     }
     if !not_given.is_empty() {
         let not_given = not_given.join(" ");
-        tracing::warn!(not_given, "the case had grants that this run has not: a case grants nothing by itself");
+        tracing::warn!(
+            not_given,
+            "the recorded run had grants that this run does not have: a case grants nothing by itself"
+        );
     }
     let withheld: Vec<&str> = case
         .withheld
@@ -82,12 +85,8 @@ pub fn say_what_is_other(replay: &Replay, sandbox: &Sandbox) {
 pub fn given(replay: &Replay, sandbox: &Sandbox, max_message: u64) -> Result<(Given, Option<Metadata>), Error> {
     let case = &replay.case;
     let (mut message, origin, attempt) = (case.message.message.clone(), case.message.origin(), case.attempt());
-    let too_large = || {
-        Error::configuration(
-            format!("the message is larger than {max_message} bytes"),
-            "--max-message is the limit, as it is for a message of a queue",
-        )
-    };
+    let too_large =
+        || Error::configuration(format!("the message is larger than {max_message} bytes"), "raise --max-message");
     if message.body.len() as u64 > max_message {
         return Err(too_large());
     }
@@ -115,7 +114,7 @@ pub fn given(replay: &Replay, sandbox: &Sandbox, max_message: u64) -> Result<(Gi
     Ok((Given { stdin, env, dirs }, metadata))
 }
 
-/// Says on stderr whether the same came out. Returns whether it did.
+/// Says on stderr whether the run matches the case. Returns whether it does.
 pub fn compare(case: &Case, outcome: &Outcome, stdout: &[u8], stderr: &str) -> bool {
     let now = Now { outcome: outcome.name(), exit_code: outcome.exit_code(), stdout, stderr };
     let (differences, compared) = case.differences(now);
@@ -129,9 +128,9 @@ pub fn compare(case: &Case, outcome: &Outcome, stdout: &[u8], stderr: &str) -> b
         format!("{line}\n")
     } else {
         let mut text = match (is_same, compared.is_empty()) {
-            (true, true) => "wq-run: the case does not know what came out\n".to_owned(),
-            (true, false) => format!("wq-run: the same came out: {}\n", compared.join(", ")),
-            (false, _) => "wq-run: something else came out\n".to_owned(),
+            (true, true) => "wq-run: the case does not record how the run ended\n".to_owned(),
+            (true, false) => format!("wq-run: the run matches the case: {}\n", compared.join(", ")),
+            (false, _) => "wq-run: the run does not match the case\n".to_owned(),
         };
         for difference in &differences {
             let (was, is) = (lines(&difference.was).replace('\n', "\\n"), lines(&difference.is).replace('\n', "\\n"));

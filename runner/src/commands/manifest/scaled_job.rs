@@ -44,7 +44,8 @@ pub fn spec(scaled: &Scaled, job: JobSpec, authentication: &str) -> ScaledJobSpe
         successful_jobs_history_limit: 20,
         failed_jobs_history_limit: 20,
         rollout: Rollout { strategy: "gradual" },
-        // What runs is taken off where it is counted, and only there.
+        // If the scaler also counts messages that workers have, KEDA has to subtract the Jobs that run (`default`). Otherwise
+        // it must not (`accurate`).
         scaling_strategy: Strategy { strategy: if scaled.scaler.counts_running { "default" } else { "accurate" } },
         job_target_ref: job,
         triggers: trigger::triggers(scaled, authentication),

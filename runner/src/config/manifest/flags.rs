@@ -28,7 +28,7 @@ pub fn flags(
     workload: &Workload,
     cache: &Cache,
 ) -> Vec<String> {
-    // Put in here by what they come out as.
+    // Not copied as they were typed: what they resolve to is added here, and the broker's address comes from a Secret.
     const ELSEWHERE: [&str; 7] = ["broker", "queue", "count", "drain", "forever", "cache-dir", "no-cache"];
     let mut flags = vec![format!("--queue={queue}")];
     match mode {
@@ -50,7 +50,8 @@ pub fn flags(
         }
     };
     if let Mode::Count(_) = mode {
-        // A pod more than there are messages ends. One for a message that is tried again has to wait for it.
+        // If there are more pods than messages, the extra pods have to end. A pod for a message that is tried again has to wait
+        // until the pause before its next run is over.
         let pause = policy.longest_pause();
         let wait = TO_BE_HANDED_OVER.saturating_add(pause).saturating_add(pause / 2);
         default("wait", &humantime::format_duration(Duration::from_secs(wait.as_secs())).to_string().replace(' ', ""));

@@ -1,4 +1,4 @@
-//! What a call of any kind of guest starts with and ends in: its world, its store with the limits set, and its end.
+//! What the calls of all kinds of guests share: the inputs (`World`), a store with the limits set, and the result (`Ended`).
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::task::limits::Limits;
 /// What one run gets.
 pub struct World {
     pub wasi: WasiCtxBuilder,
-    /// A component has them.
+    /// `None` for a module, which has no calls to open a socket or to send a request.
     pub doors: Option<Doors>,
     pub limiter: Limiter,
 }

@@ -45,7 +45,8 @@ const KNOWN: [&str; 9] = [
     "wasi:sockets/",
 ];
 
-/// The most bytes of the fields of one request. A guest can have them for each of its handles, and no limit on memory counts them.
+/// The most bytes of one set of header fields (a `fields` resource). A guest can have such a set for each of its handles, and
+/// no limit on memory counts them.
 const MAX_FIELD_BYTES: usize = 32 << 10;
 
 /// A store for one run, with all limits set.
@@ -79,8 +80,8 @@ impl<C: Command> Program for C {
     }
 }
 
-/// What a component may import is told by names here; whether the types fit is the linker's to say. `versions` are written
-/// like `0.2.`.
+/// The imports that the linker does not define, judged by their names alone: the linker itself checks the types. `versions` has
+/// prefixes of versions, such as `0.2.`.
 pub fn foreign_imports(imports: &BTreeSet<String>, versions: &[&str]) -> Vec<String> {
     let known = |import: &&String| {
         let version = import.split_once('@').map_or("", |(_, version)| version);

@@ -31,7 +31,7 @@ pub struct Codegen {
 /// notices, coarse enough to cost a computing guest nothing that can be measured.
 const EPOCH_TICK: Duration = Duration::from_millis(10);
 
-/// The innermost calls of a crash that are looked at. Some languages' ways to crash take half of them.
+/// How many frames of a crash are captured, innermost first. The panic handling of some languages takes half of them.
 const CAPTURED: Option<NonZeroUsize> = NonZeroUsize::new(20);
 
 /// What the host's own frames may need on a guest's stack beside the guest's. wasmtime's default leaves as much.
@@ -42,7 +42,8 @@ const HOST_STACK: usize = 1536 * 1024;
 /// Engines of the same options and tier are compatible, whatever the places: what one compiled, the other can load.
 ///
 /// # Errors
-/// When there is no room for so many runs: what every run would fail of should be known before a message is taken.
+/// When the system has no address space for the memories of so many runs. Each run would fail because of that, so it must be
+/// known before a message is taken.
 pub fn engine(options: &Options, nature: Nature, tier: Tier, places: usize) -> wasmtime::Result<Engine> {
     /// A place of the pool has one memory, of at most what a 32-bit memory can be.
     const NOT_POOLED: Proposals = Proposals::MEMORY64.and(Proposals::MULTI_MEMORY);
@@ -149,7 +150,8 @@ fn config(codegen: Codegen, Nature { wasi, proposals }: Nature, tier: Tier) -> C
     if tier == Tier::Winch {
         config.strategy(Strategy::Winch).wasm_features(proposals::NOT_WINCH, false);
     }
-    // For debuggers and profilers. wasmtime itself follows frame pointers, and no panic of the host unwinds through a guest.
+    // Only debuggers and profilers need unwind information: wasmtime itself follows frame pointers, and no panic of the host
+    // unwinds through a guest.
     config.native_unwind_info(false);
     config.collector(Collector::Copying);
     config.relaxed_simd_deterministic(codegen.deterministic);
@@ -239,7 +241,8 @@ impl Ticker {
     fn change(&self, change: impl FnOnce(&mut TickerState)) {
         let mut state = lock(&self.state);
         change(&mut state);
-        // Between ticks it looks by itself, and to wake nobody would be two system calls for each run.
+        // Between ticks, the thread looks at the state by itself. Waking it even when it does not sleep would cost two system
+        // calls for each run.
         let sleeps = state.sleeps;
         drop(state);
         if sleeps {

@@ -1,4 +1,4 @@
-//! Lookups of names for components: of those that were granted, and by whom the run has for it.
+//! Name lookups for components: only granted names are looked up, by the resolver that the run was given.
 
 use std::net::IpAddr;
 use std::pin::Pin;

@@ -39,8 +39,8 @@ pub trait Program: Send + Sync {
 }
 
 impl Compiled {
-    /// The initial size of a module's memories, in bytes. wasmtime takes it before it asks the limiter. A component's
-    /// is asked for first.
+    /// The initial size of a module's memories, in bytes: wasmtime allocates them before it asks the limiter. 0 for a
+    /// component, for which it asks the limiter first.
     pub fn initial_memory(&self) -> u64 {
         const PAGE: u64 = 64 << 10;
         match self {

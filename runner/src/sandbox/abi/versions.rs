@@ -21,7 +21,7 @@ pub fn of(kind: Kind, exports: &BTreeSet<String>) -> Option<Wasi> {
     candidates(kind).find(is_command)
 }
 
-/// The version by which the imports of a guest are judged that is no command: the newest.
+/// The newest version. A guest that is no command of any version is judged by the imports of this one.
 pub fn newest(kind: Kind) -> Option<Wasi> {
     candidates(kind).next()
 }

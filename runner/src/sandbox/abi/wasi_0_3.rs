@@ -17,7 +17,7 @@ struct Linked {
     run: ComponentExportIndex,
 }
 
-/// What is looked for in a guest of any 0.3: wasmtime takes versions for the same that semantic versioning does.
+/// The export that is looked up in guests for each 0.3.x: wasmtime takes semver-compatible versions for the same.
 const RUN: &str = "wasi:cli/run@0.3.0";
 
 pub const V0_3: Version = Version {
@@ -47,7 +47,8 @@ impl Command for Linked {
     async fn call(&self, store: &mut Store<State>) -> wasmtime::Result<()> {
         let instance = self.component.instantiate_async(&mut *store).await?;
         let run = instance.get_typed_func::<(), (Result<(), ()>,)>(&mut *store, &self.run)?;
-        // Not `run_concurrent`, which would leave a guest that waits for what can never come to its timeout.
+        // Not `run_concurrent`: with it, a guest that waits for something that can never happen would run into its timeout.
+        // `call_async` traps instead.
         let (returned,) = run.call_async(&mut *store, ()).await?;
         if returned.is_err() {
             return Err(I32Exit(1).into());

@@ -1,10 +1,9 @@
 //! Keeps compiled code in a folder, and takes from there only what nobody else can have written.
 //!
-//! What is kept is native code, so it is trusted as far as the folder is and no further: an entry is used only if it
-//! belongs to us or to root, if nobody else may write it, and if it is what was written, byte for byte. That is found out
-//! again at each start, but not for a large entry that nobody has changed since (`seen.rs`). An entry's name holds all that
-//! it depends on: the guest, the engine's version and options, and the processor's features. An entry that fails any of it
-//! is made again.
+//! An entry is native code, so it is trusted no further than its folder: it is used only if it belongs to us or to root, if
+//! nobody else may write it, and if it is what was written, byte for byte. Each start checks this again, except for a large
+//! entry that nobody has changed since (`seen.rs`). The name of an entry's folder is a hash of all that the code depends on:
+//! the guest, the engine's version and options, and the processor's features. An entry that fails a check is made again.
 
 use std::fs::File;
 use std::hash::{Hash as _, Hasher};
@@ -34,7 +33,8 @@ pub struct Cache {
 
 const ENDING: &str = ".cwasm";
 
-/// From this size on, entries are verified by all cores together, in bytes: to start them takes as long as a few MiB.
+/// Entries of at least this size, in bytes, are verified by all cores together. For a smaller one, starting the threads takes
+/// as long as verifying it.
 const VERIFIED_TOGETHER_FROM: u64 = 8 << 20;
 
 impl Cache {
@@ -63,7 +63,7 @@ impl Cache {
                 Ok(true) => Some((entry.path(), file)),
                 Ok(false) if self.is_read_only => None,
                 Ok(false) => {
-                    tracing::warn!(entry = %entry.path().display(), "a cache entry is damaged or not ours alone: it is made again");
+                    tracing::warn!(entry = %entry.path().display(), "a cache entry is damaged, or other users can change it: compiling the guest again");
                     let _ = std::fs::remove_file(entry.path());
                     None
                 }
@@ -116,7 +116,7 @@ impl Cache {
     }
 }
 
-/// A hasher that loses nothing of what it is fed.
+/// Feeds what is hashed into a SHA-256: the 64 bits of [`Hasher::finish`] are too few for a key.
 struct Key(Sha256);
 
 impl Hasher for Key {

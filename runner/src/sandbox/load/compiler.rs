@@ -37,7 +37,7 @@ pub struct Bounds {
 pub struct Compiler {
     guest: PathBuf,
     bounds: Bounds,
-    /// When there was a guest to look into. The time goes over all looks together.
+    /// When the clock of `bounds.timeout` started. All jobs share it.
     since: Instant,
 }
 
@@ -50,7 +50,7 @@ const PART_OF_WORKER: u64 = 4;
 /// A small guest compiles within this, in bytes. In a container that has less, the kernel decides.
 const LEAST: u64 = 32 << 20;
 
-/// How much of a process's stderr is kept for the error, in bytes.
+/// How much of a process's stderr is kept for the error, in bytes: its beginning.
 const LAST_WORDS: u64 = 16 << 10;
 
 /// SIGABRT
@@ -195,8 +195,8 @@ impl Compiler {
             String::from_utf8_lossy(&words).into_owned()
         })?;
         if let Ok((answer, made)) = talk(stdin, stdout, &order, bytes, memory) {
-            // There is nothing more to come from it, whatever it thinks. To wait until the kernel has taken its memory away
-            // would take as long as a short run.
+            // Nothing more is needed from the process, so the thread that watches it kills it. Waiting here until the kernel
+            // has freed its memory would take as long as a short run.
             drop(ended_tx);
             return Ok(End::Answered(answer, made));
         }
@@ -214,7 +214,7 @@ impl Compiler {
 enum End {
     Answered(Answer, Vec<u8>),
     Overdue,
-    /// With what it said last.
+    /// With the beginning of its stderr.
     Died(ExitStatus, String),
 }
 
@@ -230,13 +230,13 @@ impl Process {
         let _ = self.0.kill();
     }
 
-    /// Kills it when its time is over, or when nobody is left who wants to hear that it has ended. Says whether it was
-    /// overdue, and how it ended.
+    /// Kills the process when its time is over, or when the sender of `wanted` is dropped, because nobody waits for its end any
+    /// more. Returns whether it was overdue, and how it ended.
     fn watched(mut self, left: Duration, wanted: &Receiver<()>) -> (bool, io::Result<ExitStatus>) {
         let overdue = wanted.recv_timeout(left) == Err(RecvTimeoutError::Timeout);
         if overdue {
             self.kill();
-            // Until it is reaped, its number is nobody else's, and somebody waits for that number.
+            // Not reaped yet: `ask` waits for this process id, and the kernel may reuse the id of a reaped process.
             let _ = wanted.recv();
         }
         self.kill();

@@ -54,7 +54,7 @@ pub enum Error {
     Cache { path: PathBuf, source: std::io::Error },
     #[error("wq-run failed while it loaded the guest: {0}")]
     Panic(String),
-    #[error("--allow-http: there are no certificates to check servers by: {0}")]
+    #[error("--allow-http: there are no CA certificates to verify servers with: {0}")]
     Certificates(String),
     #[error("cannot start a thread for guests")]
     Thread(#[source] std::io::Error),
@@ -95,13 +95,13 @@ impl Error {
                 "the pieces are numbered from 000 without a gap; each ConfigMap of the volume has to be there".into()
             }
             Error::Refused { reason, .. } => reason.hint(),
-            Error::Digest { .. } => "--guest-digest (WQ_GUEST_DIGEST) names another digest".into(),
+            Error::Digest { .. } => "--guest-digest (WQ_GUEST_DIGEST) requires another digest: use the guest that has it, or change the flag".into(),
             Error::Changed { .. } => "start the worker again with the new guest".into(),
             Error::NoSockets { flag, .. } => {
                 format!("build the guest as a component, for example for wasm32-wasip2, or leave {flag} out")
             }
             Error::Grant(what) if what.contains("--scratch") => {
-                "TMPDIR names a folder that can be written to; a pod with a read-only root has none without a volume at /tmp, such \
+                "set TMPDIR to a folder that can be written to; a pod with a read-only root needs a volume at /tmp, such \
                  as `wq-run manifest` prints"
                     .into()
             }
@@ -135,10 +135,10 @@ impl Error {
                  (`ulimit -u`, `ulimit -v`, the container's pids limit); a guest from the cache needs none"
                     .into()
             }
-            Error::Cache { .. } => "name a folder that can be written with --cache-dir (WQ_CACHE_DIR)".into(),
+            Error::Cache { .. } => "set --cache-dir (WQ_CACHE_DIR) to a folder that can be written to".into(),
             Error::Panic(_) => "this is a bug in wq-run: please report it".into(),
             Error::Certificates(_) => {
-                "install the system's certificates (ca-certificates), or name a file of them by SSL_CERT_FILE".into()
+                "install the CA certificates of the system (ca-certificates), or set SSL_CERT_FILE to a file that holds them".into()
             }
             // The system has the same error for a stack that there is no address space for.
             Error::Thread(_) => {

@@ -34,7 +34,7 @@ pub fn tiers(wasm: &[u8], proposals: Proposals, compilation: Compilation) -> &'s
     }
 }
 
-/// What is left when each proposal is taken away without which the guest stays valid.
+/// A minimal set of proposals with which the guest stays valid, found by leaving out one proposal after the other.
 fn needed(valid: impl Fn(Proposals) -> Valid) -> Proposals {
     Proposals::ALL.each().fold(Proposals::ALL, |kept, one| {
         let fewer = kept.without(one);

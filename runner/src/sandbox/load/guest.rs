@@ -222,8 +222,8 @@ mod tests {
 
     #[test]
     fn a_module_cut_at_any_byte_is_refused() {
-        // Its last section is the code. Cut between two sections, a module can be whole in itself; without its code it
-        // can't. For the rest there is the digest.
+        // The code section comes last. A module that is cut between two sections can be a valid one, but not if it lacks its
+        // code. Cuts that leave a valid module are found only by the digest (`--guest-digest`).
         let wasm = wat::parse_str(r#"(module (memory 1) (func (export "_start")))"#).unwrap();
         for length in 0..wasm.len() {
             let refusal = read(&wasm[..length], false).unwrap_err();

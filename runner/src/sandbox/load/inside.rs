@@ -36,8 +36,8 @@ pub struct Memory {
     pub maximum: Option<u64>,
 }
 
-/// zstd's best without a larger window, which a reader would have to be told of; and what is nearly as good, for guests
-/// over which the best would take minutes.
+/// The best zstd level whose window a reader accepts without an option; and a level that is nearly as good, for guests that the
+/// best one would take minutes to pack.
 const ZSTD_BEST: i32 = 19;
 const ZSTD_QUICK: i32 = 9;
 const QUICK_FROM: usize = 4 << 20;

@@ -125,7 +125,7 @@ impl Packing {
 fn asks_for<'a>(imports: impl Iterator<Item = &'a str> + Clone) -> Vec<&'static str> {
     const FLAGS: [(&[&str], &str); 5] = [
         (&["::path_open", "wasi:filesystem/preopens"], "files: --dir HOST::GUEST[:rw], --scratch BYTES"),
-        (&["::environ_get", "wasi:cli/environment"], "environment: --env K=V (WQ_* it gets by itself)"),
+        (&["::environ_get", "wasi:cli/environment"], "environment: --env K=V (wq-run sets WQ_* by itself)"),
         (
             &["wasi:sockets/tcp@", "wasi:sockets/types@", "wasi:sockets/ip-name-lookup"],
             "network: --allow-net HOST:PORT",

@@ -86,7 +86,7 @@ impl Frame for Answer {
 /// Does one job.
 ///
 /// # Errors
-/// When nobody gave one, or takes the answer.
+/// When there is no order or no parent, when a limit can't be set, or when nobody takes the answer.
 pub fn serve() -> io::Result<()> {
     let mut stdin = io::stdin().lock();
     let (order, _) = wire::read::<Order>(&mut stdin, |_| 0)?;
@@ -111,7 +111,7 @@ fn confine(order: &Order) -> io::Result<()> {
     // Not RLIMIT_AS: each thread's arena reserves 64 MiB of addresses without using them. This limit counts memory
     // that can be written, stacks included.
     setrlimit(Resource::Data, at_most(order.memory))?;
-    // Pipes are no files: it needs to write none, and leaves no core, which would hold the guest.
+    // It writes to pipes only, which `RLIMIT_FSIZE` does not limit, and leaves no core file, which would hold the guest.
     setrlimit(Resource::Fsize, at_most(0))?;
     setrlimit(Resource::Core, at_most(0))?;
     Ok(())

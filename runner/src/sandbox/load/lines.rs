@@ -140,7 +140,7 @@ fn section_id(name: &str) -> Option<SectionId> {
 mod tests {
     use super::*;
 
-    /// A module with an imported function and two of its own, and the offsets of their bodies in `outer`.
+    /// The number and the body of each function that the modules in `outer` define.
     fn functions(outer: &[u8]) -> Vec<(u32, Range<usize>)> {
         let modules = modules(outer).unwrap();
         let of = |module: &Module| {

@@ -37,7 +37,7 @@ type Known = HashMap<Vec<Position>, Vec<Vec<Line>>>;
 /// functions' names.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// What has a time of its own ends first, with a better reason.
+/// What is added to the compiler's own timeout, which should come first, since its error is more exact.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Crashes whose lines are kept.
@@ -92,7 +92,7 @@ impl Locator {
 
     fn tell(&self, why: &str) {
         if !self.told.swap(true, Ordering::Relaxed) {
-            tracing::warn!(why, "the lines of a crash can't be told (--debug-info)");
+            tracing::warn!(why, "cannot find the source lines of a crash (--debug-info)");
         }
     }
 }

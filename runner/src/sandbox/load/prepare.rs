@@ -137,14 +137,17 @@ pub fn prepare(loading: &Loading, options: &Options) -> Result<Prepared, Error> 
         return Err(Error::NoSockets { path: loading.guest.clone(), flag });
     }
     if tier != Tier::Optimised {
-        tracing::info!(compiler = tier.name(), "the guest's code was made fast, and runs slower (--compile fast)");
+        tracing::info!(
+            compiler = tier.name(),
+            "the guest was compiled in less time, so its code is slower (--compile fast)"
+        );
     }
     Ok(Prepared { name, known, tier, engine, program, compiled, compiled_in, code })
 }
 
 /// The code of a guest that is as it was when it was last read, and that is in the cache.
 fn kept(loading: &Loading, options: &Options) -> Option<Code> {
-    // Who asks for a digest wants it to be that of the bytes, and not of what we believe them to be.
+    // A digest that was asked for has to be that of the bytes themselves, and not one from a note about them.
     let folder = loading.cache.as_ref().filter(|_| loading.digest.is_none())?;
     let Place { name, files, .. } = source::find(&loading.guest).ok()?;
     let known: Known = Seen::look(folder, &files)?.recall()?.parse().ok()?;
@@ -191,7 +194,8 @@ fn read_and_compiled(loading: &Loading, options: &Options) -> Result<Code, Error
     Ok(code)
 }
 
-/// A folder that can't be written was told of when the code should have been kept there.
+/// Notes what the guest's files hold. An error is only a debug event: if the folder can't be written, keeping the code there
+/// has failed before, and that was reported.
 fn remember(loading: &Loading, seen: Option<Seen>, known: Known) {
     let seen = seen.filter(|_| loading.keep != Keep::Nothing);
     if let Some(Err(error)) = seen.map(|seen| seen.remember(&known.to_string())) {
@@ -279,7 +283,7 @@ fn cached(loading: &Loading, options: &Options, name: &str, known: Known) -> Res
                 return Ok(Some(Code { name, known, tier, engine, compiled, compiled_in: None, entry }));
             }
             Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), "a cache entry can't be used: it is made again");
+                tracing::warn!(error = format!("{error:#}"), "a cache entry can't be used: compiling the guest again");
             }
         }
     }
@@ -335,7 +339,7 @@ impl Note {
             loading,
             &match form {
                 Form::Binary(_) => Digest::of(stored).to_string(),
-                // The same bytes can be a text by one name and nothing by another.
+                // Whether these bytes are a text depends on the file's name, so the key tells that too.
                 Form::Wrapped => format!("{}{}", blake3::hash(stored).to_hex(), if *text { "-text" } else { "" }),
             },
         ))

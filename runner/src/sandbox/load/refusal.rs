@@ -139,7 +139,7 @@ impl Reason {
                 "it is a web server's handler (wasi:http/proxy); a guest is a program with a `main` (wasi:cli/command)"
                     .into()
             }
-            Reason::NoRun { .. } => "a component has to be of the world wasi:cli/command, which a `main` makes".into(),
+            Reason::NoRun { .. } => "build a component of the world wasi:cli/command: a program with a `main`".into(),
             Reason::Imports { imports } => imports_hint(imports),
             Reason::Compile => {
                 "the guest is valid, but the compiler refuses it; wq-run uses wasmtime, and its limits hold".into()
@@ -168,7 +168,7 @@ fn off_hint(proposal: &str) -> &'static str {
              wasm32-wasip1-threads)"
         }
         "legacy-exceptions" => {
-            "these are the exceptions of before WebAssembly 3.0: build it with the finished ones (with LLVM, \
+            "it uses the legacy exceptions from before WebAssembly 3.0: build it with the standard ones (with LLVM, \
              -mllvm -wasm-use-legacy-eh=false)"
         }
         _ => {
@@ -198,10 +198,10 @@ fn imports_hint(imports: &[String]) -> String {
     {
         "it looks like a build for a browser by Emscripten; build it with -sSTANDALONE_WASM, or with wasi-libc"
     } else if imports.iter().any(|import| is_of_a_component(import)) {
-        "it is a module that is still to be made a component, by `wasm-tools component new` or by building it for \
+        "it is the core module of a component: make the component with `wasm-tools component new`, or build it for \
          wasm32-wasip2"
     } else if any("wasi:http/") {
-        "of wasi:http a guest gets what sends requests (outgoing-handler, client), and not what answers them"
+        "of wasi:http, wq-run provides the interfaces that send requests (outgoing-handler, client), but not those that answer them"
     } else if imports.iter().any(|import| is_draft(import)) {
         "it was built for a draft of WASI; build it again with a newer toolchain"
     } else if imports.iter().any(|import| import.starts_with("wasi:") && import.contains("@0.3.")) {
@@ -246,7 +246,7 @@ mod tests {
             ("env::emscripten_notify_memory_growth", "Emscripten"),
             ("env::invoke_vi", "Emscripten"),
             ("wasi_unstable::fd_write", "2019"),
-            ("wasi:http/incoming-handler@0.2.0", "what answers them"),
+            ("wasi:http/incoming-handler@0.2.0", "those that answer them"),
             ("wasi:cli/stdin@0.3.0-rc-2026-01-06", "draft of WASI"),
             ("wasi:cli/stdin@0.3.0", "exports `wasi:cli/run` of WASI 0.2 only"),
             ("wasi:cli/stdout@0.3.2::write-via-stream", "component new"),

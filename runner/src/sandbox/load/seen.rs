@@ -48,7 +48,7 @@ struct Stamp {
     can_be_written: bool,
 }
 
-/// The boot that the kernel's numbers and times are of.
+/// A boot of the kernel. Its mount numbers and its times are comparable only within one.
 #[derive(Clone, Debug)]
 struct Boot {
     id: String,

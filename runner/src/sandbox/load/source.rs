@@ -76,7 +76,7 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, Error> {
                 }
             }
         }
-        // One piece named stands for all. A hidden one has no others.
+        // The path of one piece stands for all pieces. A hidden file is never a piece.
         Ok(_) => match piece(&name).filter(|_| !name.starts_with('.')) {
             Some((stem, _)) => match guests_in(folder)?.get(stem) {
                 Some(pieces) => whole(folder, pieces, stem),

@@ -73,8 +73,8 @@ pub fn serve() -> io::Result<()> {
         replies.send(&Reply::Refused(claims::cut(refused)), &[]);
         return Ok(());
     }
-    // The scratch folder's size is found out with it. A rule of landlock holds for as long as the kernel keeps the folder,
-    // and it keeps what is open.
+    // Measuring the scratch folder needs this folder. A landlock rule lasts only as long as the kernel keeps the folder that
+    // the rule is about, and the kernel keeps a folder that is open.
     let descriptors = File::open(DESCRIPTORS);
     // From here on there is nothing to open and nothing to map, and still one thread.
     let (engine, program, initial_memory) = loaded;

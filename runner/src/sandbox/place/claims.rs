@@ -25,7 +25,7 @@ pub fn believable(outcome: Outcome, options: &Options, is_cancelled: bool) -> Op
     }
 }
 
-/// What a run can have used that took so long, of what its process says of it.
+/// Cuts the usage that a process reports to what a run of this duration can have used.
 pub fn possible(usage: Usage, options: &Options, elapsed: Duration) -> Usage {
     static PROCESSORS: LazyLock<u32> = LazyLock::new(|| {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);

@@ -38,10 +38,10 @@ pub struct Ground {
     meter: Meter,
 }
 
-/// Tells the runs of one thread apart by the time of processors that they take.
+/// Divides the CPU time of one thread among its runs.
 ///
-/// To read the thread's clock is a system call. A run that is over before [`SHORT`] has hardly slept, so its time is taken
-/// for its time on a processor; the clock is read for longer ones, and once in a while.
+/// Reading the thread's clock is a system call. A run that is over before [`SHORT`] has hardly slept, so its duration is taken
+/// for its CPU time. The clock is read after longer runs, and once in a while.
 #[derive(Debug)]
 struct Meter {
     read_at: Instant,
@@ -66,7 +66,7 @@ struct Helpers(Mutex<HelpersState>);
 struct HelpersState {
     /// The clocks of those that live.
     clocks: Vec<ClockId>,
-    /// What those have taken that have ended.
+    /// The CPU time of those that have ended.
     ended: Duration,
 }
 
@@ -108,7 +108,7 @@ impl Ground {
         report
     }
 
-    /// The time of processors that the run took which has just ended after this time.
+    /// The CPU time of the run that has just ended and that took `duration`.
     fn cpu_of(&mut self, duration: Duration) -> Duration {
         if duration < SHORT && self.helpers.count() == 0 {
             self.meter.since += duration;
@@ -119,13 +119,13 @@ impl Ground {
         self.meter.read.saturating_sub(read).saturating_sub(since)
     }
 
-    /// The time of processors that this thread and its helpers have taken so far.
+    /// The CPU time of this thread and its helpers so far.
     fn cpu(&self) -> Duration {
         taken(ClockId::CLOCK_THREAD_CPUTIME_ID) + self.helpers.cpu()
     }
 
-    /// `Runtime::block_on` for what mostly is ready at once. A runtime takes longer to start and stop than a short run has
-    /// left over for it.
+    /// Like `Runtime::block_on`, for a future that is mostly ready at its first poll. That poll is made without the runtime's
+    /// loop: entering and leaving it takes too long for a short run.
     ///
     /// # Errors
     /// When the system has no thread for a file.
@@ -205,15 +205,15 @@ impl Helpers {
     }
 }
 
-/// The clock of this thread's time on processors, as another thread can read it.
+/// The CPU clock of this thread, as another thread can read it.
 fn clock_of_this_thread() -> ClockId {
-    /// As the kernel makes such a clock's number of a thread's, and glibc in `pthread_getcpuclockid`:
-    /// `CPUCLOCK_PERTHREAD_MASK | CPUCLOCK_SCHED`.
+    /// The kernel makes the number of such a clock from the number of a thread like this, and so does glibc's
+    /// `pthread_getcpuclockid`: `CPUCLOCK_PERTHREAD_MASK | CPUCLOCK_SCHED`.
     const OF_THREAD: i32 = 4 | 2;
     ClockId::from_raw(!gettid().as_raw_nonzero().get() << 3 | OF_THREAD)
 }
 
-/// The time on a clock of processors; nothing if there is no such clock.
+/// The time on a CPU clock; zero if there is no such clock.
 fn taken(clock: ClockId) -> Duration {
     clock.now().map_or(Duration::ZERO, Duration::from)
 }

@@ -161,8 +161,8 @@ impl Processes {
             };
             match self.run_in(child, &run).await {
                 Ok(report) => return Report { duration: report.duration.min(started.elapsed()), ..report },
-                // One that waited for long may have been killed by anybody. One that was just started most likely died of
-                // this message, so the message has to count its attempts at some time.
+                // Anything may have killed a child that was idle. One that was just started most likely died of this message,
+                // so at some point the message has to count an attempt.
                 Err(end) if !is_fresh || starts < STARTS => {
                     tracing::warn!(end, "a guest's process ended before its run began: another process runs the guest");
                 }

@@ -63,7 +63,7 @@ impl Slots {
         let completions = Arc::<Completions>::default();
         let ended = completions.clone();
         core.ticker.at_each_step(move |now| {
-            // A long run came after short ones.
+            // If a long run came right behind short ones, their reports wait for this step.
             ended.notify();
             watching.give_up(now, longest);
         });
@@ -184,8 +184,8 @@ impl Drop for Slots {
 }
 
 impl LineState {
-    /// Whether runs wait that no slot is about to take. More than one can wait for the same idle slot, as long as that has
-    /// not woken up.
+    /// Whether more runs wait than there are idle slots, and one more slot may be started. A slot counts as idle until it has
+    /// woken up, so several runs can wait while the same slot is idle.
     fn needs_a_slot(&self, places: usize) -> bool {
         self.waiting.len() > self.idle && self.slots < places
     }

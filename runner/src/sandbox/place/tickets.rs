@@ -76,7 +76,7 @@ pub struct Awaited<'a> {
     ticket: &'a Ticket,
 }
 
-/// The duty of a slot to say how a run ended. Dropped instead, by a panic, it says that.
+/// A slot's duty to report how a run ended. If it is dropped instead, by a panic, it reports the panic.
 pub struct Running<'a> {
     completions: &'a Completions,
     ticket: Option<Arc<Ticket>>,
@@ -96,7 +96,7 @@ impl Ticket {
         Arc::new(Ticket { input, span, state: Mutex::default() })
     }
 
-    /// Whether the run had not begun, and now never will.
+    /// Withdraws the run if it has not begun. Returns whether it did so.
     pub fn withdraw(&self) -> bool {
         let stage = &mut lock(&self.state).stage;
         let waits = matches!(stage, Stage::Waiting);
@@ -106,7 +106,7 @@ impl Ticket {
         waits
     }
 
-    /// Whether the run is still wanted. From now on it runs.
+    /// Begins the run at `now`, by the clock of the runs, unless it was withdrawn. Returns whether it did so.
     pub fn begins(&self, now: Duration) -> bool {
         let stage = &mut lock(&self.state).stage;
         let waits = matches!(stage, Stage::Waiting);
@@ -244,7 +244,7 @@ impl Watchdog {
         current
     }
 
-    /// Reports runs that take at least so long as overdue.
+    /// Reports each run as overdue that has gone on for `after` or longer.
     pub fn give_up(&self, now: Duration, after: Duration) {
         let over = |ticket: &Arc<Ticket>| {
             let stage = &mut lock(&ticket.state).stage;

@@ -21,7 +21,7 @@ const MAX_FILE: usize = 80;
 /// With the calls that the guest's compiler has inlined, the most that are shown.
 const MAX_CALLS: usize = 2 * SHOWN;
 
-/// The last words of AssemblyScript's `abort`, which then exits with a code that there is not.
+/// The beginning of what AssemblyScript's `abort` prints last. The guest then exits with a code that is out of range.
 const ABORT: &str = "abort: ";
 
 /// The calls in which a guest crashed, innermost first.
@@ -96,8 +96,8 @@ fn visible(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// A name of Rust's without what tells it from its namesakes in other crates: `task::parse::h0123456789abcdef` or
-/// `task[0123456789abcdef]::parse`, by its compiler's age.
+/// A name of Rust's without the hash that tells it from the same name in another crate: `task::parse::h0123456789abcdef` in the
+/// older mangling, `task[0123456789abcdef]::parse` in the newer one.
 fn without_hashes(name: &str) -> String {
     let is_hash = |text: &str| text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let name = name.rsplit_once("::h").filter(|(_, hash)| is_hash(hash)).map_or(name, |(name, _)| name);

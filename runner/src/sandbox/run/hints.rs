@@ -21,11 +21,11 @@ impl Hints {
         match report.outcome {
             Outcome::Exited(1) if !has_codes && said_exit(&report.stderr_tail).is_none() && is_first(&self.no_code) => {
                 tracing::info!(
-                    "the guest can only say that it failed: for other codes it has to call exit-with-code, or end with wq-run-exit: CODE"
+                    "the guest can only exit with 0 or 1: for other codes, it has to call exit-with-code, or write wq-run-exit: CODE as the last line of stderr"
                 );
             }
             Outcome::Exited(GO_PANIC) if is_go_panic(&report.stderr_tail) && is_first(&self.go) => {
-                tracing::info!("exit code 2 is how a Go program ends that panicked");
+                tracing::info!("a Go program that panics exits with code 2");
             }
             _ => {}
         }

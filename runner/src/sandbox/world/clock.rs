@@ -8,9 +8,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long past its deadline a guest may go on before it counts as one that can't be stopped. Epochs are checked
-/// between instructions, and one `memory.fill` of 512 MiB is a single instruction: about half a second. Together with
-/// the default of `--shutdown-timeout` this stays below the 30 s that a pod gets.
+/// How long past its deadline a guest may go on before it counts as one that can't be stopped. Compiled code checks the epoch
+/// at the start of functions and loops, and never within an instruction: one `memory.fill` of 512 MiB takes about half a
+/// second. Together with the default of `--shutdown-timeout` this stays below the 30 s that a pod gets.
 pub const STUCK_AFTER: Duration = Duration::from_secs(3);
 
 /// A step counts for this much at most.
@@ -49,7 +49,7 @@ impl Clock {
     }
 }
 
-/// Returns when the process could run for so long. For waits that are few: it looks at the time now and then.
+/// Returns when the process could run for `duration`. Meant for few waits at a time, since each wakes up every `STEP`.
 pub async fn running_for(duration: Duration) {
     let mut left = duration;
     while !left.is_zero() {

@@ -69,7 +69,8 @@ pub struct Outside {
     pub denials: Denials,
 }
 
-/// What `--deterministic` fixes: the clocks stand at the start of 2000, and randomness is a function of the message.
+/// A clock that [`make_deterministic`] fixes: it starts at a fixed time, the wall clock at the year 2000, and moves only when
+/// it is read. The random numbers are a function of the message.
 struct Fixed(AtomicU64);
 
 /// How much the monotonic clock moves at each look: a guest that waits for time to pass has to see it pass.

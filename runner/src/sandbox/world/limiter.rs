@@ -8,7 +8,7 @@ use wasmtime::ResourceLimiter;
 use crate::sandbox::known::Kind;
 use crate::task::limits::Limits;
 
-/// Charges every memory and table of one instance to a single account.
+/// Charges every memory and table of one run to a single account.
 ///
 /// wasmtime's own `StoreLimits` counts each memory for itself, so a guest with twenty memories would get twenty times
 /// the limit.

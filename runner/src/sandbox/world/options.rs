@@ -56,8 +56,8 @@ impl Input {
     }
 }
 
-/// Stops a run when one of two is cancelled: that of all runs, or the run's own. A child of the first would do the same, and each of
-/// them would have to be put into the tree of its siblings, and taken out again, under the tree's lock.
+/// Stops a run when one of two tokens is cancelled: that of all runs, or the run's own. A child token of the first would do the
+/// same, but each run's would be added to the tree of tokens, and removed from it again, under the tree's lock.
 #[derive(Clone, Debug)]
 pub struct Cancel {
     all: CancellationToken,

@@ -26,7 +26,7 @@ const LATEST: Duration = Duration::from_millis(20);
 const FASTEST: (u64, u64) = (4 << 20, 400);
 const FASTEST_IN: Duration = Duration::from_millis(1);
 
-/// Looking may take this part of the time.
+/// The pause after a look is at least this many times as long as the look.
 const SHARE: u32 = 4;
 
 /// Files that are allowed beside one for each block.

@@ -36,8 +36,8 @@ enum To {
 /// Takes what a guest writes.
 type Taker = Box<dyn Fn(&[u8]) + Send>;
 
-/// How much of stderr a dead letter carries: enough for a message and the start of a backtrace, small beside the
-/// frame size of a broker (128 KiB), since headers must fit into one frame.
+/// How much of the end of stderr a dead letter carries, in bytes: enough for an error and a short backtrace, and small beside a
+/// broker's frame (128 KiB), since all headers must fit into one frame.
 const TAIL: usize = 4096;
 
 /// A line without an end is logged in pieces of this size.
@@ -67,7 +67,8 @@ struct CaptureState {
     exceeded: bool,
 }
 
-/// Forwards complete lines, drops what is over the limit, and keeps the tail.
+/// Forwards what a guest writes to stderr: to the log line by line, elsewhere as it comes. Drops what is over the limit, and
+/// keeps the tail.
 #[derive(Clone)]
 pub struct Lines(Arc<Mutex<LinesState>>);
 

@@ -240,7 +240,7 @@ fn move_up(folder: &OwnedFd, name: &CStr, top: &OwnedFd, moved: &mut u64) -> rus
     }
 }
 
-/// Removes all files and empty folders of a folder. The result are some of the others.
+/// Removes the files and the empty folders in a folder. Returns folders that are left, at most `NOTED` of them.
 fn clear(folder: &OwnedFd, is_late: &impl Fn() -> bool) -> rustix::io::Result<Vec<CString>> {
     let mut folders = Vec::new();
     // A descriptor of its own, or a second reading would go on where the first one ended.

@@ -109,7 +109,7 @@ impl Look<'_> {
         let own = arguments.number("x-delivery-limit");
         let default = self.server.is_since(4, 0).then_some(DEFAULT_DELIVERY_LIMIT);
         let (limit, whose) = match (own, default) {
-            (Some(limit), _) => (limit, "its x-delivery-limit"),
+            (Some(limit), _) => (limit, "the queue's x-delivery-limit"),
             (None, Some(limit)) => (limit, "the broker's default"),
             (None, None) if arguments.is_complete => {
                 let found = format!("the queue has no x-delivery-limit; a policy could set one, and {NO_POLICIES}");
@@ -122,7 +122,7 @@ impl Look<'_> {
         };
         // Negative is none.
         if limit < 0 || limit >= attempts {
-            let found = format!("{limit} by {whose}, and --max-attempts is {attempts}; {NO_POLICIES}");
+            let found = format!("the limit is {limit} ({whose}), and --max-attempts is {attempts}; {NO_POLICIES}");
             return self.findings.good(Topic::DeliveryLimit, found);
         }
         let becomes = match arguments.text("x-dead-letter-exchange") {
@@ -131,7 +131,7 @@ impl Look<'_> {
         };
         self.findings.caution(
             Topic::DeliveryLimit,
-            format!("{limit} by {whose}, which is below --max-attempts {attempts}"),
+            format!("the limit is {limit} ({whose}), which is below --max-attempts {attempts}"),
             format!(
                 "when a message has come back {} times because its worker died or stopped, the broker {becomes}",
                 limit + 1
@@ -174,13 +174,13 @@ impl Look<'_> {
             Topic::Timeout,
             format!("a message may be held for {}, which is not below {whose}", format_duration(held)),
             "the broker takes back a message whose run takes longer, and another worker runs it again from the beginning",
-            "a shorter --timeout (WQ_TIMEOUT), less --prefetch, or a larger consumer_timeout in rabbitmq.conf",
+            "use a shorter --timeout (WQ_TIMEOUT), a smaller --prefetch, or a larger consumer_timeout in rabbitmq.conf",
         );
     }
 
     /// What would make messages go away that nobody has done.
     fn at_losses(&mut self, queue: &str, arguments: &Arguments) {
-        const CONSEQUENCE: &str = "the messages that are in it then are deleted";
+        const CONSEQUENCE: &str = "the messages that it still holds are deleted too";
         const REMEDY: &str =
             "create the queue again without it: `wq-run queue declare` creates one that keeps its messages";
         let mut caution = |found: String, consequence: &str| {
@@ -266,7 +266,7 @@ impl Look<'_> {
             match rights::to_publish(self.connection, to).await {
                 Ok(Right::Given(_)) => self.findings.note(
                     Topic::Results,
-                    format!("{to}: whether a queue takes what is published there shows only with a message"),
+                    format!("{to}: not checked: only a published message shows whether a queue receives it"),
                 ),
                 // As it was said already.
                 Ok(Right::Refused(Error::MissingExchange { .. })) => {}
@@ -386,8 +386,10 @@ impl Look<'_> {
             self.findings.good(Topic::Results, there(to));
         }
         if self.settings.replies {
-            self.findings
-                .note(Topic::Results, "`reply`: the queue that a message names is looked for with each message");
+            self.findings.note(
+                Topic::Results,
+                "`reply`: not checked: wq-run looks up the queue that each message names in `reply_to`",
+            );
         }
     }
 

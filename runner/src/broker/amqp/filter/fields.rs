@@ -97,7 +97,7 @@ pub fn method(payload: &mut [u8]) -> (bool, Changes) {
     (announces, fields.changes)
 }
 
-/// The field ends after the thing that holds it.
+/// A field runs past the end of what contains it, or is of an unknown type, or is followed by bytes that belong to no field.
 struct Malformed;
 
 #[derive(Clone, Copy)]
@@ -108,7 +108,7 @@ enum Field {
     Table,
 }
 
-/// A place in a payload. Every step says where the thing ends that it is in, and never leaves it.
+/// A cursor in a payload. Each step is given the end of the enclosing table, array or payload, and never moves past it.
 struct Fields<'a> {
     bytes: &'a mut [u8],
     at: usize,
@@ -214,9 +214,10 @@ impl Fields<'_> {
         if self.at == end { Ok(message_id) } else { Err(Malformed) }
     }
 
-    /// Makes a message id a part of the expiration, which comes before it and is of no use any more.
+    /// Turns a message id that is not UTF-8 into a part of the expiration, which comes before it and is no longer needed.
     ///
-    /// With question marks in it, two ids could become the same, and the result of one message take the place of the other's.
+    /// With question marks, two ids could become the same, and the result of one message would replace the other's. An id that
+    /// does not fit into the expiration gets question marks all the same.
     fn hide_message_id(&mut self, flags_at: usize, expiration_at: usize, id: Range<usize>) -> MessageId {
         const EXPIRATION: u16 = 1 << 8;
         const MESSAGE_ID: u16 = 1 << 7;

@@ -1,4 +1,4 @@
-//! Which broker it is, by its own word, with which a connection begins.
+//! The broker's name and version, as it gives them in the `connection.start` method that opens a connection.
 
 use std::fmt;
 

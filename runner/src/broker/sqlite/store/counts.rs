@@ -13,8 +13,8 @@ use crate::broker::{Depth, Error};
 /// A glance counts no further: a worker wants to know whether there is something for it, or whether it becomes less.
 const ENOUGH: usize = 100;
 
-/// The free ones; those that wait, and of these the ones whose time has come; those that are leased, and of these the ones that are
-/// with a worker, and the others that wait as well; and all, by the other index and by the table.
+/// Counts, in this order: free messages; waiting ones; waiting ones that are due; leased ones; leased ones with a valid lease;
+/// leased ones whose lease is not valid and whose pause goes on; all messages by another index; all messages by the table.
 static COUNTS: LazyLock<String> = LazyLock::new(|| {
     let (free, waiting, leased) = (FREE.rows(), WAITING.rows(), LEASED.rows());
     format!(

@@ -304,7 +304,7 @@ mod tests {
         let names = Names::of_parent(move |id, name| drop(asked_tx.send((id, name))));
         let resolver = names.clone();
         tokio::spawn(async move {
-            // As a server of names answers that wants to be let in first.
+            // Like a name server in a DNS rebinding attack: one answer is allowed, and the next one is not.
             let answers = ["127.0.0.1", "169.254.169.254", "127.0.0.1"];
             for answer in answers {
                 let Some((id, name)) = asked.recv().await else { return };

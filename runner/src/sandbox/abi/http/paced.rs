@@ -1,4 +1,4 @@
-//! A connection by which a server can't keep a run busy: it makes pauses, and its answer has to begin soon.
+//! A connection over which a server can't keep a run busy: reads yield now and then, and are bounded until the answer begins.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -8,8 +8,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// After so many bytes, everything else in the run has its turn, its timeout included. A server can send what takes long to read
-/// and never comes to anything.
+/// After so many bytes, a read yields, so that everything else in the run has its turn, its timeout included. A server can send
+/// data that takes long to parse and never becomes an answer.
 const TURN: usize = 64 << 10;
 
 /// The most bytes that are read before an answer has begun. Servers can announce it as often as they like (`100 Continue`).

@@ -133,8 +133,8 @@ fn bits(value: c_int) -> u64 {
     value.cast_unsigned().into()
 }
 
-/// Nonblocking mode, how much is there to be read, whether it is a terminal, and which pages were written. Not TIOCSTI,
-/// which types into a terminal.
+/// Nonblocking mode, the number of bytes to read, close-on-exec, whether it is a terminal, and which pages were written.
+/// `TIOCSTI` is not among them: it types into a terminal.
 const IOCTLS: [c_int; 5] =
     [libc::FIONBIO as c_int, libc::FIONREAD as c_int, libc::FIOCLEX as c_int, libc::TCGETS as c_int, PAGEMAP_SCAN];
 const PAGEMAP_SCAN: c_int = 0xc060_6610_u32.cast_signed();

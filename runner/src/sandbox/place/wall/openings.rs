@@ -16,7 +16,7 @@ pub struct Openings<'a> {
     /// Ports that may be connected to.
     pub ports: Vec<u16>,
     pub limits: &'a Limits,
-    /// Of a run, in bytes: more than its limit where its code needs more for the same.
+    /// The stack of a run, in bytes: larger than its limit for a tier whose code needs more for the same recursion.
     pub stack: u64,
     /// The initial size of the guest's memory, which may be over its limit. The limiter has to refuse it, and not the system.
     pub initial_memory: u64,

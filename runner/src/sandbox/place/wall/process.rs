@@ -8,8 +8,8 @@ use rustix::thread::set_no_new_privs;
 use super::openings::Openings;
 use crate::task::limits::Limits;
 
-/// Closes all descriptors but the standard ones to the processes that this one starts. The descriptors that wq-run opens
-/// are closed to them anyway. This closes those that wq-run itself was started with.
+/// Marks all descriptors but the standard ones as close-on-exec. wq-run opens its own descriptors like that anyway, so this is
+/// for those that it inherited.
 pub fn close_to_children() {
     const FIRST_OF_OTHERS: i32 = 3;
     close_fds::set_fds_cloexec(FIRST_OF_OTHERS, &[]);
@@ -72,7 +72,7 @@ fn open_files(limits: &Limits) -> u64 {
 fn memory(openings: &Openings) -> u64 {
     /// Tables of the pool of instances take 128 MiB. Threads' stacks and the allocator are the rest.
     const OURS: u64 = 320 << 20;
-    /// A stack for the run, and one for a run that was stopped a moment ago, each with the host's part.
+    /// The host's part of a stack. There is a stack for the run, and one for a run that was stopped a moment ago.
     const HOST_STACK: u64 = 2 << 20;
     let Limits { memory, message, stdout, hostcall, random, .. } = *openings.limits;
     let stack = openings.stack;
