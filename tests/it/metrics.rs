@@ -92,7 +92,7 @@ fn each_metric_moves_as_it_should() {
         let timeout = messages("timeout", "dead-letter", 1.0);
         assert_eq!(timeout.value("wq_messages_total", &[("outcome", "timeout"), ("settlement", "retry")]), Some(1.0));
         let longer = |le| timeout.value("wq_run_duration_seconds_bucket", &[("outcome", "timeout"), ("le", le)]);
-        assert_eq!((longer("1"), longer("30")), (Some(0.0), Some(2.0)));
+        assert_eq!((longer("1"), longer("30")), (Some(0.0), Some(2.0)), "{}", timeout.text);
         let cpu = |samples: &Samples| samples.value("wq_guest_cpu_seconds_total", &[]);
         assert!(cpu(&timeout) > cpu(&dead), "the guest span: {}", timeout.text);
 

@@ -249,7 +249,6 @@ impl Observer for Arc<Metrics> {
     fn ended(&self, ended: &Ended) {
         let Ended { verdict, settled, run, settle, usage, total, sent, result_bytes, .. } = ended;
         let (outcome, settlement) = (verdict.name(), settled.name());
-        self.messages.get_or_create(&ended_as(outcome, settlement)).inc();
         if let Some(run) = run {
             self.run_duration.get_or_create(&[("outcome", outcome)]).observe(run.as_secs_f64());
         }
@@ -277,5 +276,7 @@ impl Observer for Arc<Metrics> {
             }
             _ => {}
         }
+        // Last of all: a scrape that counts the message also has its durations.
+        self.messages.get_or_create(&ended_as(outcome, settlement)).inc();
     }
 }

@@ -156,8 +156,14 @@ fn what_a_queue_was_made_with_is_read_from_refusals() {
                     "delivery-limit",
                     "amq.fanout",
                 ),
-                (limit(2), &["--max-attempts", "2"], "ok", "delivery-limit", "2 by its x-delivery-limit"),
-                (limit(3), &[], "ok", "delivery-limit", "3 by its x-delivery-limit"),
+                (
+                    limit(2),
+                    &["--max-attempts", "2"],
+                    "ok",
+                    "delivery-limit",
+                    "the limit is 2 (the queue's x-delivery-limit)",
+                ),
+                (limit(3), &[], "ok", "delivery-limit", "the limit is 3 (the queue's x-delivery-limit)"),
                 (vec![], &[], "ok", "queue", "is a quorum queue"),
             ]);
         } else {
