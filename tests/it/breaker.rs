@@ -108,7 +108,7 @@ fn a_dependency_that_fails_costs_a_handful_of_attempts_and_the_work_goes_on_when
         }
         dependency.mend();
         worker.wait_for("the breaker is closed");
-        // That of the try came before the word of it.
+        // One less: the message that closed the breaker was acknowledged before that line.
         wait_for_acks(&mut worker, all - half - 1);
         worker.signal("TERM");
         let ended = worker.end();
@@ -162,7 +162,7 @@ fn an_open_breaker_is_told_by_the_metrics_and_the_probe() {
         dependency.mend();
         worker.wait_for("the breaker is closed");
         eventually("it is told", || (told() == (Some(0.0), 200)).then_some(()));
-        // That of the try came before the word of it.
+        // One less: the message that closed the breaker was acknowledged before that line.
         wait_for_acks(&mut worker, 29);
         worker.signal("TERM");
         worker.end().exits(0);

@@ -88,7 +88,7 @@ fn a_large_guest_that_was_changed_is_another_one_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("cache");
     let path = folder.path().join("large.wasm");
-    // Of one size, so that only the system's times tell them apart.
+    // Of the same size. The modification time is set back below, so only the change time (ctime) tells them apart.
     let large = |word: &str| {
         let padding = "x".repeat(1 << 20);
         let text = format!(
@@ -177,7 +177,7 @@ fn a_guest_from_the_cache_needs_no_process_to_be_started() {
         .unwrap();
     for path in [guest("echo"), component("echo"), packed.display().to_string()] {
         run(wq_run(&["compile", &path, "--cache-dir"]).arg(&cache)).exits(0);
-        // In no time at all no compiler could answer.
+        // No compiler can answer within 1 ns, so the code must come from the cache.
         run_with(exec(&path, &cache).args(["--compile-timeout", "1ns"]), b"x").exits(0).prints("x");
         run(wq_run(&["exec", &path, "--no-cache"]).args(["--compile-timeout", "1ns"])).exits(66);
     }

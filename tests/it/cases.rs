@@ -195,12 +195,12 @@ fn no_byte_of_a_case_is_a_secret() {
             for told in told {
                 assert!(withheld.contains(told), "{told} is not in {withheld}");
             }
-            // Who has the values can give them, and the same comes out, by its digest.
+            // Without the values, the run differs, and the log names what was left out.
             let again = exec(&case, name, &[]);
             again.exits(1).says("--env TYPED").says("secrets were left out of the case");
         }
     });
-    // All of it given again.
+    // With all values given again, the run is the same.
     let queue = Queue::new(Broker::Sqlite(tempfile::tempdir().unwrap()));
     let folder = tempfile::tempdir().unwrap();
     queue.publish(&["apple"]);

@@ -35,7 +35,7 @@ fn assert_found(run: &Run, level: &str, check: &str, text: &str) -> Value {
     found.iter().find(is_it).unwrap_or_else(|| panic!("no {level} about {check} with {text:?}:\n{}", run.out())).clone()
 }
 
-/// Nothing is worse than a note.
+/// Asserts that no finding is worse than a note.
 #[track_caller]
 fn assert_nothing_found(run: &Run) {
     run.exits(0);
@@ -87,7 +87,7 @@ fn state(queue: &Queue) -> Vec<String> {
             let mut state = listed(&["--silent", "list_queues", "name", "arguments"]);
             state.extend(listed(&["--silent", "list_bindings", "destination_name"]));
             state.retain(|line| line.split(['\t', '.']).next() == Some(name));
-            // The list of queues is late with it.
+            // RabbitMQ updates the depth in its list of queues late.
             state.push(format!("{} ready", queue.depth()));
             state
         }
@@ -148,7 +148,7 @@ fn a_look_leaves_every_queue_as_it_was() {
         }
         assert_eq!(state(queue), before);
         assert_eq!(std::fs::read_dir(cache.path()).unwrap().count(), 0, "the cache is as it was");
-        // Not even handed over: the broker would have counted that.
+        // `check` did not even receive a message: the broker would have counted the delivery.
         for _ in 0..2 {
             let environment = run(&mut queue.command(&["work", &guest("environ")])).exits(0).out();
             assert!(
@@ -298,7 +298,7 @@ fn entries(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     found
 }
 
-/// Somebody who is not root, whom permissions hold.
+/// Runs the command as the user `nobody`: permissions do not stop root.
 fn as_nobody(command: &Command) -> Command {
     let mut nobody = Command::new("setpriv");
     nobody
@@ -310,7 +310,7 @@ fn as_nobody(command: &Command) -> Command {
 }
 
 #[test]
-fn folders_that_permissions_keep_us_from_are_found_without_a_try() {
+fn folders_without_write_permission_are_found_without_writing_to_them() {
     let is_root = rustix::process::geteuid().is_root();
     let Some(()) = required(is_root.then_some(()), "only root can become somebody else") else { return };
     let queue = Queue::new(Broker::Sqlite(tempfile::tempdir().unwrap()));
@@ -385,7 +385,7 @@ fn people_get_a_list_that_fits_into_80_columns() {
 }
 
 #[test]
-fn colours_are_for_terminals_alone_and_no_color_takes_them() {
+fn colours_are_only_for_terminals_and_no_color_turns_them_off() {
     let queue = Queue::new(Broker::Sqlite(tempfile::tempdir().unwrap()));
     let Some(script) = crate::harness::installed("script") else { return };
     let on_a_terminal = |no_color: &str| {

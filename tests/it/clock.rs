@@ -30,7 +30,7 @@ impl Clock {
         self.folder.path().join("time")
     }
 
-    /// From now on it is so much later than it really is, also for processes that run.
+    /// Sets the clock to this offset from the real time, also for processes that are already running.
     fn set(&self, offset: &str) {
         // Never half written: it is read at every look at the clock.
         let next = self.folder.path().join("next");

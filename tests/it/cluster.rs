@@ -39,7 +39,7 @@ fn a_cluster_that_loses_its_leader_and_then_a_node_of_ours_loses_no_message() {
     publish(8, "under the second leader");
     services.iter_mut().for_each(goes_on);
 
-    // Both are connected to the next node now, which is the next one in both lists, and that node is cut off.
+    // Both are connected to the node after the killed leader now. Cut that node off.
     cluster.nodes[leader].restart();
     publish(16, "with three nodes again");
     services.iter_mut().for_each(goes_on);

@@ -124,7 +124,7 @@ fn a_compiler_does_not_outlive_the_worker() {
         let (running, child) = compiling(&bomb);
         running.signal(name);
         running.end();
-        // Its state is `Z` until whoever inherits it has looked.
+        // It is a zombie (`Z`) until its new parent has reaped it.
         let gone = || {
             let state = std::fs::read_to_string(format!("/proc/{child}/stat")).ok();
             state.is_none_or(|state| state.contains(") Z ")).then_some(())

@@ -45,7 +45,7 @@ fn stripped(folder: &Path, guest: &str) -> String {
         _ => None,
     });
     for section in debug.collect::<Vec<_>>().into_iter().rev() {
-        // Before its content stand its number and its size, as a number of up to five bytes.
+        // A section's content follows its id, of one byte, and its size, a LEB128 of one to five bytes.
         let size = section.len();
         let leb = (1..=5).find(|bytes| size >> (7 * bytes) == 0).unwrap();
         rest.drain(section.start - leb - 1..section.end);
@@ -131,7 +131,7 @@ fn a_language_that_aborts_by_an_impossible_exit_code_is_understood() {
     for isolation in WHERE {
         let aborted = run(&mut wq_run(&["exec", &guest("abort"), "--isolation", isolation]));
         aborted.exits(134).says("it aborted").says("AssemblyScript").says("Index out of range in task.ts(114,42)");
-        // Without these words it is what it was.
+        // Without AssemblyScript's message on stderr, it is a trap with an invalid exit status.
         run(&mut wq_run(&["exec", &guest("exit-200"), "--isolation", isolation]))
             .exits(134)
             .says("invalid exit status");
@@ -157,7 +157,8 @@ fn what_an_exit_code_stands_for_is_said_once() {
             let told = |path: &str, text: &str| work(path, isolation).matches(text).count();
             assert_eq!(told(&component("fail"), NO_CODE), 1);
             assert_eq!(told(&guest("go-panic"), GO), 1);
-            // A module has its own codes, a component that said its code knows how, and one for WASI 0.3 could have.
+            // No hint: a module has its own exit codes, `say-exit` already says its code, and WASI 0.3 has a call for codes. A Go
+            // component exits with 1, not 2.
             assert_eq!(told(&guest("fail"), NO_CODE), 0);
             assert_eq!(told(&component("say-exit"), NO_CODE), 0);
             assert_eq!(told(&concurrent("fail"), NO_CODE), 0);

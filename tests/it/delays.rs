@@ -15,7 +15,8 @@ fn a_drain_waits_for_a_retry_that_lies_behind_longer_ones() {
     let longer = ["work", &fail, "--count", "5", "--concurrency", "5", "--backoff-initial", "28s"];
     run(&mut queue.command(&longer)).exits(75).says("\"retried\":5");
     queue.publish(&["shorter"]);
-    // Between 10 and 20 s; with the others, between 14 and 28 s, it once shared a queue.
+    // Its pause is between 10 and 20 s, and those of the others are between 14 and 28 s. They once shared a delay queue, in
+    // which a message expires only behind the ones before it.
     let shorter = ["work", &fail, "--drain", "--max-attempts", "2", "--backoff-initial", "20100ms"];
     run(&mut queue.command(&shorter)).exits(65).says("\"dead_lettered\":6");
     (0..6).for_each(|_| drop(queue.take_dead()));

@@ -85,7 +85,7 @@ fn a_message_that_kills_its_workers_dies_however_often_it_is_given_back_in_betwe
     for _ in 0..3 {
         kill(&queue);
         queue.wait_for_depth(1);
-        // A worker that has no time for it.
+        // A worker that gives the message back.
         let args = ["work", &guest("release"), "--max-attempts", "9", "--backoff-initial", "10ms"];
         run(&mut queue.command(&args)).exits(75);
         queue.wait_for_depth(1);

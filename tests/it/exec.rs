@@ -58,7 +58,7 @@ fn a_guest_sees_the_folders_that_were_granted_and_writes_only_where_it_may() {
     }
     exec_with("files", &["--dir", &format!("{granted}::/data:rw")], b"").exits(0).prints("from the host");
     assert!(folder.path().join("granted/out").exists());
-    // By a link out of the folder neither.
+    // A symbolic link does not lead out of the folder either.
     std::fs::remove_file(folder.path().join("granted/in")).unwrap();
     std::os::unix::fs::symlink("../secret", folder.path().join("granted/in")).unwrap();
     exec_with("files", &["--dir", granted], b"").exits(11).prints("");

@@ -12,7 +12,7 @@ const WHERE: [&str; 2] = ["thread", "process"];
 
 fn fast(path: &str) -> Command {
     let mut command = wq_run(&["exec", path, "--compile", "fast", "--log-format", "json"]);
-    // In a process of its own, the guest has to do with the system calls that are known.
+    // A guest's process is killed at a system call outside the allowlist. By default, such a call only fails.
     command.env("RUST_LOG", "info").env("WQ_FAULT", "guest-process:strict");
     command
 }
@@ -110,7 +110,7 @@ fn a_guest_recurses_as_deep_as_in_optimised_code() {
 #[test]
 fn a_deterministic_guest_sees_one_form_of_not_a_number_from_each_compiler() {
     let folder = tempfile::tempdir().unwrap();
-    // Numbers that are none, with more bits than the canonical one has, are read from memory: nothing is known before.
+    // NaNs with more bits set than the canonical NaN. They are read from memory, so that no compiler can compute the result.
     let (x32, x64) = ("(f32.load (i32.const 0))", "(f64.load (i32.const 8))");
     let (x4, x2) = ("(f32x4.splat (f32.load (i32.const 0)))", "(f64x2.splat (f64.load (i32.const 8)))");
     let mut results = vec![
@@ -178,7 +178,7 @@ fn code_of_each_compiler_has_an_entry_of_its_own_which_the_next_start_finds() {
     for (number, (path, compiler)) in guests.iter().enumerate() {
         let cache = folder.path().join(number.to_string());
         let again = |command: &mut Command, expected: usize| -> Run {
-            // In no time at all no compiler could answer.
+            // No compiler can answer within 1 ns, so the code must come from the cache.
             let found = run(command.args(["--compile-timeout", "1ns", "--cache-dir"]).arg(&cache));
             assert_eq!(entries(&cache).len(), expected, "{path}");
             found

@@ -133,7 +133,7 @@ fn a_service_outlives_its_broker() {
     service.wait_for("\"settlement\":\"ack\"");
     service.signal("TERM");
     let run = service.end();
-    // An acknowledgement that was sent, and that the broker had not written down when it died, is a duplicate.
+    // If the broker dies before it has stored an acknowledgement, the message comes again.
     assert!(["before after", "before before after"].contains(&run.exits(0).out().as_str()), "{}", run.out());
 }
 
@@ -292,7 +292,7 @@ fn a_worker_killed_at_any_point_of_a_message_loses_nothing() {
         assert_eq!((killed.code, killed.out().as_str()), (None, printed), "{point}");
         run(&mut sqlite.command(&["work", &guest("echo")])).exits(0).prints("x");
     }
-    // Settled is settled here.
+    // The embedded queue has stored the settlement at this point, so the message does not come again.
     sqlite.publish(&["x"]);
     let killed = run(sqlite.command(&["work", &guest("echo")]).env("WQ_FAULT", "settled:kill"));
     assert_eq!((killed.code, killed.out().as_str()), (None, "x"));
@@ -310,7 +310,7 @@ fn a_panic_anywhere_ends_with_70_and_gives_the_message_back() {
             panicked.exits(70).prints(printed).says("a bug in wq-run");
             assert_eq!(queue.take().body, b"x", "{point}");
         }
-        // Settled is settled.
+        // At `closed`, the message is settled and does not come again.
         queue.publish(&["x"]);
         run(queue.command(&["work", &guest("echo")]).env("WQ_FAULT", "closed:panic")).exits(70).prints("x");
     });
@@ -393,7 +393,7 @@ fn an_acknowledgement_timeout_stops_the_guest_and_the_worker_goes_on() {
 }
 
 #[test]
-fn a_broker_in_need_holds_up_no_heartbeat_and_nothing_is_acknowledged_that_it_did_not_take() {
+fn a_message_whose_dead_letter_is_not_confirmed_under_an_alarm_is_given_back() {
     let Some(rabbitmq) = RabbitMq::start() else { return };
     let queue = Queue::new(Broker::Classic(&rabbitmq));
     queue.publish(&["bad"]);

@@ -19,7 +19,7 @@ fn everywhere(test: impl Fn(&dyn Fn(&[&str], &[&str]) -> Command)) {
                 let mut command = wq_run(&["exec", guest, "--isolation", isolation]);
                 // To compile a guest for each row would take most of the time.
                 command.args(["--cache-dir", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache-http")]);
-                // In a process of its own, the guest has to do with the system calls that are known.
+                // A guest's process is killed at a system call outside the allowlist. By default, such a call only fails.
                 command.args(flags).env("WQ_FAULT", "guest-process:strict").arg("--").args(args);
                 command
             });
@@ -175,7 +175,7 @@ fn an_answer_that_never_ends_ends_the_request_and_not_the_worker() {
 }
 
 #[test]
-fn what_belongs_to_the_connection_is_not_for_the_guest_to_say() {
+fn a_guest_cannot_set_headers_that_belong_to_the_connection() {
     let web = Web::start();
     let authority = format!("127.0.0.1:{}", web.port);
     everywhere(|fetch| {

@@ -149,7 +149,7 @@ fn the_depth_of_the_queue_is_what_the_broker_tells() {
         worker.wait_for("started");
         queue.publish(&["waits", "waits"]);
         queue.wait_for_depth(2);
-        // The first one who reads has the broker asked.
+        // The first scrape asks the broker.
         let samples = Samples::scrape(address);
         let depth = |state| samples.value("wq_queue_depth", &[("queue", &*queue.name), ("state", state)]);
         assert_eq!(depth("ready"), Some(2.0), "{}", samples.text);
@@ -160,7 +160,7 @@ fn the_depth_of_the_queue_is_what_the_broker_tells() {
             _ => (Some(1.0), Some(0.0)),
         };
         assert_eq!((depth("running"), depth("delayed")), (running, delayed));
-        // The next one within 15 seconds has not.
+        // A second scrape within 15 seconds does not ask again.
         queue.take();
         assert_eq!(Samples::scrape(address).value("wq_queue_depth", &[("state", "ready")]), Some(2.0));
         worker.signal("TERM");
@@ -198,7 +198,7 @@ fn the_depth_of_the_queue_for_dead_letters_is_what_is_in_it() {
 }
 
 #[test]
-fn where_the_broker_puts_dead_letters_nobody_counts_those_of_another_queue() {
+fn dead_letters_that_the_broker_moves_are_counted_only_in_a_queue_that_is_named() {
     on_rabbitmq(|queue| {
         let work = |named: &[&str]| {
             let args = ["work", &guest("echo"), "--forever", "--dead-letter-by", "broker"];

@@ -110,7 +110,7 @@ fn a_guest_that_succeeds_and_says_nothing_has_failed_where_output_is_due() {
         queue.publish(&["task"]);
         run(&mut queue.command(&["work", &guest("nothing")])).exits(0).prints("");
     });
-    // A failure with output is one all the same, and so is one without.
+    // The same for `exec`. A guest that fails by itself keeps its exit code.
     run(&mut wq_run(&["exec", &guest("nothing"), "--empty-output", "fail"])).exits(1).says("--empty-output");
     run(&mut wq_run(&["exec", &guest("reject"), "--empty-output", "fail"])).exits(3);
 }

@@ -9,7 +9,8 @@ use crate::harness::rabbitmq::RabbitMq;
 use crate::harness::{Run, guest, run, start};
 
 const MESSAGES: usize = 150;
-// A quorum queue counts what was at hand when a connection was lost: three times, and it would be put aside.
+// A quorum queue counts a failed delivery for each message at hand when a connection is lost. With three attempts, messages
+// would be put aside.
 // A broker may bound how long a message can wait for others.
 const AT_HAND: [&str; 8] = ["--prefetch", "100", "--concurrency", "2", "--max-attempts", "10", "--timeout", "5m"];
 

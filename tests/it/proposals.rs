@@ -8,7 +8,7 @@ use crate::harness::{Run, component, concurrent, guest, run, run_with, wq_run};
 const WHERE: [&str; 2] = ["thread", "process"];
 
 fn exec(path: &str, flags: &[&str], stdin: &[u8]) -> Run {
-    // In a process of its own, the guest has to do with the system calls that are known.
+    // A guest's process is killed at a system call outside the allowlist. By default, such a call only fails.
     run_with(wq_run(&["exec", path]).args(flags).env("WQ_FAULT", "guest-process:strict"), stdin)
 }
 

@@ -20,7 +20,7 @@ fn an_empty_input_is_an_empty_message_and_said() {
     stdin.exits(0).says("stdin is empty: the message has no body");
     let empty = run(queue.command(&["publish", "--file"]).arg(file.path()));
     empty.exits(0).says(&format!("{} is empty: the message has no body", file.path().display()));
-    // Who types it means it.
+    // An empty message that is typed as an argument is no mistake, so there is no warning.
     assert_eq!(run(&mut queue.command(&["publish", ""])).exits(0).stderr, "");
     for _ in 0..3 {
         assert_eq!(queue.take().body, b"");
@@ -388,7 +388,7 @@ fn no_line_is_reported_as_sent_that_is_not_there_when_the_broker_is_killed() {
 }
 
 #[test]
-fn nothing_is_reported_by_one_that_is_killed_and_what_it_sent_is_there_once() {
+fn a_publish_that_is_killed_reports_nothing_although_messages_were_sent() {
     on_every_queue(|queue| {
         const COUNT: usize = 5000;
         let mut publishing = queue.command(&["publish", "--lines", "-"]);

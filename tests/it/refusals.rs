@@ -39,7 +39,7 @@ fn what_is_no_guest_is_refused_before_a_message_is_taken() {
             let refused = run(&mut queue.command(&["work", path]));
             refused.exits(66).says(message).says(hint).prints("");
         }
-        // Not even handed over: the broker would have counted that.
+        // No message was even delivered: the broker would have counted the delivery.
         let untouched = run(&mut queue.command(&["work", &guest("environ")])).exits(0).out();
         assert!(untouched.contains("WQ_REDELIVERED=false") && untouched.contains("WQ_ATTEMPT=1"), "{untouched:?}");
     });
@@ -316,7 +316,7 @@ fn large_headers(size: usize) -> lapin::BasicProperties {
 fn headers_that_no_frame_holds_end_the_worker_and_keep_their_message() {
     on_rabbitmq(|queue| {
         queue.publish_with(large_headers(20_000), b"large");
-        // Twice only: a quorum queue counts, and what was handed over three times in vain is taken for the cause.
+        // Only twice: a quorum queue counts deliveries, and after the third the worker would put the message aside as poison.
         for mode in ["--count=1", "--forever"] {
             let mut work = queue.command(&["work", &guest("echo"), mode]);
             // The lowest that a broker has to grant.

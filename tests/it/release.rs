@@ -58,7 +58,7 @@ fn a_release_is_the_same_each_time_and_has_all_that_it_should() {
     assert_eq!(materials["metadata"]["component"]["name"], "wq-run");
     let components = materials["components"].as_array().unwrap();
     let names: BTreeSet<&str> = components.iter().map(|component| component["name"].as_str().unwrap()).collect();
-    // Of both are those that the program is made of, and not those of its tests.
+    // The bill of materials lists the crates of the program, and not those of its tests or benchmarks.
     assert!(["wasmtime", "lapin", "redis", "aws-sigv4", "libsqlite3-sys"].iter().all(|name| names.contains(name)));
     assert!(["proptest", "vt100", "wq-bench"].iter().all(|name| !names.contains(name)), "{names:?}");
     let licences = run(Command::new("tar").args(["-xzOf"]).arg(&archive).args(["--wildcards", "*/THIRD-PARTY-*"]));

@@ -67,7 +67,7 @@ fn killed_at(queue: &Queue, results: &str, point: &str, written: Option<bool>, a
     let args = ["work", &guest("echo"), "--result", &result];
     let killed = run(queue.command(&args).env("WQ_FAULT", format!("{point}:kill")));
     assert_eq!(killed.code, None, "{point}: {}", killed.stderr);
-    // Where each settlement is answered, settled is settled.
+    // On brokers that answer each settlement, a message does not come again after `settled`.
     let answered = matches!(queue.broker, Broker::Sqlite(_) | Broker::Redis(_));
     let again = if point == "settled" && answered { Some(false) } else { again };
     let wait = match again {
@@ -93,7 +93,7 @@ fn killed_at(queue: &Queue, results: &str, point: &str, written: Option<bool>, a
 }
 
 #[test]
-fn a_broker_in_need_is_waited_for_and_then_the_message_is_given_back() {
+fn a_result_waits_for_the_end_of_an_alarm_until_the_publish_timeout() {
     let Some(rabbitmq) = RabbitMq::start() else { return };
     let queue = Queue::new(Broker::Quorum(&rabbitmq));
     let results = queue.beside("results");

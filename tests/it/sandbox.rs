@@ -8,7 +8,7 @@ use crate::harness::{
 
 const WHERE: [&str; 2] = ["thread", "process"];
 
-/// In a process of its own, the guest has to do with the system calls that are known.
+/// A guest's process is killed at a system call outside the allowlist. By default, such a call only fails.
 const STRICT: (&str, &str) = ("WQ_FAULT", "guest-process:strict");
 
 fn exec(path: &str, flags: &[&str], stdin: &[u8]) -> Run {
@@ -244,7 +244,7 @@ fn a_component_reaches_what_was_granted_and_nothing_else() {
 }
 
 #[test]
-fn a_guest_that_nothing_stops_ends_its_process_or_its_child() {
+fn a_guest_that_no_epoch_stops_is_killed_with_its_process() {
     let flags = ["--timeout", "200ms", "--max-memory-size", "4GiB"];
     // The process that computes is the child, and it is killed.
     let apart = exec(&guest("fill"), &[&flags[..], &["--isolation", "process"]].concat(), b"");

@@ -22,7 +22,7 @@ fn entries(folder: &Path) -> usize {
 fn exec(temporary: &TempDir, name: &str, flags: &[&str]) -> Command {
     let mut command = wq_run(&["exec", &guest(name)]);
     command.args(flags).env("TMPDIR", temporary.path());
-    // In a process of its own, the guest has to do with the system calls that are known.
+    // A guest's process is killed at a system call outside the allowlist. By default, such a call only fails.
     command.env("WQ_FAULT", "guest-process:strict");
     command
 }
@@ -62,7 +62,7 @@ fn scratch_folders_lie_in_the_workers_tmpdir_wherever_the_guest_runs() {
 }
 
 #[test]
-fn what_lies_too_deep_for_a_path_is_charged_with_and_without_a_name() {
+fn files_too_deep_for_a_path_count_whether_they_have_a_name_or_not() {
     let temporary = temporary();
     for isolation in WHERE {
         let flags = ["--isolation", isolation, "--scratch", "1MiB"];
@@ -109,7 +109,7 @@ fn folders_nested_without_end_cost_neither_the_worker_nor_the_next_start() {
 }
 
 #[test]
-fn nothing_that_is_called_like_a_room_holds_up_a_start() {
+fn a_pipe_or_a_link_named_like_a_room_does_not_hold_up_a_start() {
     let temporary = temporary();
     let pipe = temporary.path().join("wq-run-room-x");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
@@ -155,7 +155,7 @@ fn the_metadata_of_a_killed_worker_is_removed_by_the_next() {
 fn a_folder_that_can_not_be_made_is_said_with_the_variable_that_names_it() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = wq_run(&["exec", &guest("echo"), "--scratch", "1MiB"]);
-    // What is no folder has no room in it, for root either.
+    // Not even root can make a folder inside a path that does not exist.
     let nowhere = folder.path().join("missing");
     let refused = run(command.env("TMPDIR", &nowhere));
     refused.exits(78).says("--scratch").says("set TMPDIR to a folder that can be written to").says("/tmp");

@@ -56,7 +56,7 @@ fn a_third_signal_ends_the_process_at_once_and_says_so() {
     // The run has begun, so that a signal does not give its message back.
     worker.wait_for("wq-run-exit: 65");
     eventually("it ends", || {
-        // Those of a kind that come at once count as one.
+        // Pending signals of the same kind are merged into one, so these alternate.
         for signal in ["TERM", "INT"] {
             if worker.is_running() {
                 worker.signal(signal);

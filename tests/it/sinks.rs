@@ -306,7 +306,7 @@ fn a_result_too_large_for_the_broker_is_a_dead_letter_that_says_so() {
         assert_eq!((dead.body.as_slice(), dead.headers["x-wq-outcome"].as_str()), (&b"small"[..], "result-too-large"));
         assert!(dead.headers["x-wq-error"].contains("larger than"), "{dead:?}");
         assert_eq!(queue.depth_of(&results), 0);
-        // The way out is as good as before.
+        // After the refusal, the worker still delivers the next results.
         queue.publish(&["x", "small", "y"]);
         let args = ["work", &guest("obey-large"), "--drain", "--result", &format!("queue:{results}")];
         run(&mut queue.command(&args)).exits(65);
@@ -316,7 +316,7 @@ fn a_result_too_large_for_the_broker_is_a_dead_letter_that_says_so() {
 }
 
 #[test]
-fn an_exchange_gets_results_and_one_without_a_way_never_acks() {
+fn an_exchange_gets_results_and_an_unroutable_result_is_never_acknowledged() {
     on_rabbitmq(|queue| {
         let results = queue.beside("results");
         let exchange = format!("{}.exchange", queue.name);

@@ -448,7 +448,7 @@ impl<'a> Books<'a> {
         self.hit(&run.stderr);
     }
 
-    /// What was with a worker by this log, and not settled, was hit.
+    /// Counts a hit for each message that this log shows as taken and not settled.
     fn hit(&mut self, log: &str) {
         let (taken, settled) = log_of(log);
         for (id, _) in taken.into_iter().filter(|(id, _)| !settled.contains(id)) {

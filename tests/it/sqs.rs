@@ -331,7 +331,7 @@ fn an_answer_goes_to_the_queue_whose_url_a_message_names_and_to_no_other_host() 
 }
 
 #[test]
-fn a_name_that_can_be_none_is_refused_before_anything_is_asked() {
+fn a_name_that_no_sqs_queue_can_have_is_refused_before_any_request() {
     let Some(queue) = standard() else { return };
     for name in ["q.dead", "q/x", &"x".repeat(81)] {
         run(queue.command(&["queue", "status"]).env("QUEUE", name)).exits(78).says("80 at most");

@@ -198,7 +198,7 @@ fn what_guests_and_messages_say_can_not_fool_a_terminal() {
 }
 
 #[test]
-fn a_limit_of_file_sizes_is_an_error_and_ends_nobody() {
+fn a_file_size_limit_is_an_error_and_kills_no_process() {
     let limited = |command: &Command| {
         let mut shell = Command::new("sh");
         shell.args(["-c", r#"ulimit -f 64; exec "$@""#, "sh"]).arg(command.get_program()).args(command.get_args());

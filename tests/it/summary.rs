@@ -227,7 +227,7 @@ fn a_termination_log_tells_of_a_worker_that_had_to_end_itself() {
     let mut worker = start(command.env("WQ_TERMINATION_LOG", &file));
     worker.wait_for_all(&["taken", "\"delivery.tag\":2"]);
     eventually("it ends", || {
-        // Those of a kind that come at once count as one.
+        // Pending signals of the same kind are merged into one, so these alternate.
         for signal in ["TERM", "INT"] {
             if worker.is_running() {
                 worker.signal(signal);
@@ -328,7 +328,7 @@ fn results_and_the_log_go_past_above_the_line_and_none_is_torn() {
     assert_eq!(ended.code, Some(0));
     let drawn = String::from_utf8_lossy(&ended.bytes).matches(" running, ").count();
     assert!(drawn > 10, "the line was drawn {drawn} times");
-    // What a line is begins it, and nothing follows.
+    // Each row is recognised by its beginning, and no other text follows on the row.
     let is_of_the_log = |row: &&String| row.starts_with("20") && row.get(26..28) == Some("Z ");
     let (log, others): (Vec<_>, Vec<_>) = ended.rows.iter().partition(is_of_the_log);
     let of_the_log = |text: &str| log.iter().filter(|row| row.contains(text)).count();

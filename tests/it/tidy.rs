@@ -80,7 +80,7 @@ const HOMES: [(&str, &[&str]); 34] = [
     ("aws_smithy_runtime_api", &["broker/sqs/"]),
     ("aws_smithy_types", &["broker/sqs/client.rs"]),
     ("lapin", &["broker/amqp/", "observe/log.rs"]),
-    // The table has the folder of this name.
+    // `kinds.rs` names our own module `redis`, and not the crate.
     ("redis", &["broker/redis/", "broker/kinds.rs"]),
     ("rusqlite", &["broker/sqlite/"]),
     ("rustix", &["broker/sqlite/clock.rs", "folders.rs", "sandbox/", "shutdown.rs", "streams"]),

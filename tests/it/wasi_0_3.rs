@@ -13,7 +13,7 @@ fn exec_in(isolation: &str, path: &str, flags: &[&str], args: &[&str]) -> Comman
     let mut command = wq_run(&["exec", path, "--isolation", isolation]);
     // To compile a guest for each row would take most of the time.
     command.args(["--cache-dir", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache-0.3")]);
-    // In a process of its own, the guest has to do with the system calls that are known.
+    // A guest's process is killed at a system call outside the allowlist. By default, such a call only fails.
     command.args(flags).env("WQ_FAULT", "guest-process:strict").arg("--").args(args);
     command
 }

@@ -113,7 +113,7 @@ fn a_missing_right_is_found_before_a_message_needs_it() {
     });
 }
 
-/// A queue with arguments of its own, and flags; what is found about it, and nothing else that is a fault.
+/// Each row has the arguments of a queue, flags for `check`, and the finding to expect. No row may lead to another warning.
 #[test]
 fn what_a_queue_was_made_with_is_read_from_refusals() {
     on_rabbitmq(|queue| {
@@ -124,11 +124,11 @@ fn what_a_queue_was_made_with_is_read_from_refusals() {
         let nowhere = ("x-dead-letter-exchange", text("no-such-exchange"));
         let by_broker: &[&str] = &["--dead-letter-by", "broker"];
         let limit = |limit| vec![("x-delivery-limit", number(limit))];
-        // Since 4.3 a worker asks for as much time as it needs, and classic queues take nothing back.
+        // Since RabbitMQ 4.3, a worker asks for as much time as it needs on quorum queues, and classic queues have no timeout.
         let plain = run(&mut check(queue, &guest("echo"), &[]));
         let is_asked = |finding: &serde_json::Value| {
             finding["check"] == "timeout"
-                && ["this broker is asked", "this broker has no"]
+                && ["for this broker, wq-run uses", "this broker has no"]
                     .iter()
                     .any(|words| finding.to_string().contains(words))
         };

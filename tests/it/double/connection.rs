@@ -19,7 +19,7 @@ use super::fault::{Corruption, Fault, LATE};
 /// How often a connection looks for messages that others have published.
 const LOOK_AROUND: Duration = Duration::from_millis(5);
 
-/// Before the client has said what the connection is for.
+/// The role of a connection whose client has not named it yet.
 const NEW: &str = "new";
 
 const BASIC: u16 = 60;
@@ -115,8 +115,8 @@ impl Connection {
 
     fn read_frames(&mut self) {
         while !self.ended {
-            // Who gets no answer to its greeting looks what else this could be. A broker answers what is not AMQP with its own
-            // header.
+            // A client that gets no answer to its protocol header probes for other protocols with a `PING` line. A broker answers
+            // anything but AMQP with its own protocol header.
             if self.inbound.starts_with(b"PING ") {
                 let _ = self.socket.write_all(b"AMQP\0\0\x09\x01");
                 self.ended = true;
@@ -327,7 +327,7 @@ impl Connection {
     fn strike(&mut self, name: &'static str) -> Option<Fault> {
         let mut books = self.world.books();
         let place = books.count(&self.role, name);
-        // What is not heard does nothing.
+        // A frame that is not sent cannot have a fault.
         if self.mute || self.frozen {
             return None;
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 /// Shorter than every timeout that the runs are given: a late answer must change nothing.
 pub const LATE: Duration = Duration::from_millis(600);
 
-/// A frame that the double sends: the connection's role, the frame's name, and how many of that name went before it.
+/// A frame that the double sends: the connection's role, the frame's name, and its number among the frames of that name, from 1.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     pub role: String,
@@ -60,11 +60,11 @@ pub enum Corruption {
     End,
     /// A channel that is not open.
     StrangeChannel,
-    /// The connection's own channel, or a real one for a frame of the connection.
+    /// Channel 0 for a frame of a channel, and channel 1 for a frame of the connection.
     OtherChannel,
     /// A type that the protocol does not know.
     UnknownType,
-    /// A method's type for a part of a message, and the other way round.
+    /// The type of another kind of frame: header for method, body for header, method for body.
     WrongType,
     /// A length of almost 4 GiB.
     Huge,
@@ -92,7 +92,7 @@ const CORRUPTIONS: [Corruption; 9] = [
 ];
 
 impl Fault {
-    /// Whether the frame's request is not done.
+    /// Whether the double answers with a refusal, or with `basic.cancel` first.
     pub fn refuses(self) -> bool {
         matches!(
             self,
@@ -140,9 +140,9 @@ impl Fault {
 }
 
 impl Case {
-    /// The product: every fault at this place. A refusal strikes once, since a broker that says no again and again is no other
-    /// broker than one that is down; all other faults also strike forever; and what keeps the program waiting is tried
-    /// with SIGTERM as well.
+    /// The product: every fault at this place. A refusal strikes only once, because a broker that always refuses is like one that
+    /// is down. Every other fault is also tried at each such frame. A fault that keeps the program waiting is also tried with
+    /// SIGTERM.
     pub fn all_at(place: &Place, can_be_stopped: bool) -> Vec<Case> {
         let mut cases = Vec::new();
         for fault in Fault::all_at(place) {
@@ -164,7 +164,8 @@ impl Case {
             && (self.place.nth == place.nth || self.always && place.nth > self.place.nth)
     }
 
-    /// Whether a message whose confirm stays out was stored all the same: one of both for each case.
+    /// Whether the double stores a message that it does not confirm. Derived from the text of the case: each case always does the
+    /// same, and about half of the cases store it.
     pub fn stores_unconfirmed(&self) -> bool {
         self.to_string().bytes().fold(0_u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte)) % 2 == 0
     }

@@ -14,11 +14,12 @@ const DEAD_LETTERED: i32 = 65;
 const STUCK: i32 = 80;
 const TERMINATED: i32 = 143;
 
-/// What is no tight loop: each connection of a worker is made again at once where it lasted, and then ever more slowly.
+/// How many connections a run may make. A worker reconnects at once after a connection that lasted, and then ever more slowly,
+/// so more than this is a tight loop.
 const CONNECTIONS: u64 = 16;
 const CONNECTIONS_A_SECOND: u64 = 4;
 
-/// The case, with whether it was left alone for long enough to end by itself.
+/// Judges a run. The `bool` beside the case says whether the run had enough time to end by itself.
 pub fn judge(scenario: &Scenario, case: Option<(&Case, bool)>, ended: &Ended) -> Result<(), String> {
     let Ended { run, books, hung, stopped, took } = ended;
     let fault = case.map(|(case, _)| case.fault);
@@ -82,7 +83,7 @@ pub fn is_undisturbed(case: Option<&Case>) -> bool {
     case.is_none_or(|case| case.fault == Fault::Late && !case.always)
 }
 
-/// The broker's word for a message that it will never take, whose sender becomes a dead letter.
+/// Whether the broker refuses a result as too large. The message that has this result then becomes a dead letter.
 fn calls_a_result_too_large(case: &Case) -> bool {
     case.fault == Fault::CloseChannel(406) && case.place.role == "results of" && case.place.frame == "basic.ack"
 }
@@ -101,7 +102,8 @@ fn successful(scenario: &Scenario, fault: Option<Fault>, ended: &Ended) -> Resul
             if claimed > known && !came_again {
                 return Err(format!("claims {claimed} acknowledged messages, and the broker knows of {known}"));
             }
-            // A message that was on its way, and never arrived whole, was out: that is no empty queue's fault.
+            // After a fault that silences the broker, the worker may never have received a message whole. That message is still
+            // unsettled, and the drain is not to blame.
             let out = fault.is_some_and(Fault::is_silence);
             if scenario.kind == Kind::Drain && !books.is_done(QUEUE) && !out {
                 return Err("drained, and the queue is not empty".into());

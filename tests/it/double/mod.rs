@@ -39,7 +39,7 @@ const AT_A_TIME: usize = 16;
 /// After so many seconds the sample of `make test` begins no more cases.
 const SAMPLE_SECONDS: u64 = 60;
 
-/// Places of one kind in one scenario: the third message goes the way of the second.
+/// How many frames of one name are tried in each scenario: a third message would be handled like the second.
 const OF_A_KIND: u32 = 2;
 
 /// Cases that once failed. Every sample begins with them.

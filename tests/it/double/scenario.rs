@@ -7,7 +7,7 @@ use super::fault::{Case, Place};
 use super::{Double, judge};
 use crate::harness::{Run, Running, guest, start, within, wq_run};
 
-/// For a run that nothing should hold up longer than the longest constant in the code, which is 30 s.
+/// How long a run may take. No single wait in the program is longer than 30 s.
 const LONGEST: Duration = Duration::from_secs(75);
 
 /// The same in a sample, which then has it stopped and judges the rest.
@@ -229,7 +229,7 @@ impl Scenario {
             command.arg(guest(self.args[0])).args(limits);
             command.args(&self.args[1..]);
             if self.kind != Kind::Service {
-                // A flag goes before it.
+                // As a variable, so that a `--wait` in the scenario takes precedence.
                 command.env("WQ_WAIT", "2s");
             }
             command

@@ -132,7 +132,7 @@ pub fn start_onto(command: &mut Command, stdout: Stdio, stderr: Stdio) -> Runnin
         .stderr(stderr)
         .spawn()
         .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    // The command would keep its ends of pipes open.
+    // Otherwise `command` keeps its ends of the pipes open, and their readers never see the end.
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let stdout = child.stdout.take();
     let stderr = child.stderr.take();
@@ -164,7 +164,7 @@ pub fn full_pipe() -> (PipeReader, PipeWriter) {
     (reader, writer)
 }
 
-/// For everybody who has this pipe.
+/// Sets the mode for all handles of this end of the pipe, also those of other processes.
 pub fn set_blocking(pipe: &PipeWriter, blocking: bool) {
     use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
     let mut flags = fcntl_getfl(pipe).expect("it is open");

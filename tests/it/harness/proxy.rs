@@ -88,7 +88,7 @@ impl Proxy {
         self.state.cut_each_after.store(bytes, Ordering::Relaxed);
     }
 
-    /// Drops these methods of AMQP from now on, and lets all else through: a broker that beats, and never answers them.
+    /// Drops these AMQP methods from now on, and passes everything else: a broker that sends heartbeats but never these answers.
     pub fn withhold(&self, methods: &[(u16, u16)]) {
         self.state.withheld.lock().expect("no test panics here").extend(methods);
     }
@@ -142,7 +142,7 @@ impl State {
 }
 
 impl Frames {
-    /// What is whole by now, but for these methods.
+    /// Adds bytes, and returns the frames that are complete now, without those of these methods.
     fn without(&mut self, bytes: &[u8], methods: &[(u16, u16)]) -> Vec<u8> {
         /// Type, channel and size; and a byte at the end.
         const AROUND: usize = 8;

@@ -1,8 +1,8 @@
 //! A queue on one of the brokers, seen through something else than the code under test: lapin, SQL, and the words
 //! of Redis.
 //!
-//! When a test is over, its queue must be empty: what a test leaves there on purpose it has to take out, and by that to
-//! have looked at.
+//! When a test is over, its queue must be empty. A test has to take out each message that it leaves there on purpose, and so
+//! looks at it.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -123,7 +123,7 @@ impl Queue<'_> {
         }
     }
 
-    /// What dead letters of this queue go to if nothing else is said.
+    /// The default dead-letter queue of this queue.
     pub fn dead_letter_queue(&self) -> String {
         match self.broker {
             Broker::Sqs(_) | Broker::SqsFifo(_) => self.named("dead"),
@@ -193,8 +193,8 @@ impl Queue<'_> {
         self.depth_of(&self.name)
     }
 
-    /// Takes all messages from their workers, as another one does when their leases have run out. They stay away until
-    /// [`Queue::end_leases`], by a lease that is not too long to be believed.
+    /// Takes all messages from their workers, as another worker does after their leases have run out. No worker gets them before
+    /// [`Queue::end_leases`]. The new lease is short enough to count as valid.
     pub fn take_over(&self) {
         let taken = match &self.broker {
             Broker::Redis(redis) => redis_claim(redis, &self.name, "0"),
@@ -467,7 +467,7 @@ fn redis_depth(redis: &Redis, name: &str) -> u64 {
     (all - pending + ended).cast_unsigned()
 }
 
-/// Makes what workers have another consumer's, which was last heard of so long ago.
+/// Gives the messages that workers hold to another consumer, which has been idle for this long.
 fn redis_claim(redis: &Redis, name: &str, idle: &str) -> usize {
     let pending = redis.ask(&["XPENDING", name, GROUP, "-", "+", "100"]).list();
     let ids: Vec<String> = pending.into_iter().map(|entry| entry.list().remove(0).text()).collect();

@@ -26,7 +26,7 @@ pub struct RabbitMq {
     process: Mutex<Option<Process>>,
 }
 
-/// A static is never dropped.
+/// When a node ends and its folder is removed. The shared node is in a `static`, which is never dropped.
 #[derive(PartialEq)]
 enum Lasts {
     UntilDropped,
@@ -52,9 +52,9 @@ struct PortMapper {
     _process: Process,
 }
 
-/// Runs a command and the port mapper until stdin ends, then kills the whole process group. Its stdout is the command's alone,
-/// so that it ends with it. A folder that nobody will
-/// remove any more, that of the shared node, is removed from outside of the group.
+/// Runs a command and the port mapper until stdin ends, then kills the whole process group. Only the command holds stdout, so
+/// stdout ends when the command does. A process outside of the group removes the shared node's folder, because nothing else
+/// would.
 const WATCH: &str = r#"
     epmd -port "$ERL_EPMD_PORT" -address 127.0.0.1 >/dev/null 2>&1 &
     "$@" </dev/null &
@@ -82,7 +82,7 @@ fn other_root() -> Option<OsString> {
 }
 
 impl RabbitMq {
-    /// The node that all tests share which do nothing to it.
+    /// The node shared by all tests that do not disturb it.
     pub fn shared() -> Option<&'static RabbitMq> {
         static SHARED: OnceLock<Option<RabbitMq>> = OnceLock::new();
         SHARED.get_or_init(|| RabbitMq::launch("", Lasts::UntilTheEnd)).as_ref()
@@ -319,7 +319,7 @@ impl PortMapper {
             .stderr(Stdio::null());
         let mut shell = command.spawn().expect("sh runs");
         let alive = shell.stdin.take();
-        // Before the first node would start one, and take it with it when it is killed.
+        // Otherwise the first node would start a port mapper of its own, which would die with the node.
         eventually("the port mapper listens", || TcpStream::connect(("127.0.0.1", port)).ok());
         PortMapper { port, _process: Process { shell, alive } }
     }
@@ -327,8 +327,8 @@ impl PortMapper {
 
 /// Ports that were free a moment ago.
 ///
-/// None of those that the system hands out by itself: one could go to somebody's connection while a node is down, which could
-/// then not start again.
+/// Never an ephemeral port: the system could give it to another connection while a node is down, and the node could not start
+/// again.
 pub fn free_ports<const N: usize>() -> [u16; N] {
     const FIRST: u32 = 10_000;
     /// Linux hands out those from 32,768 on.

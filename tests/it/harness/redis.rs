@@ -145,7 +145,7 @@ impl Redis {
         *self.process.lock().expect("no test panics here") = Some(Process { shell, alive });
         eventually("redis-server takes requests", || {
             let answer = Wire::connect(self.port).ok()?.ask(&["PING"]).ok()?;
-            // One that needs a password is there as well, and one that reads its file is not.
+            // A server that asks for a password is ready. A server that is still loading its file is not.
             match answer {
                 Answer::Refusal(reason) if reason.starts_with("LOADING") => None,
                 _ => Some(()),
