@@ -58,7 +58,7 @@ lint: ## formatting, clippy, shellcheck, actionlint, cargo-deny, spelling, style
 	scripts/install.sh --optional lint
 	scripts/lint.sh
 
-# The tests skip, loudly, what is not installed; with CI set that is a failure. So are the guests here.
+# The tests skip what is not installed and say so; with CI set, they fail instead. The same holds for the guests here.
 test: deps-test lint ## everything: guests, lint, all tests (as root on Debian it installs a broker and podman)
 	guest-examples/build.sh rust
 	guest-examples/build.sh

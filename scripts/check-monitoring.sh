@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks deploy/monitoring: that the rules are rules and each alert fires in its test, that every query of the dashboard is a
-# query, and that both ask only for metrics that docs/metrics.md has. Needs promtool.
+# Checks deploy/monitoring: that the rules and the queries of the dashboard are valid, that each alert fires in its test, and
+# that all of them use only metrics that docs/metrics.md has. Needs promtool.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh

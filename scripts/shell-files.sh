@@ -1,6 +1,6 @@
 #!/bin/sh
-# Writes what a program of wq-run has for shells and for man into a folder, where a prefix has them below share/. A version that
-# has none of them writes none.
+# Writes the completions and manual pages of a wq-run program into a folder, laid out as below share/ of a prefix. A version
+# without them writes nothing.
 #
 #   scripts/shell-files.sh PROGRAM FOLDER
 set -eu

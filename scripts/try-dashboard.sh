@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs workers of every fate under a Prometheus, and asks it each query of the dashboard: all of them have to return data. Needs
-# the package prometheus.
+# Runs workers with every kind of outcome, monitored by a Prometheus, and sends it each query of the dashboard: all of them have
+# to return data. Needs the package prometheus.
 #
 #   scripts/try-dashboard.sh [BINARY]                  default: target/debug/wq-run
 #   scripts/try-dashboard.sh --draw FILE [BINARY]      works for three minutes and draws the panels, as docs/dashboard.svg
