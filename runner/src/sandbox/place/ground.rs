@@ -23,6 +23,10 @@ use crate::sandbox::world::options::Input;
 use crate::sandbox::world::stdio::Lines;
 use crate::task::{Limit, Outcome, Report};
 
+/// After so many turns of a run's tasks, its runtime looks at timers and sockets. By tokio's default, 61, a server that keeps a
+/// connection busy could hold up the run's timeout for longer than a guest may go on after it.
+const TURNS: u32 = 4;
+
 /// More threads than the files of one run need at the same time. With more, some of them must be stuck.
 const USUAL_THREADS: usize = 8;
 
@@ -86,6 +90,7 @@ impl Ground {
         let (started, stopped) = (helpers.clone(), helpers.clone());
         let runtime = builder
             .enable_all()
+            .event_interval(TURNS)
             .max_blocking_threads(MOST_THREADS)
             .on_thread_start(move || started.starts())
             .on_thread_stop(move || stopped.stops())
@@ -234,6 +239,8 @@ impl GivenUp {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
     use std::sync::mpsc::channel;
 
@@ -256,6 +263,27 @@ mod tests {
         let error = ground.block_on(pin!(async { tokio::task::spawn_blocking(|| ()).await.is_ok() })).unwrap_err();
         assert!(error.contains("thread"), "{error}");
         assert!(catch_unwind(AssertUnwindSafe(|| ground.block_on(pin!(async { panic!("a bug") })))).is_err());
+    }
+
+    #[test]
+    fn a_task_that_is_always_ready_holds_up_no_timer() {
+        let turns = Arc::new(AtomicU32::new(0));
+        let ground = Ground::new().unwrap();
+        ground
+            .block_on(pin!(async {
+                let count = turns.clone();
+                tokio::spawn(async move {
+                    loop {
+                        count.fetch_add(1, Ordering::Relaxed);
+                        std::thread::sleep(Duration::from_millis(2));
+                        tokio::task::yield_now().await;
+                    }
+                });
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }))
+            .unwrap();
+        let turns = turns.load(Ordering::Relaxed);
+        assert!(turns <= 4 * TURNS, "{turns} turns before the timer");
     }
 
     #[test]
