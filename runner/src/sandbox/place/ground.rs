@@ -239,6 +239,7 @@ impl GivenUp {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
@@ -272,13 +273,13 @@ mod tests {
         ground
             .block_on(pin!(async {
                 let count = turns.clone();
-                tokio::spawn(async move {
-                    loop {
-                        count.fetch_add(1, Ordering::Relaxed);
-                        std::thread::sleep(Duration::from_millis(2));
-                        tokio::task::yield_now().await;
-                    }
-                });
+                // Not `yield_now`, after which the runtime looks at its timers by itself.
+                tokio::spawn(poll_fn(move |context| {
+                    count.fetch_add(1, Ordering::Relaxed);
+                    std::thread::sleep(Duration::from_millis(2));
+                    context.waker().wake_by_ref();
+                    Poll::<()>::Pending
+                }));
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }))
             .unwrap();
