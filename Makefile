@@ -91,7 +91,7 @@ fuzz: ## every reader of foreign input, FUZZ_SECONDS each (30): stops at the fir
 	scripts/install.sh build fuzz
 	scripts/fuzz.sh
 
-bench: ## wq-run against its peers, 25 to 30 minutes: bench/RESULTS.md and bench/results.svg
+bench: ## wq-run against its peers, 18 to 30 minutes: bench/RESULTS.md and bench/results.svg
 	scripts/bench.sh
 
 bench-quick: ## the same in about 5, for a look: build/bench
