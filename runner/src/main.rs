@@ -109,8 +109,8 @@ fn keep_freed_memory() {
     const MAPPED_FROM: libc::c_int = 4 << 20;
     /// What each of the allocator's arenas may keep. In bytes.
     const KEPT: libc::c_int = 16 << 20;
-    /// By how much an arena grows at least, which is a system call each time. By the default of 128 KiB, a process that compiles
-    /// makes hundreds. It is address space until it is used. In bytes.
+    /// The least by which an arena grows. Each growth is a system call, and with the default of 128 KiB a process that compiles
+    /// makes hundreds of them. It is only address space until it is used. In bytes.
     const GROWN_BY: libc::c_int = 1 << 20;
     // SAFETY: it takes plain numbers, and no other thread runs yet. If they are refused, the defaults stay.
     unsafe {

@@ -241,9 +241,9 @@ impl GivenUp {
 mod tests {
     use std::future::poll_fn;
     use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::mpsc::channel;
 
     use super::*;
-    use std::sync::mpsc::channel;
 
     #[test]
     fn a_run_that_has_to_wait_for_something_is_woken() {

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::panic::resume_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -147,7 +147,8 @@ impl Slots {
         let (core, line, given_up) = (self.core.clone(), self.line.clone(), self.given_up.clone());
         let (completions, current) = (self.completions.clone(), self.watchdog.add());
         std::thread::Builder::new().name("guest".into()).spawn(move || {
-            get_ready();
+            // If it panics, so does the first run, whose message then has an end. Without a thread it would wait forever.
+            let _ = catch_unwind(AssertUnwindSafe(get_ready));
             while let Some(ticket) = line.next(|| completions.notify()) {
                 if !ticket.begins(core.ticker.clock().now()) {
                     continue;
